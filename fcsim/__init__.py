@@ -1,0 +1,1 @@
+"""Fibre Channel over the shared reservation core: speeds and frame arithmetic so far."""

@@ -1,0 +1,357 @@
+"""The messages M1-M17 between station, arrays and measuring devices (spec section D).
+
+Each message is a frozen dataclass; its fields are base units with the unit in the name. They travel as JSON
+objects ``{"message": "<class name>", "version": 1, "request_id": "...", ...fields}`` of at most
+:data:`LIMIT_BYTES` over HTTP/1.1 (``POST /messages``); an answer is the response message, or an RFC 9457
+problem whose ``code`` is one of :class:`credits.errors.Code`. :func:`encode` and :func:`decode` are derived
+from the dataclasses, so there is no second description of a message.
+"""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from enum import Enum
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from credits.targets import Target
+
+VERSION = 1
+LIMIT_BYTES = 64 * 1024
+
+
+class BadMessage(ValueError):
+    """The bytes are not one of our messages; the text says which field is wrong and why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelInfoGetRequest:
+    """M1 (step 802): the channel information of a port pair is wanted."""
+
+    local_port: str
+    remote_port: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelInfoGetResponse:
+    """M2 (after step 803): what the measuring devices found; ``rtt_ns`` is send to acknowledgement."""
+
+    local_port: str
+    remote_port: str
+    bandwidth_bps: int
+    rtt_ns: int
+    measured_at: str
+    method: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InterfaceInfoGetRequest:
+    """M3 (steps 805, 1202): how many units of the communication memory area are available?"""
+
+    target: Target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InterfaceInfoGetResponse:
+    """M4 (after 806, 1204): sizes of the area 100 as the target sees it; advisory (GAP-6)."""
+
+    unit_bytes: int
+    available_bytes: int
+    available_units: int
+    expandable_units: int
+    allocated_units: int
+    reserved_units: int
+    revision: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BufferReserveRequest:
+    """M5 (step 810): reserve this many bytes for the target.
+
+    For a connection target ``target.buffer_id`` is ``None``: the answer carries the new ID. Its ``local_port``
+    and ``remote_port`` are recorded with the ID (table 1500).
+    """
+
+    target: Target
+    requested_bytes: int
+    expected_revision: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BufferReserveResponse:
+    """M6 (step 812): granted. ``replaced`` when the target already had a reservation (INC-8)."""
+
+    target: Target
+    reserved_units: int
+    reserved_bytes: int
+    previous_units: int
+    pending_shrink_units: int
+    replaced: bool
+    revision: int
+    buffer_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyStartRequest:
+    """M7 (step 813): start one connection of one session of the remote copy ``copy_id``.
+
+    One such request is sent for every connection of every session. ``remote_host``, ``remote_port_number`` and
+    ``remote_iqn`` say where the remote array's iSCSI target listens. The copy starts moving data when each of
+    its ``sessions`` times ``connections_per_session`` requests has come up or has been refused.
+    """
+
+    copy_id: str
+    target: Target
+    volume: str
+    remote_host: str
+    remote_port_number: int
+    remote_iqn: str
+    remote_lun: int
+    sessions: int
+    connections_per_session: int
+    session: int
+    connection: int
+    buffer_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyStartResponse:
+    """Answer to M7, with the result M8r of the buffer allocation M8 (step 814)."""
+
+    copy_id: str
+    session: int
+    connection: int
+    buffer_address: int
+    allocated_units: int
+    allocated_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyStopRequest:
+    """Stop a remote copy and return its units to the list they came from (GAP-4)."""
+
+    copy_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyStatusRequest:
+    """How far is the copy ``copy_id``?"""
+
+    copy_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyStatus:
+    """State of one remote copy.
+
+    ``seconds`` runs from the first byte handed to TCP to the last acknowledgement; ``goodput_bps`` counts
+    volume bytes only. ``error`` is one line, or empty.
+    """
+
+    copy_id: str
+    local_port: str
+    remote_port: str
+    volume: str
+    mode: str
+    state: str
+    connections: int
+    total_bytes: int
+    copied_bytes: int
+    acknowledged_bytes: int
+    in_flight_bytes: int
+    reserved_bytes: int
+    seconds: float
+    goodput_bps: int
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelChangeNotify:
+    """M9 (step 1201): bandwidth or delay of the pair has changed; ``sequence`` orders notifications (GAP-12)."""
+
+    local_port: str
+    remote_port: str
+    bandwidth_bps: int
+    rtt_ns: int
+    measured_at: str
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReservedBufferUpdateRequest:
+    """M10 (step 1206): bring the target's reservation to ``recommended_bytes`` (figure 10)."""
+
+    target: Target
+    recommended_bytes: int
+    expected_revision: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReservedBufferUpdateResponse:
+    """M11 (step 1208): done; shrinks below what is in use drain later (GAP-3)."""
+
+    target: Target
+    reserved_units: int
+    reserved_bytes: int
+    previous_units: int
+    pending_shrink_units: int
+    revision: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReservationReleaseRequest:
+    """Give the reservation up (GAP-4): BUSY while units are in use unless ``drain``."""
+
+    target: Target
+    drain: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReservationReleaseResponse:
+    """What the release returned at once, and what is still draining."""
+
+    target: Target
+    released_units: int
+    draining_units: int
+    revision: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeDigestRequest:
+    """Compute the SHA-256 of a volume as it stands on the array's disk, after a flush."""
+
+    volume: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeDigest:
+    """SHA-256 (hex) of ``length_bytes`` bytes of a volume."""
+
+    volume: str
+    sha256: str
+    length_bytes: int
+
+
+Message = Union[
+    ChannelInfoGetRequest,
+    ChannelInfoGetResponse,
+    InterfaceInfoGetRequest,
+    InterfaceInfoGetResponse,
+    BufferReserveRequest,
+    BufferReserveResponse,
+    CopyStartRequest,
+    CopyStartResponse,
+    CopyStopRequest,
+    CopyStatusRequest,
+    CopyStatus,
+    ChannelChangeNotify,
+    ReservedBufferUpdateRequest,
+    ReservedBufferUpdateResponse,
+    ReservationReleaseRequest,
+    ReservationReleaseResponse,
+    VolumeDigestRequest,
+    VolumeDigest,
+]
+
+_BY_NAME: dict[str, type] = {cls.__name__: cls for cls in get_args(Message)}
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A message with the identity of the request it belongs to (the idempotency key, GAP-5)."""
+
+    request_id: str
+    message: Message
+
+
+def to_plain(value: Any) -> Any:
+    """A dataclass tree as JSON-ready values; ``None`` fields are left out."""
+    if is_dataclass(value) and not isinstance(value, type):
+        pairs = ((field.name, getattr(value, field.name)) for field in fields(value))
+        return {name: to_plain(item) for name, item in pairs if item is not None}
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, tuple | list):
+        return [to_plain(item) for item in value]
+    return value
+
+
+def encode(envelope: Envelope) -> bytes:
+    """One message as JSON bytes."""
+    head = {
+        "message": type(envelope.message).__name__,
+        "version": VERSION,
+        "request_id": envelope.request_id,
+    }
+    return json.dumps(head | to_plain(envelope.message), separators=(",", ":")).encode()
+
+
+def decode(data: bytes) -> Envelope:
+    """The message in ``data``.
+
+    Raises :class:`BadMessage`: too long, not JSON, of another version, unknown, or with a field missing,
+    unknown or of the wrong type.
+    """
+    if len(data) > LIMIT_BYTES:
+        raise BadMessage(f"a message has at most {LIMIT_BYTES} bytes, this one has {len(data)}")
+    try:
+        plain = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise BadMessage(f"not JSON: {error}") from error
+    if not isinstance(plain, dict):
+        raise BadMessage("a message is a JSON object")
+    if plain.pop("version", None) != VERSION:
+        raise BadMessage(f"version {VERSION} is spoken here")
+    name, request_id = plain.pop("message", None), plain.pop("request_id", None)
+    if not isinstance(name, str) or (cls := _BY_NAME.get(name)) is None:
+        raise BadMessage(f"unknown message {name!r}")
+    if not isinstance(request_id, str) or not 1 <= len(request_id) <= 128:
+        raise BadMessage("request_id is a text of 1 to 128 characters")
+    return Envelope(request_id, from_plain(cls, plain, name))
+
+
+def from_plain(kind: Any, value: Any, path: str) -> Any:
+    """``value`` as an instance of ``kind``, strictly; :class:`BadMessage` names the offending ``path``."""
+    origin = get_origin(kind)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in get_args(kind):
+            return None
+        inner = [arm for arm in get_args(kind) if arm is not type(None)]
+        return from_plain(inner[0], value, path)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise BadMessage(f"{path} is a list")
+        (item_kind, _) = get_args(kind)
+        return tuple(from_plain(item_kind, item, f"{path}[{n}]") for n, item in enumerate(value))
+    if is_dataclass(kind):
+        return _object_from_plain(typing.cast(type, kind), value, path)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        try:
+            return kind(value)
+        except ValueError as error:
+            raise BadMessage(f"{path} is one of {', '.join(str(item.value) for item in kind)}") from error
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise BadMessage(f"{path} is of type {kind.__name__}, not {type(value).__name__}")
+    if kind is int and not -(2**63) <= value < 2**63:
+        raise BadMessage(f"{path} is out of range")
+    return value
+
+
+def _object_from_plain(kind: type, value: Any, path: str) -> Any:
+    if not isinstance(value, dict):
+        raise BadMessage(f"{path} is an object")
+    hints = get_type_hints(kind)
+    known = {field.name: field for field in fields(kind)}
+    if unknown := sorted(set(value) - set(known)):
+        raise BadMessage(f"{path} has no field {unknown[0]!r}")
+    arguments = {}
+    for name, field in known.items():
+        if name in value:
+            arguments[name] = from_plain(hints[name], value[name], f"{path}.{name}")
+        elif field.default is MISSING and field.default_factory is MISSING:
+            raise BadMessage(f"{path}.{name} is missing")
+    return kind(**arguments)

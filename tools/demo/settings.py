@@ -1,0 +1,52 @@
+"""What the demo was asked to do, and the sizes that follow from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+UNIT_BYTES = 16 * 1024
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The demo's flags, in base units."""
+
+    bandwidth_bps: int
+    rtt_ns: int
+    sessions: int
+    connections: int
+    channel: str = "auto"
+    image: Path | None = None
+    report: Path | None = None
+    keep: bool = False
+    mtu: int = 1500
+
+    @property
+    def payload_limit_bps(self) -> int:
+        """What TCP over IPv4 with timestamps can carry: rate x (MTU - 52) / MTU."""
+        return self.bandwidth_bps * (self.mtu - 52) // self.mtu
+
+    @property
+    def expected_reservation_bytes(self) -> int:
+        """The document's formula on the set values (step 903), rounded up; only to size the pool."""
+        bits_ns = self.bandwidth_bps * self.rtt_ns * self.sessions * self.connections
+        return -(-bits_ns // 8_000_000_000)
+
+    @property
+    def pool_units(self) -> int:
+        """Units of each interface's communication memory: the reservation takes about two fifths of it."""
+        reservation = -(-self.expected_reservation_bytes // UNIT_BYTES)
+        return max(256, reservation * 5 // 2)
+
+    @property
+    def default_image_bytes(self) -> int:
+        """64 MiB, or less on a channel that would take more than about six seconds for it."""
+        six_seconds = self.bandwidth_bps * 6 // 8
+        return max(4 * _MIB, min(64 * _MIB, six_seconds // _MIB * _MIB))
+
+    @property
+    def storm_rate_bps(self) -> int:
+        """How fast all storm hosts together drain what they asked for: one hundredth of the channel."""
+        return max(80_000, self.bandwidth_bps // 100)
