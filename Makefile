@@ -5,7 +5,7 @@
 #   make check   format, lint, types, import contracts
 #   make bench   figures as ratios against a peer in the same run
 #   make soak    the long runs: minutes to hours, outside CI
-#   make docs    regenerates the generated pages of docs/ and fails if one changed
+#   make docs    writes the generated pages of docs/
 
 PYTHON ?= python3
 VENV := .venv

@@ -7,6 +7,8 @@
       Refused              the request is sound, but the pool cannot or may not grant it now
       StoreError           the durable journal could not be read or written
 
+:class:`LawBroken` stands apart: it says that this package has a defect, and nobody should catch it.
+
 Two levels, because nobody catches finer: what differs between refusals is their :class:`Code` and the numbers
 they carry. A refusal changes nothing (spec E.3 step 1004, claim 3).
 """
@@ -83,3 +85,7 @@ class StoreError(CreditError):
 
     def __init__(self, text: str) -> None:
         super().__init__(Code.STORE, text)
+
+
+class LawBroken(AssertionError):
+    """Free + reserved idle + in use + draining no longer equals the total: a defect of this package."""

@@ -19,6 +19,7 @@ class Settings:
     connections: int
     channel: str = "auto"
     image: Path | None = None
+    image_bytes: int | None = None
     report: Path | None = None
     keep: bool = False
     mtu: int = 1500
@@ -42,7 +43,9 @@ class Settings:
 
     @property
     def default_image_bytes(self) -> int:
-        """64 MiB, or less on a channel that would take more than about six seconds for it."""
+        """What was asked for, else 64 MiB, or less on a channel that would take more than six seconds for it."""
+        if self.image_bytes is not None:
+            return self.image_bytes
         six_seconds = self.bandwidth_bps * 6 // 8
         return max(4 * _MIB, min(64 * _MIB, six_seconds // _MIB * _MIB))
 

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The device server of one logical unit: admission, dispatch, and results (SAM-5 4.6.9, 5).
+
+Order of admission: is the command there at all; reservation conflict, which goes before every other status
+(SAM-5 5.3.3); unit attention; sanitize; readiness; write protection; then the handler's own checks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from iscsi_target.executor import ScsiCommand, ScsiResult
+from iscsi_target.scsi import alua
+from iscsi_target.scsi.errors import CheckCondition, StatusOnly, StoreError, check, invalid_field_in_cdb
+from iscsi_target.scsi.logical_unit import LogicalUnit
+from iscsi_target.scsi.medium import not_ready
+from iscsi_target.scsi.opcode_table import Dispatch, dispatch_for
+from iscsi_target.scsi.operation import Operation, TargetView, Task, Traits
+from iscsi_target.scsi.reservations import Access
+from iscsi_target.scsi.sense import Condition, SenseData
+from iscsi_target.scsi.status import Status
+from iscsi_target.scsi.unit_attention import Nexus
+
+_NACA = 0x04
+_VARIABLE_LENGTH = 0x7F
+
+
+class DeviceServer:
+    """Runs commands on one logical unit."""
+
+    def __init__(self, unit: LogicalUnit) -> None:
+        self.unit = unit
+        self.dispatch: Dispatch = dispatch_for(unit)
+
+    def operation(self, cdb: bytes) -> Operation:
+        """The row of the opcode table for a CDB; CheckCondition when there is none."""
+        if not cdb:
+            raise check(Condition.INVALID_COMMAND_OPERATION_CODE)
+        operation = self.dispatch.single[cdb[0]]
+        if operation is None:
+            family = self.dispatch.families[cdb[0]]
+            if family is None:
+                raise check(Condition.INVALID_COMMAND_OPERATION_CODE)
+            operation = family.get(cdb[1] & 0x1F) if len(cdb) > 1 else None
+            if operation is None:
+                raise invalid_field_in_cdb(1, 4)
+        if len(cdb) < operation.layout.length:
+            raise invalid_field_in_cdb(len(cdb))
+        if cdb[operation.layout.length - 1] & _NACA:
+            raise invalid_field_in_cdb(operation.layout.length - 1, 2)
+        return operation
+
+    def _admit(self, operation: Operation, cdb: Any, nexus: Nexus) -> None:
+        unit, traits = self.unit, operation.traits
+        if not unit.reservations.idle:
+            access = operation.access if isinstance(operation.access, Access) else operation.access(cdb)
+            despite = bool(traits & Traits.DESPITE_RESERVE)
+            if unit.reservations.conflicts(nexus, access, despite_reserve=despite):
+                raise StatusOnly(Status.RESERVATION_CONFLICT)
+        if unit.attentions.pending and not traits & Traits.IGNORES_ATTENTION:
+            condition = unit.attentions.take(nexus)
+            if condition is not None:
+                raise check(condition)
+        if unit.sanitize is not None and not traits & Traits.DURING_SANITIZE:
+            raise CheckCondition(unit.sanitize.sense())
+        if unit.port_states and not traits & Traits.ANY_ACCESS_STATE:
+            refusal = alua.refusal(unit, nexus.target_port, standby_works=bool(traits & Traits.STANDBY))
+            if refusal is not None:
+                raise check(refusal)
+        self._ready(operation)
+
+    def _ready(self, operation: Operation) -> None:
+        unit, traits = self.unit, operation.traits
+        if traits & Traits.MEDIUM:
+            why = not_ready(unit)
+            if why is not None:
+                raise check(why)
+        if traits & Traits.WRITES:
+            protected = unit.write_protect
+            if protected is not None:
+                raise check(protected)
+
+    def data_out_length(self, command: ScsiCommand) -> int:
+        """Bytes of Data-Out to ask for; 0 when the command takes none or cannot succeed."""
+        try:
+            operation = self.operation(command.cdb)
+            if operation.data_out_length is None:
+                return 0
+            length = operation.data_out_length(self.unit, operation.layout.parse(command.cdb))
+            self._ready(operation)
+        except (CheckCondition, StatusOnly):
+            return 0
+        return length
+
+    def blocking(self, command: ScsiCommand) -> bool:
+        """Whether the command may wait: for the store, for a file of the unit's state, or because it takes long."""
+        if not command.cdb:
+            return False
+        unit, code = self.unit, command.cdb[0]
+        operation = self.dispatch.single[code]
+        if operation is None:
+            family = self.dispatch.families[code]
+            operation = family.get(command.cdb[1] & 0x1F) if family is not None else None
+        if operation is None:
+            return False
+        traits = operation.traits
+        if unit.store.blocking and traits & Traits.STORE:
+            return True
+        if unit.reservation_memory is not None and traits & Traits.SAVES:
+            return True
+        return bool(traits & Traits.SLOW)
+
+    def execute(self, command: ScsiCommand, nexus: Nexus, target: TargetView) -> ScsiResult:
+        """Run a command; what is wrong with it or with the medium comes back as sense data."""
+        try:
+            operation = self.operation(command.cdb)
+            cdb: Any = operation.layout.parse(command.cdb)
+            with self.unit.lock:
+                self._admit(operation, cdb, nexus)
+            return operation.handler(Task(self.unit, command, nexus, target, self.dispatch.operations), cdb)
+        except CheckCondition as stopped:
+            return self.check_condition(stopped.sense)
+        except StatusOnly as stopped:
+            return ScsiResult(stopped.status)
+        except StoreError:
+            writing = command.write and not command.read
+            return self.check_condition(
+                SenseData(Condition.WRITE_ERROR if writing else Condition.UNRECOVERED_READ_ERROR)
+            )
+
+    def check_condition(self, sense: SenseData) -> ScsiResult:
+        """A CHECK CONDITION in the format that the control mode page asks for."""
+        return ScsiResult(
+            Status.CHECK_CONDITION, sense=sense.encode(descriptor_format=self.unit.mode.d_sense)
+        )

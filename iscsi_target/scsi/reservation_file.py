@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where persistent reservations survive a power loss (APTPL, SPC-4 5.12.5): a small shell around one JSON file."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Protocol
+
+from iscsi_target.scsi.errors import StoreError
+from iscsi_target.scsi.reservations import MAX_REGISTRATIONS, Reservation, ReservationState, ReservationType
+from iscsi_target.scsi.unit_attention import Nexus
+
+_FORMAT = 1
+_MAX_FILE_BYTES = 1 << 20
+
+
+class ReservationMemory(Protocol):
+    """Remembers the reservations of one logical unit."""
+
+    def load(self) -> ReservationState | None:
+        """What was saved last, or None."""
+        ...
+
+    def save(self, state: ReservationState) -> None:
+        """Durable when this returns; StoreError when it cannot be."""
+        ...
+
+
+class ReservationFile:
+    """One JSON file, replaced as a whole: written beside, synced, renamed, and its directory synced."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def load(self) -> ReservationState | None:
+        """Read the file; StoreError when it is damaged or of a newer format, so that no reservation is lost unseen."""
+        try:
+            with self.path.open("rb") as file:
+                raw = file.read(_MAX_FILE_BYTES + 1)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreError(f"cannot read reservations from {self.path}: {error.strerror}") from None
+        try:
+            if len(raw) > _MAX_FILE_BYTES:
+                raise ValueError("too long")
+            return _decode(json.loads(raw))
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{self.path} holds no reservations this version can read: {error}") from None
+
+    def save(self, state: ReservationState) -> None:
+        """Replace the file."""
+        beside = self.path.with_name(self.path.name + ".new")
+        try:
+            with beside.open("w", encoding="utf-8") as file:
+                json.dump(_encode(state), file)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(self.path)
+            directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+        except OSError as error:
+            raise StoreError(f"cannot save reservations to {self.path}: {error.strerror}") from None
+
+
+def _encode(state: ReservationState) -> dict[str, object]:
+    held = state.reservation
+    return {
+        "format": _FORMAT,
+        "registrations": [
+            {"initiator_port": nexus.initiator_port, "target_port": nexus.target_port, "key": f"{key:016x}"}
+            for nexus, key in state.registrations
+        ],
+        "reservation": None
+        if held is None
+        else {"type": int(held.kind), "holder": None if held.holder is None else list(held.holder)},
+    }
+
+
+def _decode(document: object) -> ReservationState:
+    if not isinstance(document, dict) or document["format"] != _FORMAT:
+        raise ValueError("its format is not known")
+    registrations = tuple(
+        (Nexus(str(row["initiator_port"]), int(row["target_port"])), int(row["key"], 16))
+        for row in document["registrations"]
+    )
+    if len(registrations) > MAX_REGISTRATIONS:
+        raise ValueError("too many registrations")
+    held = document["reservation"]
+    reservation = None
+    if held is not None:
+        holder = held["holder"]
+        reservation = Reservation(
+            ReservationType(held["type"]), None if holder is None else Nexus(str(holder[0]), int(holder[1]))
+        )
+    return ReservationState(registrations, reservation, aptpl=True)

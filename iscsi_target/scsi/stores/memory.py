@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A store in anonymous memory that takes no page before it is written."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator, Sequence
+
+from iscsi_target.executor import Buffer
+from iscsi_target.scsi.errors import InvalidConfiguration
+from iscsi_target.scsi.stores.store import Extent, inside
+
+GRANULE_BYTES = mmap.PAGESIZE
+_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Linux; Python names it from 3.13 on
+_FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE
+_MAPPED = b"\x01"
+_MARKS = _MAPPED * 4096
+
+
+def _anonymous(size_bytes: int) -> mmap.mmap:
+    return mmap.mmap(-1, size_bytes, flags=_FLAGS)
+
+
+class MemoryStore:
+    """Thin memory: a private anonymous mapping, which the kernel fills page by page.
+
+    Reads are views of the mapping. A second sparse mapping with one byte per granule remembers which granules were
+    written, so that a store of terabytes costs what was written to it and nothing else.
+    """
+
+    def __init__(self, size_bytes: int) -> None:
+        if size_bytes <= 0:
+            raise InvalidConfiguration(f"a memory store needs a size above 0, not {size_bytes}")
+        self._size_bytes = size_bytes
+        self._granules = -(-size_bytes // GRANULE_BYTES)
+        try:
+            self._map = _anonymous(self._granules * GRANULE_BYTES)
+            self._written = _anonymous(self._granules)
+        except (OSError, OverflowError, ValueError) as error:
+            raise InvalidConfiguration(
+                f"no address space for a memory store of {size_bytes} bytes: {error}"
+            ) from None
+        self._view = memoryview(self._map)
+
+    @property
+    def size_bytes(self) -> int:
+        return self._size_bytes
+
+    @property
+    def blocking(self) -> bool:
+        return False
+
+    @property
+    def read_only(self) -> bool:
+        return False
+
+    @property
+    def thin(self) -> bool:
+        return True
+
+    @property
+    def granularity_bytes(self) -> int:
+        return GRANULE_BYTES
+
+    def read(self, offset: int, length: int) -> Sequence[Buffer]:
+        inside(self._size_bytes, offset, length)
+        return (self._view[offset : offset + length],)
+
+    def write(self, offset: int, data: Buffer, *, durable: bool = False) -> None:
+        length = len(data)
+        inside(self._size_bytes, offset, length)
+        if not length:
+            return
+        self._view[offset : offset + length] = data
+        first = offset // GRANULE_BYTES
+        count = (offset + length - 1) // GRANULE_BYTES - first + 1
+        if count <= len(_MARKS):
+            self._written[first : first + count] = _MARKS[:count]
+        else:
+            self._written[first : first + count] = _MAPPED * count
+
+    def flush(self) -> None:
+        """Memory has nothing behind it."""
+
+    def discard(self, offset: int, length: int) -> None:
+        inside(self._size_bytes, offset, length)
+        end = offset + length
+        first = -(-offset // GRANULE_BYTES)
+        last = self._granules if end == self._size_bytes else end // GRANULE_BYTES
+        if first >= last:
+            self._zero(offset, end)
+            return
+        self._zero(offset, first * GRANULE_BYTES)
+        self._zero(last * GRANULE_BYTES, end)
+        self._map.madvise(mmap.MADV_DONTNEED, first * GRANULE_BYTES, (last - first) * GRANULE_BYTES)
+        self._unmark(first, last)
+
+    def _zero(self, start: int, end: int) -> None:
+        """Zero bytes of granules that stay; those never written are zero already."""
+        if end > start:
+            self._view[start:end] = bytes(end - start)
+
+    def _unmark(self, first: int, last: int) -> None:
+        for position in range(first, last, 1 << 20):
+            stop = min(last, position + (1 << 20))
+            if self._written.find(_MAPPED, position, stop) >= 0:
+                self._written[position:stop] = bytes(stop - position)
+
+    def extents(self, offset: int, length: int) -> Iterator[Extent]:
+        inside(self._size_bytes, offset, length)
+        position, end = offset, offset + length
+        last = -(-end // GRANULE_BYTES)
+        while position < end:
+            granule = position // GRANULE_BYTES
+            mapped = self._written[granule] != 0
+            change = self._written.find(b"\0" if mapped else _MAPPED, granule, last)
+            stop = end if change < 0 else min(end, change * GRANULE_BYTES)
+            yield Extent(position, stop - position, mapped)
+            position = stop
+
+    def close(self) -> None:
+        """The mappings go when the last view of them does."""
+        self._size_bytes = 0
+        self._view = memoryview(b"")

@@ -1,0 +1,345 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The iSCSI target as a server: sockets, the caller's event loop (asyncio or uvloop), time, threads.
+
+The protocol is in :mod:`iscsi_target.session`. One read is parsed whole, everything it led to is executed, and all
+answers leave with one write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import assert_never
+
+from iscsi_target.buffers import ConnectionInfo, SendBuffers, UnlimitedBuffers
+from iscsi_target.executor import ScsiResult
+from iscsi_target.server_connection import ServerConnection
+from iscsi_target.session.events import (
+    ConnectionAdded,
+    ConnectionFailed,
+    LoginRefused,
+    PduRejected,
+    SessionEnded,
+    SessionEstablished,
+)
+from iscsi_target.session.limits import Limits
+from iscsi_target.session.node import Portal, Target, TargetNode
+from iscsi_target.session.target_connection import TargetConnection
+from iscsi_target.session.target_session import TargetSession
+from iscsi_target.session.task import Task, TaskState, fixed_sense
+
+__all__ = ["Limits", "Portal", "SessionInfo", "Target", "TargetServer"]
+
+_log = logging.getLogger(__name__)
+_HOUSEKEEPING_S = 0.25
+_POLL_WAITING_S = 0.002
+_POLL_IDLE_S = 0.005
+_BACKLOG = 256
+_CHECK_CONDITION = 0x02
+_INTERNAL_TARGET_FAILURE = fixed_sense(0x04, 0x4400)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """One session as others may see it."""
+
+    tsih: int
+    initiator_name: str
+    target_name: str
+    """Empty for a discovery session."""
+    connections: tuple[ConnectionInfo, ...]
+    commands: int
+    read_bytes: int
+    written_bytes: int
+    tasks: int
+
+
+class TargetServer:
+    """Serves `targets` at `portals` in the event loop in which `start` is awaited.
+
+    `portals`: port 0 asks the kernel for a free one; `portals` (the attribute) then has the actual addresses.
+    `buffers` is asked before Data-In is handed to the kernel.
+    """
+
+    def __init__(
+        self,
+        targets: Sequence[Target],
+        portals: Sequence[Portal] = (Portal("127.0.0.1", 0),),
+        *,
+        buffers: SendBuffers | None = None,
+        limits: Limits | None = None,
+        threads: int = 4,
+    ) -> None:
+        self.node = TargetNode(targets, limits)
+        self.buffers = buffers or UnlimitedBuffers()
+        self.charged = not isinstance(self.buffers, UnlimitedBuffers)
+        self._wanted_portals = tuple(portals)
+        self._threads = threads
+        self._listeners: list[tuple[socket.socket, Portal]] = []
+        self._connections: dict[TargetConnection, ServerConnection] = {}
+        self._completed: deque[tuple[TargetSession, Task, ScsiResult]] = deque()
+        self._running = 0
+        self._pool: ThreadPoolExecutor | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._housekeeping: asyncio.TimerHandle | None = None
+        self._poll_timer: asyncio.TimerHandle | None = None
+        self.waiting: dict[ServerConnection, None] = {}
+        """Connections whose Data-In waits for units, longest wait first."""
+        self.holding: dict[ServerConnection, None] = {}
+        """Connections with unacknowledged, charged Data-In."""
+        self._serving = False
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    @property
+    def portals(self) -> tuple[Portal, ...]:
+        """The addresses listened on, with the actual port numbers."""
+        return self.node.portals
+
+    async def start(self) -> None:
+        """Bind and listen. Raises OSError with the address in its text when a portal cannot be bound."""
+        self._loop = asyncio.get_running_loop()
+        try:
+            for portal in self._wanted_portals:
+                listener, actual = _listen(portal)
+                self._listeners.append((listener, actual))
+        except OSError:
+            self._close_listeners()
+            raise
+        self.node.portals = tuple(portal for _, portal in self._listeners)
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="iscsi-io")
+        for listener, portal in self._listeners:
+            self._loop.add_reader(listener.fileno(), self._accept, listener, portal)
+        self._housekeeping = self._loop.call_later(_HOUSEKEEPING_S, self._keep_house)
+
+    async def stop(self) -> None:
+        """Close the portals, all sessions and connections, and wait for commands that still execute."""
+        self._close_listeners()
+        for timer in (self._housekeeping, self._poll_timer):
+            if timer is not None:
+                timer.cancel()
+        self._housekeeping = self._poll_timer = None
+        for session in list(self.node.sessions.values()):
+            session.end("the target stops")
+        for connection in list(self._connections.values()):
+            connection.abort()
+        while self._running:
+            await asyncio.sleep(0.001)
+            self._take_completed()
+        if self._pool is not None:
+            self._pool.shutdown(wait=True)
+            self._pool = None
+        self.report_events()
+
+    async def __aenter__(self) -> TargetServer:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    def sessions(self) -> list[SessionInfo]:
+        """The sessions as they are now."""
+        return [
+            SessionInfo(
+                session.tsih,
+                session.initiator_name,
+                session.target.name if session.target is not None else "",
+                tuple(
+                    self._connections[connection].info
+                    for connection in session.connections.values()
+                    if connection in self._connections
+                ),
+                session.commands,
+                session.read_bytes,
+                session.written_bytes,
+                len(session.tasks),
+            )
+            for session in self.node.sessions.values()
+        ]
+
+    # -- sockets ------------------------------------------------------------------------------------------------
+
+    def _close_listeners(self) -> None:
+        for listener, _ in self._listeners:
+            if self._loop is not None:
+                self._loop.remove_reader(listener.fileno())
+            listener.close()
+        self._listeners.clear()
+
+    def _accept(self, listener: socket.socket, portal: Portal) -> None:
+        for _ in range(_BACKLOG):
+            try:
+                sock, address = listener.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                _log.warning("cannot accept a connection: %s", error)
+                return
+            peer = f"{address[0]}:{address[1]}"
+            limits = self.node.limits
+            logging_in = sum(connection.session is None for connection in self._connections)
+            if len(self._connections) >= limits.connections or logging_in >= limits.login_connections:
+                _log.warning("refused %s: all %d connections are in use", peer, limits.connections)
+                sock.close()
+                continue
+            self._serve(sock, address, portal, peer)
+
+    def _serve(self, sock: socket.socket, address: tuple[str, int], portal: Portal, peer: str) -> None:
+        assert self._loop is not None
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        local = sock.getsockname()
+        core = TargetConnection(
+            self.node,
+            peer=peer,
+            local_host=local[0],
+            portal_group_tag=portal.portal_group_tag,
+            random_bytes=os.urandom,
+            now_ns=time.monotonic_ns(),
+        )
+        info = ConnectionInfo(local[0], local[1], address[0], address[1])
+        self._connections[core] = ServerConnection(self, self._loop, sock, core, info)
+
+    # -- work ---------------------------------------------------------------------------------------------------
+
+    def serve_touched(self) -> None:
+        """Let every connection that has something to do get on with it."""
+        if self._serving:
+            return
+        self._serving = True
+        touched = self.node.touched
+        try:
+            while touched:
+                connection = self._connections.get(touched.pop())
+                if connection is not None:
+                    connection.work()
+        finally:
+            self._serving = False
+        if self.node.events:
+            self.report_events()
+        if (self.waiting or self.holding) and self._poll_timer is None:
+            assert self._loop is not None
+            delay = _POLL_WAITING_S if self.waiting else _POLL_IDLE_S
+            self._poll_timer = self._loop.call_later(delay, self._poll)
+
+    def execute(self, connection: ServerConnection, task: Task) -> None:
+        """Run one task, here or in a thread."""
+        session = connection.core.session
+        if session is None or session.target is None:
+            return
+        units = session.target.logical_units
+        if not units.blocking(task.command):
+            session.complete(task, units.execute(task.command))
+            return
+        task.state = TaskState.EXECUTING
+        self._running += 1
+        assert self._pool is not None
+        self._pool.submit(self._execute_in_thread, session, task)
+
+    def _execute_in_thread(self, session: TargetSession, task: Task) -> None:
+        assert session.target is not None
+        try:
+            result = session.target.logical_units.execute(task.command)
+        except Exception:  # noqa: BLE001 - a defect in the device server must not leave the initiator unanswered
+            _log.exception("the device server failed on CDB %s", task.command.cdb.hex())
+            result = ScsiResult(_CHECK_CONDITION, sense=_INTERNAL_TARGET_FAILURE, transfer_length=0)
+        self._completed.append((session, task, result))
+        if len(self._completed) == 1:
+            assert self._loop is not None
+            # A closed loop has nobody left to answer; `stop` waits for the threads before that.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._take_completed)
+
+    def _take_completed(self) -> None:
+        while self._completed:
+            session, task, result = self._completed.popleft()
+            self._running -= 1
+            session.complete(task, result)
+        self.serve_touched()
+
+    def forget(self, connection: ServerConnection) -> None:
+        """The socket of a connection is closed."""
+        self._connections.pop(connection.core, None)
+        self.waiting.pop(connection, None)
+        self.holding.pop(connection, None)
+        self.node.touched.discard(connection.core)
+
+    def units_came_back(self) -> None:
+        """Units were released: those that wait longest try first."""
+        for connection in list(self.waiting):
+            del self.waiting[connection]
+            self.node.touched.add(connection.core)
+
+    # -- time ---------------------------------------------------------------------------------------------------
+
+    def _poll(self) -> None:
+        self._poll_timer = None
+        for connection in list(self.holding):
+            connection.release_acknowledged()
+        if self.waiting:
+            self.units_came_back()
+        self.serve_touched()
+
+    def _keep_house(self) -> None:
+        assert self._loop is not None
+        now_ns = time.monotonic_ns()
+        for core, connection in list(self._connections.items()):
+            if core.next_deadline() <= now_ns:
+                core.handle_timer(now_ns)
+            connection.handle_timer(now_ns)
+        self.serve_touched()
+        self._housekeeping = self._loop.call_later(_HOUSEKEEPING_S, self._keep_house)
+
+    def report_events(self) -> None:
+        """One log line for each event."""
+        events = self.node.events
+        while events:
+            event = events.popleft()
+            match event:
+                case SessionEstablished(name, target, tsih, cid, peer):
+                    _log.info(
+                        "session %d of %s with %s from %s, CID %d",
+                        tsih,
+                        name,
+                        target or "discovery",
+                        peer,
+                        cid,
+                    )
+                case ConnectionAdded(name, tsih, cid, peer):
+                    _log.info("session %d of %s: connection %d from %s", tsih, name, cid, peer)
+                case LoginRefused(peer, status, text):
+                    _log.warning("refused the login of %s: %s (status %#06x)", peer, text, status)
+                case ConnectionFailed(peer, text):
+                    _log.warning("connection of %s ends: %s", peer, text)
+                case PduRejected(peer, reason, text):
+                    _log.warning("rejected a PDU of %s: %s (reason %#04x)", peer, text, reason)
+                case SessionEnded(name, target, tsih, text):
+                    _log.info("session %d of %s with %s ended: %s", tsih, name, target or "discovery", text)
+                case _:
+                    assert_never(event)
+
+
+def _listen(portal: Portal) -> tuple[socket.socket, Portal]:
+    """A listening socket for the portal and the portal with its actual port."""
+    family = socket.AF_INET6 if ":" in portal.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setblocking(False)
+        listener.bind((portal.host, portal.port))
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise OSError(
+            error.errno, f"cannot listen on {portal.host}:{portal.port}: {error.strerror}"
+        ) from error
+    return listener, Portal(portal.host, listener.getsockname()[1], portal.portal_group_tag)

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A session at the initiator: command numbering, window, tasks over several connections (RFC 7143). Sans-IO."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from iscsi_target.executor import Buffer
+from iscsi_target.session.initiator_events import InitiatorEvent
+from iscsi_target.session.parameters import Agreed
+from iscsi_target.session.serial import before
+from iscsi_target.wire.opcodes import RESERVED_TAG
+
+if TYPE_CHECKING:
+    from iscsi_target.session.initiator_connection import InitiatorConnection
+
+_MASK = 0xFFFFFFFF
+
+
+class InitiatorTask:
+    """One SCSI command at the initiator. `data_out` is sent without copies, `data_in` filled in place."""
+
+    __slots__ = (
+        "attr",
+        "cdb",
+        "cmd_sn",
+        "cmd_sn_assigned",
+        "connection",
+        "data_in",
+        "data_out",
+        "expected_length",
+        "immediate",
+        "initiator_task_tag",
+        "lun_field",
+        "received",
+    )
+
+    def __init__(
+        self,
+        connection: InitiatorConnection,
+        initiator_task_tag: int,
+        lun_field: bytes,
+        cdb: bytes,
+        *,
+        data_out: Buffer = b"",
+        data_in: memoryview | None = None,
+        attr: int = 1,
+        immediate: bool = False,
+    ) -> None:
+        self.connection = connection
+        self.initiator_task_tag = initiator_task_tag
+        self.lun_field = lun_field
+        self.cdb = cdb
+        self.data_out = memoryview(data_out).cast("B")
+        self.data_in = data_in
+        self.attr = attr
+        self.immediate = immediate
+        self.expected_length = len(data_in) if data_in is not None else len(self.data_out)
+        self.cmd_sn = 0
+        self.cmd_sn_assigned = False
+        self.received = 0
+
+
+class InitiatorSession:
+    """What the connections of one session share."""
+
+    def __init__(self, *, initial_cmd_sn: int = 1) -> None:
+        self.tsih = 0
+        self.cmd_sn = initial_cmd_sn
+        self.exp_cmd_sn = initial_cmd_sn
+        self.max_cmd_sn = initial_cmd_sn
+        self.agreed = Agreed()
+        self.connections: dict[int, InitiatorConnection] = {}
+        self.tasks: dict[int, InitiatorTask] = {}
+        self.events: deque[InitiatorEvent] = deque()
+        self.touched: set[InitiatorConnection] = set()
+        self._task_tag = 0
+
+    def new_task_tag(self) -> int:
+        """An Initiator Task Tag that is neither reserved nor in use."""
+        while True:
+            self._task_tag = (self._task_tag + 1) & _MASK
+            if self._task_tag != RESERVED_TAG and self._task_tag not in self.tasks:
+                return self._task_tag
+
+    @property
+    def window(self) -> int:
+        """How many further commands may be sent now."""
+        room = (self.max_cmd_sn - self.cmd_sn + 1) & _MASK
+        return 0 if room >= 0x80000000 else room
+
+    def take_cmd_sn(self) -> int:
+        """Number one command."""
+        cmd_sn = self.cmd_sn
+        self.cmd_sn = (cmd_sn + 1) & _MASK
+        return cmd_sn
+
+    def update_window(self, exp_cmd_sn: int, max_cmd_sn: int) -> None:
+        """ExpCmdSN and MaxCmdSN of a PDU from the target; older values are ignored (section 4.2.2.1)."""
+        if before(max_cmd_sn, (exp_cmd_sn - 1) & _MASK):
+            return
+        if before(self.exp_cmd_sn, exp_cmd_sn):
+            self.exp_cmd_sn = exp_cmd_sn
+        if before(self.max_cmd_sn, max_cmd_sn):
+            opened = not self.window
+            self.max_cmd_sn = max_cmd_sn
+            if opened:
+                self.touched.update(self.connections.values())

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The iSCSI target node: its targets, portals and sessions (RFC 7143 sections 4.4 and 6.3.5). Sans-IO."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from iscsi_target.errors import SessionRefused
+from iscsi_target.executor import LogicalUnits
+from iscsi_target.session.chap import Chap
+from iscsi_target.session.events import ConnectionAdded, Event, SessionEnded, SessionEstablished
+from iscsi_target.session.limits import Limits
+from iscsi_target.session.parameters import Parameters
+from iscsi_target.wire.names import name_problem
+from iscsi_target.wire.opcodes import LoginStatus
+
+if TYPE_CHECKING:
+    from iscsi_target.session.target_connection import TargetConnection
+    from iscsi_target.session.target_session import TargetSession
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """One iSCSI target and the logical units behind it."""
+
+    name: str
+    logical_units: LogicalUnits
+    alias: str = ""
+    allowed_initiators: frozenset[str] | None = None
+    """Initiator names that may log in; None: all."""
+    chap: Chap | None = None
+    """What initiators have to prove, and how we prove ourselves; None: no authentication."""
+    parameters: Parameters = field(default_factory=Parameters)
+
+    def __post_init__(self) -> None:
+        problem = name_problem(self.name)
+        if problem is not None:
+            raise ValueError(f"{self.name!r} is no iSCSI name: {problem}")
+
+    def admits(self, initiator_name: str) -> bool:
+        """True when this initiator may log in (before authentication)."""
+        return self.allowed_initiators is None or initiator_name in self.allowed_initiators
+
+
+@dataclass(frozen=True, slots=True)
+class Portal:
+    """An address that the node listens on, as SendTargets reports it."""
+
+    host: str
+    port: int
+    portal_group_tag: int = 1
+
+    def address(self, local_host: str) -> str:
+        """TargetAddress value; a wildcard host becomes the address the initiator reached us by."""
+        host = local_host if self.host in ("", "0.0.0.0", "::") else self.host
+        return f"{'[' + host + ']' if ':' in host else host}:{self.port},{self.portal_group_tag}"
+
+
+class TargetNode:
+    """All sessions of a set of targets. `events` collects what happened; `touched` the connections that have bytes
+    to send or have to be closed, until the shell takes them."""
+
+    def __init__(self, targets: Sequence[Target], limits: Limits | None = None, *, alias: str = "") -> None:
+        self.targets = {target.name: target for target in targets}
+        if len(self.targets) != len(targets):
+            raise ValueError("two targets have the same name")
+        self.limits = limits or Limits()
+        self.alias = alias
+        self.portals: tuple[Portal, ...] = ()
+        self.sessions: dict[int, TargetSession] = {}
+        self.events: deque[Event] = deque(maxlen=10_000)
+        self.touched: set[TargetConnection] = set()
+        self.discovery_parameters = Parameters(
+            max_connections=1, max_recv_data_segment_length=65536, error_recovery_level=0
+        )
+        self.discovery_chap: Chap | None = None
+        """What initiators have to prove before a discovery session; None: nothing."""
+        self._last_tsih = 0
+
+    def find(self, target_name: str, initiator_name: str) -> Target:
+        """The target for a login. Raises SessionRefused: not found, or this initiator may not."""
+        target = self.targets.get(target_name)
+        if target is None:
+            raise SessionRefused(LoginStatus.NOT_FOUND, f"there is no target {target_name[:223]!r}")
+        if not target.admits(initiator_name):
+            raise SessionRefused(
+                LoginStatus.AUTHORIZATION_FAILURE, f"{initiator_name!r} may not log in to {target_name}"
+            )
+        return target
+
+    def visible_targets(self, initiator_name: str) -> list[Target]:
+        """The targets that SendTargets=All tells this initiator of."""
+        return [target for target in self.targets.values() if target.admits(initiator_name)]
+
+    def establish(self, session: TargetSession, connection: TargetConnection, *, initial_cmd_sn: int) -> None:
+        """A leading login is complete: end an older session of the same nexus, assign the TSIH, count it in.
+
+        Raises SessionRefused (out of resources).
+        """
+        older = self._same_nexus(session)
+        if older is None and len(self.sessions) >= self.limits.sessions:
+            raise SessionRefused(
+                LoginStatus.OUT_OF_RESOURCES, f"all {self.limits.sessions} sessions are in use"
+            )
+        if older is not None:
+            older.end("session reinstatement by a new login with the same ISID")
+        session.tsih = self._new_tsih()
+        session.start(initial_cmd_sn)
+        session.attach(connection)
+        self.sessions[session.tsih] = session
+        if session.target is not None:
+            session.target.logical_units.i_t_nexus_established(
+                session.initiator_name, session.initiator_port, session.portal_group_tag
+            )
+        name = session.target.name if session.target is not None else ""
+        self.events.append(
+            SessionEstablished(session.initiator_name, name, session.tsih, connection.cid, connection.peer)
+        )
+
+    def session_to_join(
+        self, tsih: int, initiator_name: str, isid: bytes, target: Target | None, cid: int
+    ) -> TargetSession:
+        """The session that a login with a TSIH wants to add a connection to. Raises SessionRefused."""
+        session = self.sessions.get(tsih)
+        if session is None or (session.initiator_name, session.isid) != (initiator_name, isid):
+            raise SessionRefused(
+                LoginStatus.SESSION_DOES_NOT_EXIST, f"no session has TSIH {tsih} and this ISID"
+            )
+        if session.target is not target:
+            raise SessionRefused(LoginStatus.CANNOT_INCLUDE_IN_SESSION, "the session is with another target")
+        if cid not in session.connections and len(session.connections) >= session.agreed.max_connections:
+            raise SessionRefused(
+                LoginStatus.TOO_MANY_CONNECTIONS,
+                f"the session has its {session.agreed.max_connections} connections already",
+            )
+        return session
+
+    def join(self, session: TargetSession, connection: TargetConnection) -> None:
+        """A further connection's login is complete; the same CID replaces the old connection (section 6.3.4)."""
+        old = session.connections.get(connection.cid)
+        if old is not None:
+            session.detach(old, "connection reinstatement")
+            old.close()
+        elif len(session.connections) >= session.agreed.max_connections:
+            raise SessionRefused(
+                LoginStatus.TOO_MANY_CONNECTIONS, "the session has all its connections already"
+            )
+        if self.sessions.get(session.tsih) is not session:
+            raise SessionRefused(LoginStatus.SESSION_DOES_NOT_EXIST, "the session ended during the login")
+        session.attach(connection)
+        self.events.append(
+            ConnectionAdded(session.initiator_name, session.tsih, connection.cid, connection.peer)
+        )
+
+    def forget(self, session: TargetSession, text: str) -> None:
+        """A session ended: lose its nexus."""
+        if self.sessions.pop(session.tsih, None) is None:
+            return
+        name = ""
+        if session.target is not None:
+            name = session.target.name
+            session.target.logical_units.i_t_nexus_loss(session.initiator_port, session.portal_group_tag)
+        self.events.append(SessionEnded(session.initiator_name, name, session.tsih, text))
+
+    def sessions_of(self, target: Target | None) -> list[TargetSession]:
+        """The sessions with one target."""
+        return [session for session in self.sessions.values() if session.target is target]
+
+    def _same_nexus(self, new: TargetSession) -> TargetSession | None:
+        for session in self.sessions.values():
+            if (
+                session.isid == new.isid
+                and session.initiator_name == new.initiator_name
+                and session.target is new.target
+                and session.portal_group_tag == new.portal_group_tag
+            ):
+                return session
+        return None
+
+    def _new_tsih(self) -> int:
+        while True:
+            self._last_tsih = self._last_tsih % 0xFFFF + 1
+            if self._last_tsih not in self.sessions:
+                return self._last_tsih

@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A session at the target: command window, ordering across connections, tasks (RFC 7143 section 4.2). Sans-IO."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from iscsi_target.errors import ProtocolError
+from iscsi_target.executor import ScsiCommand, ScsiResult
+from iscsi_target.session import data_out
+from iscsi_target.session.parameters import Agreed
+from iscsi_target.session.serial import before
+from iscsi_target.session.task import Task, TaskState
+from iscsi_target.session.task_management import PendingFunction, TaskManagement
+from iscsi_target.wire.ahs import decode_ahs
+from iscsi_target.wire.codec import CODECS
+from iscsi_target.wire.framing import Frame
+from iscsi_target.wire.lun import lun_from_bytes
+from iscsi_target.wire.names import initiator_port
+from iscsi_target.wire.opcodes import Opcode, RejectReason
+
+if TYPE_CHECKING:
+    from iscsi_target.session.node import Target, TargetNode
+    from iscsi_target.session.target_connection import TargetConnection
+
+_MASK = 0xFFFFFFFF
+_unpack_command = CODECS[Opcode.SCSI_COMMAND].unpack
+
+
+class TargetSession:
+    """State shared by the connections of one session."""
+
+    def __init__(
+        self,
+        node: TargetNode,
+        *,
+        target: Target | None,
+        initiator_name: str,
+        isid: bytes,
+        portal_group_tag: int,
+        agreed: Agreed,
+    ) -> None:
+        self.node = node
+        self.target = target
+        """None in a discovery session."""
+        self.initiator_name = initiator_name
+        self.initiator_port = initiator_port(initiator_name, isid)
+        self.isid = isid
+        self.portal_group_tag = portal_group_tag
+        self.agreed = agreed
+        """The session-wide outcome of the leading login."""
+        self.tsih = 0
+        self.exp_cmd_sn = 0
+        self.max_cmd_sn = 0
+        self.connections: dict[int, TargetConnection] = {}
+        self.tasks: dict[int, Task] = {}
+        self.management = TaskManagement(self)
+        self.solicited_bytes = 0
+        self.waiting_for_budget: deque[Task] = deque()
+        self.commands = 0
+        """SCSI commands received."""
+        self.read_bytes = 0
+        self.written_bytes = 0
+        self.ignored_pdus = 0
+        """PDUs outside the command window, silently ignored as section 4.2.2.1 demands."""
+        self.ended = False
+        self._held: dict[int, tuple[TargetConnection, Frame] | None] = {}
+        """PDUs that came ahead of a gap; None where the CmdSN was dealt with without a PDU."""
+        self._immediate_tasks = 0
+        self._next_transfer_tag = 0
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    def start(self, initial_cmd_sn: int) -> None:
+        """Open the command window: the first command carries the CmdSN of the leading login."""
+        self.exp_cmd_sn = initial_cmd_sn
+        self.max_cmd_sn = (initial_cmd_sn + self.node.limits.queued_commands - 1) & _MASK
+
+    def attach(self, connection: TargetConnection) -> None:
+        """A connection entered full-feature phase."""
+        self.connections[connection.cid] = connection
+
+    def detach(self, connection: TargetConnection, text: str) -> None:
+        """A connection is gone: its tasks end with it (error recovery level below 2); the last one ends the session."""
+        if self.connections.get(connection.cid) is not connection:
+            return
+        del self.connections[connection.cid]
+        for task in [task for task in self.tasks.values() if task.connection is connection]:
+            self.drop_task(task)
+        for cmd_sn, owner, _ in self.held_commands():
+            if owner is connection:
+                del self._held[cmd_sn]
+        if not self.connections and text != "connection reinstatement":
+            self.end(text)
+
+    def end(self, text: str) -> None:
+        """The session is over: close what is left of it and lose the nexus."""
+        if self.ended:
+            return
+        self.ended = True
+        for task in list(self.tasks.values()):
+            self.drop_task(task)
+        self._held.clear()
+        connections, self.connections = list(self.connections.values()), {}
+        for connection in connections:
+            connection.close()
+        self.node.forget(self, text)
+
+    # -- numbering ----------------------------------------------------------------------------------------------
+
+    def receive(self, connection: TargetConnection, frame: Frame, immediate: bool, cmd_sn: int) -> None:
+        """A PDU that carries a CmdSN: deliver it, and what it was holding up, in CmdSN order."""
+        if immediate:
+            connection.deliver(frame, cmd_sn, True)
+            return
+        ahead = (cmd_sn - self.exp_cmd_sn) & _MASK
+        if ahead == 0:
+            if before(self.max_cmd_sn, cmd_sn):
+                self.ignored_pdus += 1
+                return
+            self.exp_cmd_sn = (cmd_sn + 1) & _MASK
+            connection.deliver(frame, cmd_sn, False)
+            self._deliver_held()
+        elif ahead <= ((self.max_cmd_sn - self.exp_cmd_sn) & _MASK) < 0x80000000 and cmd_sn not in self._held:
+            self._held[cmd_sn] = (connection, frame)
+        else:
+            self.ignored_pdus += 1
+
+    def release_window(self) -> None:
+        """One numbered PDU is dealt with: the window may move on by one."""
+        self.max_cmd_sn = (self.max_cmd_sn + 1) & _MASK
+
+    def _deliver_held(self) -> None:
+        """Deliver what waited for the gap that was just closed."""
+        while self.exp_cmd_sn in self._held:
+            cmd_sn = self.exp_cmd_sn
+            entry = self._held.pop(cmd_sn)
+            self.exp_cmd_sn = (cmd_sn + 1) & _MASK
+            if entry is None:
+                self.release_window()
+            else:
+                entry[0].deliver(entry[1], cmd_sn, False)
+
+    def plug(self, cmd_sn: int) -> bool:
+        """Treat `cmd_sn` as received and dealt with (section 11.5.5); False when it does not lie in the window."""
+        if before(cmd_sn, self.exp_cmd_sn) or before(self.max_cmd_sn, cmd_sn):
+            return False
+        self._held[cmd_sn] = None
+        self._deliver_held()
+        return True
+
+    def held_commands(self) -> list[tuple[int, TargetConnection, Frame]]:
+        """Commands received ahead of a gap."""
+        return [(cmd_sn, *entry) for cmd_sn, entry in self._held.items() if entry is not None]
+
+    # -- tasks --------------------------------------------------------------------------------------------------
+
+    def scsi_command(self, connection: TargetConnection, frame: Frame, cmd_sn: int, immediate: bool) -> None:
+        """A SCSI Command PDU in its turn. Raises ProtocolError for what is to be rejected."""
+        (
+            _,
+            final,
+            read,
+            write,
+            attr,
+            _,
+            _,
+            lun_field,
+            initiator_task_tag,
+            expected_length,
+            _,
+            _,
+            cdb,
+        ) = _unpack_command(frame.header, frame.offset)
+        target = self.target
+        if target is None:
+            self._done(immediate)
+            raise ProtocolError("a SCSI command in a discovery session")
+        if initiator_task_tag in self.tasks:
+            self._done(immediate)
+            raise ProtocolError("the task tag is in use", RejectReason.TASK_IN_PROGRESS)
+        if immediate:
+            if self._immediate_tasks >= self.node.limits.queued_commands:
+                raise ProtocolError("too many immediate commands", RejectReason.TOO_MANY_IMMEDIATE_COMMANDS)
+            self._immediate_tasks += 1
+        read_length = 0
+        if frame.ahs:
+            headers = decode_ahs(bytes(frame.ahs))
+            cdb += headers.cdb_continuation
+            read_length = headers.bidirectional_read_length or 0
+        self.commands += 1
+        command = ScsiCommand(
+            self.initiator_name,
+            self.initiator_port,
+            self.portal_group_tag,
+            lun_from_bytes(lun_field),
+            cdb,
+            b"",
+            read,
+            write,
+            expected_length,
+            attr,
+            read_length,
+        )
+        task = Task(connection, initiator_task_tag, lun_field, cmd_sn, immediate, command)
+        self.tasks[initiator_task_tag] = task
+        if write or frame.data or not final:
+            data_out.start(self, task, frame.data, final)
+        else:
+            connection.ready.append(task)
+
+    def complete(self, task: Task, result: ScsiResult) -> None:
+        """The device server has answered."""
+        if task.state is TaskState.ENDED:
+            self.management.task_ended(task)
+            return
+        command = task.command
+        expected = command.expected_length
+        if command.read and not command.write:
+            total = sum([len(buffer) for buffer in result.data_in])
+            transfer = total if result.transfer_length is None else result.transfer_length
+            total = min(total, expected)
+            if total:
+                self.read_bytes += total
+                task.state = TaskState.SENDING
+                task.connection.queue_data_in(task, result, total, transfer)
+                return
+        elif command.write:
+            transfer = task.data_out_wanted if result.transfer_length is None else result.transfer_length
+            self.written_bytes += task.received
+        else:
+            transfer = expected if not expected else 0
+        task.connection.send_response(task, result, transfer)
+        self.finish(task)
+
+    def finish(self, task: Task) -> None:
+        """The task's status has been made: forget it and move the window."""
+        task.state = TaskState.ENDED
+        if self.tasks.get(task.initiator_task_tag) is task:
+            del self.tasks[task.initiator_task_tag]
+        self._release_budget(task)
+        self._done(task.immediate)
+
+    def drop_task(self, task: Task) -> None:
+        """End a task without an answer (abort, reset, connection lost). One that executes is answered to nobody."""
+        executing = task.state is TaskState.EXECUTING
+        if task.state is TaskState.ENDED:
+            return
+        self.finish(task)
+        task.transfers.clear()
+        task.connection.forget_task(task)
+        if executing:
+            self.management.still_executing.add(task)
+
+    def fail_task(self, task: Task, sense: bytes, *, status: int = 0x02) -> None:
+        """End a task with CHECK CONDITION (or `status`) that the session layer itself found."""
+        task.connection.send_response(task, ScsiResult(status, sense=sense, transfer_length=0), 0)
+        self.finish(task)
+        task.transfers.clear()
+
+    def new_transfer_tag(self) -> int:
+        """A Target Transfer Tag that is not the reserved one."""
+        self._next_transfer_tag = (self._next_transfer_tag + 1) & 0x7FFFFFFF
+        return self._next_transfer_tag
+
+    def pending_functions(self) -> list[PendingFunction]:
+        """Task management that waits for executing tasks."""
+        return self.management.pending
+
+    def _done(self, immediate: bool) -> None:
+        if immediate:
+            self._immediate_tasks -= 1 if self._immediate_tasks else 0
+        else:
+            self.release_window()
+
+    def _release_budget(self, task: Task) -> None:
+        if task.solicited:
+            self.solicited_bytes -= task.solicited
+            task.solicited = 0
+        while self.waiting_for_budget:
+            waiting = self.waiting_for_budget[0]
+            if waiting.state is TaskState.COLLECTING and not data_out.solicit(self, waiting):
+                return
+            self.waiting_for_budget.popleft()

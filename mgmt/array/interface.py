@@ -1,0 +1,130 @@
+"""A communication interface 208: its pool 100, information acquisition 210 and buffer control 215 (spec B).
+
+The pool is thread-safe: reserving, which waits for the journal, is done on control threads; the data loop
+allocates and frees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from credits.allocation import Allocation
+from credits.durable import DurablePool
+from credits.targets import RANK, Target, check_target
+from mgmt.messages import (
+    BufferReserveRequest,
+    BufferReserveResponse,
+    InterfaceInfoGetRequest,
+    InterfaceInfoGetResponse,
+    ReservationReleaseRequest,
+    ReservationReleaseResponse,
+    ReservedBufferUpdateRequest,
+    ReservedBufferUpdateResponse,
+)
+
+
+class CommunicationInterface:
+    """One interface's buffers, and the answers to the messages about them.
+
+    ``clock`` is the pool's monotonic clock in nanoseconds. Refusals are :class:`credits.errors.CreditError`.
+    """
+
+    def __init__(self, name: str, pool: DurablePool, clock: Callable[[], int]) -> None:
+        self.name = name
+        self.pool = pool
+        self._clock = clock
+
+    @property
+    def unit_bytes(self) -> int:
+        """Size of a memory buffer."""
+        return self.pool.config.unit_bytes
+
+    # -- information acquisition 210 -------------------------------------------------------------------------
+
+    def information(self, request: InterfaceInfoGetRequest) -> InterfaceInfoGetResponse:
+        """M4 (steps 806, 1203): what is available to the target, reserved for it and in use by it (GAP-6)."""
+        check_target(request.target)
+        statistics = self.pool.statistics()
+        available = max(0, statistics.free_units - self.pool.config.min_free_units)
+        reservation = self._reservation((request.target,))
+        allocated = sum(
+            row.allocated_units for row in self.pool.allocation_table() if row.target == request.target
+        )
+        return InterfaceInfoGetResponse(
+            unit_bytes=self.unit_bytes,
+            available_bytes=available * self.unit_bytes,
+            available_units=available,
+            expandable_units=statistics.expandable_units,
+            allocated_units=allocated,
+            reserved_units=reservation,
+            revision=statistics.revision,
+        )
+
+    # -- buffer control 215 ----------------------------------------------------------------------------------
+
+    def reserve(self, request: BufferReserveRequest, request_id: str) -> BufferReserveResponse:
+        """M6 (steps 811, 812; figure 7)."""
+        result = self.pool.reserve(
+            request.target,
+            request.requested_bytes,
+            request_id=request_id,
+            now_ns=self._clock(),
+            expected_revision=request.expected_revision,
+        )
+        return BufferReserveResponse(
+            target=result.target,
+            reserved_units=result.reserved_units,
+            reserved_bytes=result.reserved_bytes,
+            previous_units=result.previous_units,
+            pending_shrink_units=result.pending_shrink_units,
+            replaced=result.replaced,
+            revision=result.revision,
+            buffer_id=result.buffer_id,
+        )
+
+    def update(self, request: ReservedBufferUpdateRequest, request_id: str) -> ReservedBufferUpdateResponse:
+        """M11 (steps 1207, 1208; figure 10)."""
+        result = self.pool.update(
+            request.target,
+            request.recommended_bytes,
+            request_id=request_id,
+            now_ns=self._clock(),
+            expected_revision=request.expected_revision,
+        )
+        return ReservedBufferUpdateResponse(
+            target=result.target,
+            reserved_units=result.reserved_units,
+            reserved_bytes=result.reserved_bytes,
+            previous_units=result.previous_units,
+            pending_shrink_units=result.pending_shrink_units,
+            revision=result.revision,
+        )
+
+    def release(self, request: ReservationReleaseRequest, request_id: str) -> ReservationReleaseResponse:
+        """Give a reservation up (GAP-4)."""
+        result = self.pool.release(
+            request.target, request_id=request_id, now_ns=self._clock(), drain=request.drain
+        )
+        return ReservationReleaseResponse(
+            target=result.target,
+            released_units=result.released_units,
+            draining_units=result.draining_units,
+            revision=result.revision,
+        )
+
+    # -- what remote copy asks for ---------------------------------------------------------------------------
+
+    def allocate(self, claims: Sequence[Target], units: int, *, holder: str, at_most: bool) -> Allocation:
+        """M8 (step 814; figure 8)."""
+        return self.pool.allocate(claims, units, holder=holder, at_most=at_most)
+
+    def reserved_units(self, claims: Sequence[Target]) -> int:
+        """Units of the reservation that would serve ``claims``; 0 when there is none."""
+        return self._reservation(claims)
+
+    def _reservation(self, claims: Sequence[Target]) -> int:
+        reserved = {row.target.key: row.reserved_units for row in self.pool.reservation_table()}
+        for claim in sorted(claims, key=lambda claim: RANK[claim.kind]):
+            if units := reserved.get(claim.key, 0):
+                return units
+        return 0

@@ -1,0 +1,227 @@
+"""Remote copy over iSCSI: sessions of several connections (MC/S, RFC 7143 section 4.2.2) to the remote array's target.
+
+Each connection's bytes live in the memory buffers that were allocated for it until the remote array's TCP has
+acknowledged them. At error recovery level 0 the loss of one connection ends its session; the other sessions of
+the copy go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from credits.allocation import Allocation
+from credits.durable import DurablePool
+from credits.memory import UnitMemory
+from iscsi_target.errors import CommandFailed, ConnectionLost, IscsiError
+from iscsi_target.initiator import Initiator
+from iscsi_target.session.parameters import Parameters
+from iscsi_target.tcp import ReservedTcpConnection, connect_socket
+from mgmt.array.replication.job import Slot
+from mgmt.array.replication.transport import Buffer, LinkLost, LinkTraffic, RemoteRefused
+
+_Connect = Callable[[str, int], Awaitable[ReservedTcpConnection]]
+
+#: Writes under way beyond those whose bytes fill the reserved buffers: one is answered, one is being read.
+_AHEAD = 4
+_OUTSTANDING_LIMIT = 64
+_COMMAND_TIMEOUT_S = 120.0
+_LOGOUT_TIMEOUT_S = 2.0
+#: A peer whose TCP acknowledges nothing for so long is gone.
+_SILENCE_S = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destination:
+    """The remote logical unit, the path to it, and how it is written."""
+
+    local_address: str
+    host: str
+    port: int
+    target_iqn: str
+    lun: int
+    initiator_iqn: str
+    connections_per_session: int
+    extent_bytes: int
+    connect_timeout_s: float
+
+
+@dataclass(slots=True)
+class _Session:
+    """One iSCSI session; ``initiator`` is there once the leading connection is logged in."""
+
+    leading: asyncio.Lock = field(default_factory=asyncio.Lock)
+    closing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    initiator: Initiator | None = None
+    block_bytes: int = 0
+    capacity_bytes: int = 0
+    closed: bool = False
+
+    async def close(self) -> None:
+        """Log out where that is still possible, and drop every connection."""
+        async with self.closing:
+            if self.closed or self.initiator is None:
+                return
+            self.closed = True
+            with contextlib.suppress(TimeoutError, IscsiError):
+                async with asyncio.timeout(_LOGOUT_TIMEOUT_S):
+                    await self.initiator.logout()
+            await self.initiator.abort()
+
+
+class IscsiCopyTransport:
+    """Implements :class:`~mgmt.array.replication.transport.CopyTransport` for one copy."""
+
+    def __init__(self, destination: Destination, pool: DurablePool, memory: UnitMemory) -> None:
+        self._destination = destination
+        self._pool = pool
+        self._memory = memory
+        self._sessions: dict[int, _Session] = {}
+
+    async def connect(self, slot: Slot, allocation: Allocation) -> IscsiCopyLink:
+        """Log ``slot`` in; the first of its session is the leading connection, whichever number it has."""
+        session = self._sessions.setdefault(slot.session, _Session())
+        with _translating(self._destination), contextlib.ExitStack() as undo:
+            undo.callback(self._pool.free, allocation)
+            streams: list[ReservedTcpConnection] = []
+
+            async def open_stream(host: str, port: int) -> ReservedTcpConnection:
+                stream = await self._open_stream(host, port, allocation)
+                streams.append(stream)
+                undo.callback(stream.abort)
+                return stream
+
+            async with asyncio.timeout(self._destination.connect_timeout_s):
+                initiator = await self._log_in(session, slot.connection, open_stream)
+            undo.pop_all()
+        return IscsiCopyLink(session, initiator, slot, self._destination, streams[0], allocation, self._pool)
+
+    async def _open_stream(self, host: str, port: int, allocation: Allocation) -> ReservedTcpConnection:
+        sock = await connect_socket(
+            host,
+            port,
+            timeout_s=self._destination.connect_timeout_s,
+            source_host=self._destination.local_address,
+        )
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(_SILENCE_S * 1000))
+        return ReservedTcpConnection(sock, self._memory.slices(allocation), stall_timeout_s=_SILENCE_S)
+
+    async def _log_in(self, session: _Session, cid: int, connect: _Connect) -> Initiator:
+        async with session.leading:
+            if session.initiator is None:
+                return await self._lead(session, cid, connect)
+            initiator = session.initiator
+        await initiator.add_connection(cid, connect=connect)
+        return initiator
+
+    async def _lead(self, session: _Session, cid: int, connect: _Connect) -> Initiator:
+        destination = self._destination
+        initiator = await Initiator.login(
+            destination.host,
+            destination.port,
+            destination.target_iqn,
+            initiator_iqn=destination.initiator_iqn,
+            cid=cid,
+            parameters=Parameters(max_connections=destination.connections_per_session),
+            connect=connect,
+            timeout_s=_COMMAND_TIMEOUT_S,
+        )
+        try:
+            blocks, session.block_bytes = await initiator.read_capacity(destination.lun)
+        except BaseException:
+            await initiator.abort()
+            raise
+        session.capacity_bytes = blocks * session.block_bytes
+        session.initiator = initiator
+        return initiator
+
+
+class IscsiCopyLink:
+    """One connection of a session (:class:`~mgmt.array.replication.transport.CopyLink`)."""
+
+    def __init__(
+        self,
+        session: _Session,
+        initiator: Initiator,
+        slot: Slot,
+        destination: Destination,
+        stream: ReservedTcpConnection,
+        allocation: Allocation,
+        pool: DurablePool,
+    ) -> None:
+        self._session = session
+        self._initiator = initiator
+        self._cid = slot.connection
+        self._destination = destination
+        self._stream = stream
+        self._allocation = allocation
+        self._pool = pool
+        self._holds_units = True
+        self.outstanding_limit = min(
+            allocation.bytes // destination.extent_bytes + _AHEAD, _OUTSTANDING_LIMIT
+        )
+
+    @property
+    def capacity_bytes(self) -> int:
+        """Size of the remote logical unit, from READ CAPACITY(16)."""
+        return self._session.capacity_bytes
+
+    async def write(self, offset_bytes: int, data: Sequence[Buffer]) -> None:
+        """One WRITE(16), its data unsolicited as far as FirstBurstLength goes."""
+        block_bytes = self._session.block_bytes
+        buffer = data[0] if len(data) == 1 else b"".join(data)
+        if offset_bytes % block_bytes or len(buffer) % block_bytes:
+            raise RemoteRefused(
+                f"the remote logical unit's blocks of {block_bytes} bytes do not fit the volume"
+            )
+        with _translating(self._destination):
+            await self._initiator.write(
+                self._destination.lun,
+                offset_bytes // block_bytes,
+                buffer,
+                block_bytes=block_bytes,
+                connection=self._cid,
+            )
+
+    async def flush(self) -> None:
+        """SYNCHRONIZE CACHE(16) of the whole logical unit."""
+        with _translating(self._destination):
+            await self._initiator.synchronize_cache(self._destination.lun)
+
+    def traffic(self) -> LinkTraffic:
+        """The stream's counters; the TCP acknowledgements are those of this moment."""
+        statistics = self._stream.statistics()
+        return LinkTraffic(
+            in_flight_bytes=statistics.in_flight_bytes if self._holds_units else 0,
+            max_in_flight_bytes=statistics.max_in_flight_bytes,
+            sent_bytes=statistics.written_bytes,
+        )
+
+    async def close(self) -> None:
+        """End the session that this connection belongs to; then its units are free of bytes and go back."""
+        try:
+            await self._session.close()
+        finally:
+            self._stream.abort()
+            if self._holds_units:
+                self._holds_units = False
+                self._pool.free(self._allocation)
+
+
+@contextlib.contextmanager
+def _translating(destination: Destination) -> Iterator[None]:
+    """What iSCSI raises, in the words of remote copy."""
+    where = f"iscsi://{destination.host}:{destination.port}/{destination.target_iqn}/{destination.lun}"
+    try:
+        yield
+    except CommandFailed as error:
+        raise RemoteRefused(f"{where} refused: {error}") from None
+    except ConnectionLost as error:
+        raise LinkLost(str(error)) from None
+    except TimeoutError:
+        raise LinkLost(f"{where} does not answer") from None
+    except (IscsiError, ValueError) as error:
+        raise LinkLost(f"{where}: {error}") from None

@@ -1,0 +1,271 @@
+"""Remote copy 103: takes the start requests M7, allocates M8, and keeps the copies (steps 813 to 815)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Protocol
+
+from credits.allocation import Allocation
+from credits.errors import Code, CreditError, InvalidRequest, Refused
+from credits.targets import Target, TargetKind, by_precedence, connection, port_pair, port_pair_number
+from mgmt.array.configuration import CopyConfig
+from mgmt.array.replication.engine import Progress, RunningCopy
+from mgmt.array.replication.job import CopyJob, Slot, StartRefused
+from mgmt.array.replication.transport import CopyTransport, LinkLost, RemoteRefused
+from mgmt.array.volumes import Volumes
+from mgmt.messages import BadMessage, CopyStartRequest, CopyStartResponse, CopyStatus
+
+#: So many copies are remembered; finished ones are forgotten first come, first gone.
+COPIES_LIMIT = 64
+#: Bounds what one start request may make the array hold.
+CONNECTIONS_LIMIT = 256
+#: The predetermined number of units where nobody reserved and nobody set one (GAP-16).
+UNRESERVED_UNITS = 16
+MODE = "initial"
+
+
+class NoSuchCopy(LookupError):
+    """There is no copy of this name."""
+
+
+class CopyBuffers(Protocol):
+    """What remote copy needs of the communication interface: M8, and the size of a reservation."""
+
+    def allocate(self, claims: Sequence[Target], units: int, *, holder: str, at_most: bool) -> Allocation:
+        """Units from the most specific reservation among ``claims``, else from the free list (figure 8)."""
+        ...
+
+    def reserved_units(self, claims: Sequence[Target]) -> int:
+        """Units of the reservation that would serve ``claims``; 0 when there is none."""
+        ...
+
+    @property
+    def unit_bytes(self) -> int:
+        """Size of a unit."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CopyRecord:
+    """A copy as it was asked for, and as it runs."""
+
+    request: CopyStartRequest
+    local_port: str
+    remote_port: str
+    claims: tuple[Target, ...]
+    running: RunningCopy
+
+
+class RemoteCopy:
+    """The copies of one array. Lives on the data loop; nothing in it blocks."""
+
+    def __init__(
+        self,
+        *,
+        local_port: str,
+        buffers: CopyBuffers,
+        volumes: Volumes,
+        transport: Callable[[CopyStartRequest], CopyTransport],
+        config: CopyConfig,
+        executor: Executor,
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self._local_port = local_port
+        self._buffers = buffers
+        self._volumes = volumes
+        self._transport = transport
+        self._config = config
+        self._executor = executor
+        self._clock = clock
+        self._copies: dict[str, CopyRecord] = {}
+
+    async def start(self, request: CopyStartRequest) -> CopyStartResponse:
+        """Start one connection of one session (M7): allocate its units, connect it, hand it to its copy.
+
+        Raises :class:`BadMessage` for a request that does not fit, :class:`CreditError` where the volume is
+        unknown, the units are not to be had (with the numbers) or the remote array is not reached.
+        """
+        record = self._record(request)
+        slot = Slot(request.session, request.connection)
+        try:
+            record.running.request(slot)
+        except StartRefused as error:
+            raise BadMessage(f"copy {request.copy_id}: {error}") from None
+        try:
+            allocation = self._allocate(record, slot)
+        except CreditError as error:
+            record.running.refused(slot, str(error))
+            raise
+        response = CopyStartResponse(
+            copy_id=request.copy_id,
+            session=slot.session,
+            connection=slot.connection,
+            buffer_address=allocation.address,
+            allocated_units=allocation.units,
+            allocated_bytes=allocation.bytes,
+        )
+        try:
+            await record.running.connect(slot, allocation)
+        except (LinkLost, RemoteRefused) as error:
+            raise CreditError(Code.UNREACHABLE, f"{slot} of copy {request.copy_id}: {error}") from None
+        return response
+
+    async def stop(self, copy_id: str) -> CopyStatus:
+        """Stop a copy and wait until its units are back (GAP-4). :class:`NoSuchCopy`."""
+        record = self._get(copy_id)
+        record.running.stop()
+        await record.running.finished.wait()
+        return self._status(copy_id, record)
+
+    def status(self, copy_id: str) -> CopyStatus:
+        """How far a copy is. :class:`NoSuchCopy`."""
+        return self._status(copy_id, self._get(copy_id))
+
+    def progress(self) -> list[tuple[CopyStatus, Progress]]:
+        """Every copy that is remembered, oldest first."""
+        return [
+            (self._status(copy_id, record), record.running.progress())
+            for copy_id, record in self._copies.items()
+        ]
+
+    async def close(self) -> None:
+        """Stop everything and wait until every unit is back."""
+        for record in self._copies.values():
+            record.running.stop()
+        for record in self._copies.values():
+            await record.running.finished.wait()
+
+    def _get(self, copy_id: str) -> CopyRecord:
+        record = self._copies.get(copy_id)
+        if record is None:
+            raise NoSuchCopy(f"there is no copy {copy_id!r:.80} here")
+        return record
+
+    def _record(self, request: CopyStartRequest) -> CopyRecord:
+        """The copy that ``request`` belongs to, made by the first request that names it."""
+        record = self._copies.get(request.copy_id)
+        if record is None:
+            record = self._new_record(request)
+            self._copies[request.copy_id] = record
+        elif _essentials(record.request) != _essentials(request):
+            raise BadMessage(f"copy {request.copy_id} was started with other parameters")
+        return record
+
+    def _new_record(self, request: CopyStartRequest) -> CopyRecord:
+        _check(request)
+        volume = self._volumes.get(request.volume)
+        if volume is None:
+            raise InvalidRequest(
+                Code.INVALID_TARGET,
+                f"there is no volume {request.volume!r:.80} here; there are: {self._volumes.names()}",
+            )
+        self._forget_one()
+        local_port = request.target.local_port or self._local_port
+        remote_port = request.target.remote_port or request.remote_host
+        job = CopyJob(
+            total_bytes=volume.size_bytes,
+            extent_bytes=self._config.extent_bytes,
+            sessions=request.sessions,
+            connections_per_session=request.connections_per_session,
+            gather_deadline_ns=self._clock() + self._config.gather_ns,
+        )
+        running = RunningCopy(job, volume.store, self._transport(request), self._executor, self._clock)
+        return CopyRecord(
+            request, local_port, remote_port, _claims(request, local_port, remote_port), running
+        )
+
+    def _forget_one(self) -> None:
+        if len(self._copies) < COPIES_LIMIT:
+            return
+        over = next((copy_id for copy_id, record in self._copies.items() if record.running.state.final), None)
+        if over is None:
+            raise Refused(Code.BUSY, f"{COPIES_LIMIT} copies are running here; stop one or wait")
+        del self._copies[over]
+
+    def _allocate(self, record: CopyRecord, slot: Slot) -> Allocation:
+        """M8 (step 814): the predetermined number, capped at what is left (GAP-16).
+
+        With or without a reservation, this is the one way; what differs is the list the units come from.
+        """
+        holder = f"copy {record.request.copy_id} {slot}"
+        units = self._predetermined_units(record, slot)
+        return self._buffers.allocate(record.claims, units, holder=holder, at_most=True)
+
+    def _predetermined_units(self, record: CopyRecord, slot: Slot) -> int:
+        """The setting, or an even share of the reservation: rounded up for the first connections only.
+
+        Rounding every share up would leave the last connections of a small reservation without any.
+        """
+        if self._config.allocation_units is not None:
+            return self._config.allocation_units
+        reserved = self._buffers.reserved_units(record.claims)
+        if not reserved:
+            return UNRESERVED_UNITS
+        connections = record.request.sessions * record.request.connections_per_session
+        number = slot.session * record.request.connections_per_session + slot.connection
+        return max(1, reserved // connections + (number < reserved % connections))
+
+    def _status(self, copy_id: str, record: CopyRecord) -> CopyStatus:
+        progress = record.running.progress()
+        job = progress.job
+        return CopyStatus(
+            copy_id=copy_id,
+            local_port=record.local_port,
+            remote_port=record.remote_port,
+            volume=record.request.volume,
+            mode=MODE,
+            state=job.state.value,
+            connections=job.started if job.state.final else job.connections,
+            total_bytes=job.total_bytes,
+            copied_bytes=job.acknowledged_bytes + job.outstanding_bytes,
+            acknowledged_bytes=job.acknowledged_bytes,
+            in_flight_bytes=progress.in_flight_bytes,
+            reserved_bytes=self._buffers.reserved_units(record.claims) * self._buffers.unit_bytes,
+            seconds=progress.elapsed_ns / 1e9,
+            goodput_bps=progress.goodput_bps,
+            error=job.error,
+        )
+
+
+def _check(request: CopyStartRequest) -> None:
+    if not 1 <= len(request.copy_id) <= 128 or not request.copy_id.isprintable():
+        raise BadMessage("copy_id is a printable text of 1 to 128 characters")
+    if request.sessions < 1 or request.connections_per_session < 1:
+        raise BadMessage("a copy has at least one session of at least one connection")
+    if request.sessions * request.connections_per_session > CONNECTIONS_LIMIT:
+        raise BadMessage(f"a copy has at most {CONNECTIONS_LIMIT} connections")
+    if not 1 <= request.remote_port_number <= 65535:
+        raise BadMessage(f"remote_port_number is from 1 to 65535, not {request.remote_port_number}")
+    if not 0 <= request.remote_lun <= 16383:
+        raise BadMessage(f"remote_lun is from 0 to 16383, not {request.remote_lun}")
+
+
+def _essentials(request: CopyStartRequest) -> tuple[object, ...]:
+    """What all start requests of one copy share."""
+    return (
+        request.target,
+        request.volume,
+        request.remote_host,
+        request.remote_port_number,
+        request.remote_iqn,
+        request.remote_lun,
+        request.sessions,
+        request.connections_per_session,
+        request.buffer_id,
+    )
+
+
+def _claims(request: CopyStartRequest, local_port: str, remote_port: str) -> tuple[Target, ...]:
+    """The targets that M8 asks with: what M7 names, then the pair with its number, then the pair (GAP-24)."""
+    claims = {
+        port_pair_number(local_port, remote_port, request.remote_port_number): None,
+        port_pair(local_port, remote_port): None,
+    }
+    if request.target.kind is not TargetKind.CONNECTION or request.target.buffer_id is not None:
+        claims[request.target] = None
+    if request.buffer_id is not None:
+        claims[connection(request.buffer_id)] = None
+    return by_precedence(claims)

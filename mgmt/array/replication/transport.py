@@ -1,0 +1,77 @@
+"""What remote copy asks of the protocol below it.
+
+A transport belongs to one copy: it knows which connections make up a session. :class:`LinkLost` concerns one
+connection, others may go on; :class:`RemoteRefused` is the remote array's word on the data, which no other
+connection can mend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from credits.allocation import Allocation
+from mgmt.array.replication.job import Slot
+
+Buffer = bytes | bytearray | memoryview
+
+
+class LinkLost(Exception):
+    """A connection cannot be made or is gone; the text is one line."""
+
+
+class RemoteRefused(Exception):
+    """The remote array answered, and the answer was no; the text is one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkTraffic:
+    """What one connection has under way: bytes handed to the network and not yet acknowledged by the peer."""
+
+    in_flight_bytes: int
+    max_in_flight_bytes: int
+    sent_bytes: int
+
+
+class CopyLink(Protocol):
+    """One connection of a copy, ready to take data."""
+
+    @property
+    def capacity_bytes(self) -> int:
+        """Size of the remote logical unit."""
+        ...
+
+    @property
+    def outstanding_limit(self) -> int:
+        """How many writes are worth having under way at once."""
+        ...
+
+    async def write(self, offset_bytes: int, data: Sequence[Buffer]) -> None:
+        """Write ``data``; returns when the remote array has answered GOOD. LinkLost, RemoteRefused."""
+        ...
+
+    async def flush(self) -> None:
+        """What was written over any connection is on the remote disk when this returns. LinkLost, RemoteRefused."""
+        ...
+
+    def traffic(self) -> LinkTraffic:
+        """The connection's bytes as they stand; also after it was closed."""
+        ...
+
+    async def close(self) -> None:
+        """End the connection, politely where possible, and return its units to the list they came from.
+
+        Takes bounded time, never raises for what the peer did, and may be called twice.
+        """
+        ...
+
+
+class CopyTransport(Protocol):
+    """The connections of one copy."""
+
+    async def connect(self, slot: Slot, allocation: Allocation) -> CopyLink:
+        """Connect ``slot``; the bytes it sends live in ``allocation``, which it owns from here on, also when this
+        raises: LinkLost, RemoteRefused.
+        """
+        ...

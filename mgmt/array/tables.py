@@ -1,0 +1,75 @@
+"""The read models that the control API serves, as JSON-ready rows (shapes of design/cli.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from mgmt.array.interface import CommunicationInterface
+from mgmt.array.replication.engine import Progress
+from mgmt.messages import CopyStatus, to_plain
+
+Row = dict[str, Any]
+
+
+def pools(array: str, interface: CommunicationInterface) -> list[Row]:
+    """One row: the interface's pool, all of it in units."""
+    statistics = interface.pool.statistics()
+    return [
+        {
+            "array": array,
+            "interface": interface.name,
+            "kind": statistics.kind.value,
+            "unit_bytes": statistics.unit_bytes,
+            "total_units": statistics.total_units,
+            "free_units": statistics.free_units,
+            "reserved_idle_units": statistics.reserved_idle_units,
+            "in_use_units": statistics.in_use_units,
+            "draining_units": statistics.draining_units,
+            "expandable_units": statistics.expandable_units,
+            "revision": statistics.revision,
+        }
+    ]
+
+
+def reservations(array: str, interface: CommunicationInterface) -> list[Row]:
+    """Table 101."""
+    return [_row(array, interface, row) for row in interface.pool.reservation_table()]
+
+
+def allocations(array: str, interface: CommunicationInterface) -> list[Row]:
+    """Table 109."""
+    return [_row(array, interface, row) for row in interface.pool.allocation_table()]
+
+
+def buffer_ids(array: str, interface: CommunicationInterface) -> list[Row]:
+    """Table 1500."""
+    return [{"array": array} | to_plain(row) for row in interface.pool.buffer_id_table()]
+
+
+def copies(array: str, running: Iterable[tuple[CopyStatus, Progress]]) -> list[Row]:
+    """Remote copies; ``rpo_ns`` is null for a copy of an image, ``rpo_bytes`` is what is still missing."""
+    return [_copy(array, status, progress) for status, progress in running]
+
+
+def _copy(array: str, status: CopyStatus, progress: Progress) -> Row:
+    total = status.total_bytes
+    row: Row = to_plain(status)
+    return row | {
+        "array": array,
+        "pair": f"{status.local_port},{status.remote_port}",
+        "progress": status.acknowledged_bytes / total if total else 1.0,
+        "max_in_flight_bytes": progress.max_in_flight_bytes,
+        "rpo_ns": None,
+        "rpo_bytes": total - status.acknowledged_bytes,
+        "links": [
+            {"session": slot.session, "connection": slot.connection} | asdict(traffic)
+            for slot, traffic in progress.links
+        ],
+    }
+
+
+def _row(array: str, interface: CommunicationInterface, row: Any) -> Row:
+    plain: Row = {"array": array, "interface": interface.name, "target": None} | to_plain(row)
+    return plain

@@ -1,0 +1,216 @@
+"""One measurement of a channel, seen from the master side (sans-IO; time and the nonce are arguments).
+
+First a few echoes, for the round-trip time; then packet trains, one at a time, for the bandwidth. The first train
+is short and only tells how long the next ones have to be. The whole never takes longer than
+:attr:`MeasurementConfig.limit_ns`; what is known by then counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from mgmt.channel.dispersion import NotMeasurable, channel_bandwidth_bps, round_trip_ns
+from mgmt.channel.responder import MAX_TRAIN
+from mgmt.channel.wire import PACKET_BYTES, Kind, Packet, encode
+
+
+@dataclass(frozen=True, slots=True)
+class MeasurementConfig:
+    """How much is sent and how long it may take; lengths are IP packets, with the headers."""
+
+    ip_header_bytes: int = 28
+    """What IP and UDP add to a datagram: 28 for IPv4, 48 for IPv6."""
+    packet_bytes: int = 1500
+    """Length of the packets of a train."""
+    echoes: int = 10
+    echo_spacing_ns: int = 5_000_000
+    echo_wait_ns: int = 500_000_000
+    """How long after the last echo the answers are waited for."""
+    trains: int = 5
+    scout_packets: int = 16
+    """Length of the first train."""
+    max_packets: int = 512
+    train_span_ns: int = 40_000_000
+    """How long a train should keep the channel busy."""
+    repeat_ns: int = 100_000_000
+    """After how long an unanswered report request is sent again."""
+    limit_ns: int = 1_500_000_000
+
+    def __post_init__(self) -> None:
+        if self.packet_bytes < PACKET_BYTES + self.ip_header_bytes:
+            raise ValueError(f"a probe packet has at least {PACKET_BYTES + self.ip_header_bytes} bytes")
+        if not 1 <= self.scout_packets <= self.max_packets <= MAX_TRAIN:
+            raise ValueError(f"a packet train has at most {MAX_TRAIN} packets")
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a measurement found. ``sender_limited``: the channel carries at least this, the sender had no more."""
+
+    bandwidth_bps: int
+    rtt_ns: int
+    sender_limited: bool
+
+
+class _Phase(Enum):
+    ECHOES = "echoes"
+    TRAINS = "trains"
+    OVER = "over"
+
+
+@dataclass(slots=True)
+class _Train:
+    """One train under way: its length, when it was written, when its report is asked for again."""
+
+    packets: int
+    repeat_at_ns: int
+    offered_bps: int | None = None
+
+
+@dataclass(slots=True)
+class _Found:
+    rtts_ns: list[int] = field(default_factory=list)
+    scout_bps: list[int] = field(default_factory=list)
+    train_bps: list[int] = field(default_factory=list)
+    offered_bps: list[int] = field(default_factory=list)
+
+
+class Measurement:
+    """The core of one measurement. The shell sends :meth:`datagrams_to_send`, hands in what :meth:`receive` takes,
+    and calls :meth:`handle_timer` at :meth:`next_deadline` until :attr:`over`.
+    """
+
+    def __init__(self, nonce: int, config: MeasurementConfig, now_ns: int) -> None:
+        self._nonce = nonce
+        self._config = config
+        self._phase = _Phase.ECHOES
+        self._found = _Found()
+        self._ends_at_ns = now_ns + config.limit_ns
+        self._next_echo_at_ns = now_ns
+        self._echoes_sent = 0
+        self._echoes_back: set[int] = set()
+        self._trains_sent = 0
+        self._train: _Train | None = None
+        self._report_due = False
+
+    @property
+    def over(self) -> bool:
+        """There is nothing more to send or to wait for."""
+        return self._phase is _Phase.OVER
+
+    def datagrams_to_send(self, now_ns: int) -> list[bytes]:
+        """What has to leave now, as fast as it can."""
+        if self._phase is _Phase.ECHOES:
+            return self._echo(now_ns)
+        if self._phase is _Phase.TRAINS:
+            if self._train is None:
+                return self._start_train(now_ns)
+            if self._report_due:
+                self._report_due = False
+                return [self._report_request()]
+        return []
+
+    def burst_written(self, took_ns: int, *, blocked: bool) -> None:
+        """The train just returned by :meth:`datagrams_to_send` took this long to write.
+
+        ``blocked``: the system made the sender wait, so that the sender was not the slowest part.
+        """
+        if self._train is not None and not blocked and took_ns > 0:
+            bits = 8 * self._train.packets * self._config.packet_bytes
+            self._train.offered_bps = bits * 1_000_000_000 // took_ns
+
+    def receive(self, packet: Packet, arrival_ns: int) -> None:
+        """A packet from the responder arrived; one of another measurement or out of its time is ignored."""
+        if packet.nonce != self._nonce:
+            return
+        if packet.kind is Kind.ECHO_REPLY and self._phase is _Phase.ECHOES:
+            self._echo_back(packet, arrival_ns)
+        elif packet.kind is Kind.REPORT and self._train is not None and packet.train == self._trains_sent:
+            self._report(packet)
+
+    def next_deadline(self) -> int | None:
+        """When :meth:`handle_timer` is due; ``None`` when the measurement is over."""
+        if self._phase is _Phase.OVER:
+            return None
+        if self._phase is _Phase.ECHOES:
+            return min(self._next_echo_at_ns, self._ends_at_ns)
+        if self._train is not None:
+            return min(self._train.repeat_at_ns, self._ends_at_ns)
+        return self._ends_at_ns
+
+    def handle_timer(self, now_ns: int) -> None:
+        """The moment of :meth:`next_deadline` has come, or has passed."""
+        if now_ns >= self._ends_at_ns:
+            self._phase = _Phase.OVER
+        elif self._phase is _Phase.ECHOES and self._echoes_sent == self._config.echoes:
+            if now_ns >= self._next_echo_at_ns:
+                self._end_echoes()
+        elif self._train is not None and now_ns >= self._train.repeat_at_ns:
+            self._train.repeat_at_ns = now_ns + self._config.repeat_ns
+            self._report_due = True
+
+    def outcome(self) -> Measured:
+        """What was found. :class:`NotMeasurable`: not enough came back."""
+        found = self._found
+        rtt_ns = round_trip_ns(found.rtts_ns)
+        bandwidth_bps = channel_bandwidth_bps(found.train_bps or found.scout_bps)
+        offered = max(found.offered_bps, default=None)
+        return Measured(bandwidth_bps, rtt_ns, offered is not None and offered < bandwidth_bps * 5 // 4)
+
+    def _echo(self, now_ns: int) -> list[bytes]:
+        if self._echoes_sent >= self._config.echoes or now_ns < self._next_echo_at_ns:
+            return []
+        self._echoes_sent += 1
+        last = self._echoes_sent == self._config.echoes
+        self._next_echo_at_ns = now_ns + (self._config.echo_wait_ns if last else self._config.echo_spacing_ns)
+        return [encode(Packet(Kind.ECHO, self._nonce, sequence=self._echoes_sent, sent_ns=now_ns))]
+
+    def _echo_back(self, packet: Packet, arrival_ns: int) -> None:
+        if not 1 <= packet.sequence <= self._echoes_sent or packet.sequence in self._echoes_back:
+            return
+        self._echoes_back.add(packet.sequence)
+        self._found.rtts_ns.append(arrival_ns - packet.sent_ns - packet.hold_ns)
+        if len(self._echoes_back) == self._config.echoes:
+            self._end_echoes()
+
+    def _end_echoes(self) -> None:
+        self._phase = _Phase.TRAINS if self._found.rtts_ns else _Phase.OVER
+
+    def _start_train(self, now_ns: int) -> list[bytes]:
+        self._trains_sent += 1
+        config = self._config
+        packets = self._train_packets()
+        self._train = _Train(packets, now_ns + config.repeat_ns)
+        payload_bytes = config.packet_bytes - config.ip_header_bytes
+        burst = [
+            encode(Packet(Kind.TRAIN, self._nonce, train=self._trains_sent, sequence=number), payload_bytes)
+            for number in range(packets)
+        ]
+        return [*burst, self._report_request()]
+
+    def _train_packets(self) -> int:
+        """Enough packets to keep the channel busy for the wanted span, within bounds."""
+        config = self._config
+        known = self._found.train_bps or self._found.scout_bps
+        if not known:
+            return config.scout_packets
+        wanted = known[-1] * config.train_span_ns // (8_000_000_000 * config.packet_bytes)
+        return min(max(wanted, config.scout_packets), config.max_packets)
+
+    def _report_request(self) -> bytes:
+        return encode(Packet(Kind.REPORT_REQUEST, self._nonce, train=self._trains_sent))
+
+    def _report(self, packet: Packet) -> None:
+        train, self._train = self._train, None
+        self._report_due = False
+        if train is not None and packet.bandwidth_bps > 0:
+            scout = not self._found.scout_bps
+            (self._found.scout_bps if scout else self._found.train_bps).append(packet.bandwidth_bps)
+            if train.offered_bps is not None:
+                self._found.offered_bps.append(train.offered_bps)
+        if self._trains_sent == self._config.trains + 1:
+            self._phase = _Phase.OVER
+
+
+__all__ = ["Measured", "Measurement", "MeasurementConfig", "NotMeasurable"]

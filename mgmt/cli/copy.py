@@ -1,0 +1,147 @@
+"""``sancredit copy start|status|stop|verify``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+import click
+
+from mgmt.cli.failures import FAILED
+from mgmt.cli.options import (
+    body,
+    counts_options,
+    headers_option,
+    make_target,
+    open_station,
+    output_option,
+    station_option,
+    target_options,
+)
+from mgmt.cli.output import say, show_list, show_one
+from mgmt.http import Peer
+from mgmt.tables import percent, rate, size
+
+_START_TIMEOUT_S = 60.0
+_DIGEST_TIMEOUT_S = 660.0
+_POLL_S = 0.5
+#: States from which a copy does not move on by itself.
+FINAL_STATES = ("completed", "failed", "stopped", "refused")
+
+
+@click.command(epilog="Example: sancredit copy start --port-pair 192.0.2.1,198.51.100.1 --volume vol0 --wait")
+@target_options
+@counts_options
+@click.option("--volume", required=True, help="The volume to copy.")
+@click.option("--remote-volume", help="The volume that receives it; the same name unless told.")
+@click.option("--wait", is_flag=True, help="Wait until the copy has ended; progress on stderr.")
+@output_option
+@station_option
+def start(
+    sessions: int | None,
+    connections: int | None,
+    volume: str,
+    remote_volume: str | None,
+    wait: bool,
+    output: str,
+    station: str,
+    **named: Any,
+) -> int:
+    """Start a remote copy: one request for each connection of each session of the pair."""
+    request = body(
+        make_target(**named),
+        sessions=sessions,
+        connections_per_session=connections,
+        volume=volume,
+        remote_volume=remote_volume,
+    )
+    with open_station(station, _START_TIMEOUT_S) as peer:
+        answer = peer.post("/api/v1/copies", request)
+        up, refusals = len(answer["connections"]), answer["refusals"]
+        for refusal in refusals[:1]:
+            say(
+                f"{len(refusals)} of {up + len(refusals)} connections were refused: {refusal.get('detail')}; the copy "
+                f"runs on {up}; `sancredit copy stop {answer['copy_id']}` stops it"
+            )
+        if wait:
+            status = _wait(peer, answer["copy_id"])
+            show_one(status, output, _sentence(status))
+            return 0 if status["state"] == "completed" else FAILED
+    show_one(answer, output, f"started {answer['copy_id']}: {up} connections")
+    return FAILED if refusals else 0
+
+
+@click.command(epilog="Example: sancredit copy status")
+@click.argument("copy_id", required=False)
+@output_option
+@headers_option
+@station_option
+def status(copy_id: str | None, output: str, no_headers: bool, station: str) -> int:
+    """How far the copy COPY_ID is; without COPY_ID, all copies."""
+    with open_station(station) as peer:
+        if copy_id is None:
+            return show_list(peer, "copies", output, not no_headers)
+        found = peer.get(_path(copy_id))
+        show_one(found, output, _sentence(found))
+    return 0
+
+
+@click.command(epilog="Example: sancredit copy stop copy-0123456789ab")
+@click.argument("copy_id")
+@output_option
+@station_option
+def stop(copy_id: str, output: str, station: str) -> None:
+    """Stop the copy COPY_ID; its units return to the list they came from."""
+    with open_station(station) as peer:
+        found = peer.post(_path(copy_id) + "/stop", {})
+    show_one(found, output, _sentence(found))
+
+
+@click.command(epilog="Example: sancredit copy verify copy-0123456789ab")
+@click.argument("copy_id")
+@output_option
+@station_option
+def verify(copy_id: str, output: str, station: str) -> int:
+    """Compare the volumes of the copy COPY_ID by SHA-256, each computed by its own array from its disk."""
+    with open_station(station, _DIGEST_TIMEOUT_S) as peer:
+        found = peer.post(_path(copy_id) + "/verify", {})
+    local, remote = found["local"], found["remote"]
+    equal = bool(found["sha256_match"])
+    sentence = f"equal: SHA-256 {local['sha256']} of {local['length_bytes']} bytes on both disks"
+    if not equal:
+        sentence = (
+            f"different: SHA-256 {local['sha256']} of {local['length_bytes']} bytes here, "
+            f"{remote['sha256']} of {remote['length_bytes']} bytes there"
+        )
+    show_one(found, output, sentence)
+    return 0 if equal else FAILED
+
+
+def _path(copy_id: str) -> str:
+    return f"/api/v1/copies/{quote(copy_id, safe='')}"
+
+
+def _wait(peer: Peer, copy_id: str) -> dict[str, Any]:
+    shown = sys.stderr.isatty()
+    while True:
+        found: dict[str, Any] = peer.get(_path(copy_id))
+        if shown:
+            click.echo(f"\r{_sentence(found)}\x1b[K", err=True, nl=False)
+        if found["state"] in FINAL_STATES:
+            if shown:
+                click.echo(err=True)
+            return found
+        time.sleep(_POLL_S)
+
+
+def _sentence(found: Mapping[str, Any]) -> str:
+    total = found["total_bytes"]
+    share = percent(found["acknowledged_bytes"] / total) if total else "-"
+    sentence = (
+        f"{found['copy_id']}: {found['state']}, {share} of {size(total)}, {rate(found['goodput_bps'])}/s, "
+        f"{size(found['in_flight_bytes'])} in flight of {size(found['reserved_bytes'])} reserved"
+    )
+    return f"{sentence}: {found['error']}" if found.get("error") else sentence

@@ -1,0 +1,120 @@
+"""``sancredit recommend``: how much to reserve, with every term explained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+from credits.sizing import POLICIES, Inputs
+from mgmt import sizing
+from mgmt.cli.options import (
+    DELAY,
+    RATE,
+    SIZE,
+    body,
+    counts_options,
+    headers_option,
+    make_target,
+    open_station,
+    output_option,
+    station_option,
+    target_options,
+)
+from mgmt.cli.output import rows_of, say, show, show_one
+
+
+@click.command(
+    epilog="Example: sancredit recommend --bandwidth 100Mbit --rtt 20ms --sessions 2 --connections 3 -o json"
+)
+@target_options
+@counts_options
+@click.option("--bandwidth", type=RATE, help="Compute with this bandwidth, without a station.")
+@click.option("--rtt", type=DELAY, help="Compute with this round-trip time, without a station.")
+@click.option("--unit-size", type=SIZE, help="Unit size when computing without a station; 16KiB unless told.")
+@click.option(
+    "--policy",
+    type=click.Choice([*POLICIES, sizing.ALL]),
+    default=sizing.DOCUMENT,
+    show_default=True,
+    help="The rule; all: every rule that has its inputs, side by side.",
+)
+@click.option("--explain", is_flag=True, help="Show every term of the sum.")
+@click.option("--remeasure", is_flag=True, help="Measure the channel first, even if its values are fresh.")
+@output_option
+@headers_option
+@station_option
+def recommend(
+    sessions: int | None,
+    connections: int | None,
+    bandwidth: int | None,
+    rtt: int | None,
+    unit_size: int | None,
+    policy: str,
+    explain: bool,
+    remeasure: bool,
+    output: str,
+    no_headers: bool,
+    station: str,
+    **named: Any,
+) -> None:
+    """The recommended size for a target, from what the station has measured; or from --bandwidth and --rtt alone."""
+    if bandwidth is not None or rtt is not None or unit_size is not None:
+        if any(named.values()):
+            raise click.UsageError("give a target (the station's values) or --bandwidth and --rtt, not both")
+        if bandwidth is None or rtt is None:
+            raise click.UsageError("without a target both --bandwidth and --rtt are needed")
+        inputs = Inputs(
+            unit_bytes=unit_size or sizing.DEFAULT_UNIT_BYTES,
+            bandwidth_bps=bandwidth,
+            rtt_ns=rtt,
+            sessions=sessions or 1,
+            connections=connections or 1,
+        )
+        try:
+            rows = [sizing.row(found) for found in sizing.recommendations(policy, inputs)]
+        except ValueError as error:
+            raise click.UsageError(str(error)) from error
+    else:
+        request = body(
+            make_target(**named),
+            sessions=sessions,
+            connections_per_session=connections,
+            policy=policy,
+            remeasure=remeasure,
+        )
+        with open_station(station, 120) as peer:
+            rows = rows_of(peer.post("/api/v1/recommend", request))
+    if output in ("table", "wide") or policy == sizing.ALL:
+        show(rows, "recommend", output, headers=not no_headers)
+    else:
+        show_one(rows[0], output, "")
+    if explain and output in ("table", "wide"):
+        _explain(rows, output, headers=not no_headers)
+    _warn(rows)
+
+
+def _explain(rows: Sequence[Mapping[str, Any]], output: str, *, headers: bool) -> None:
+    for row in rows:
+        click.echo(f"\n{row['policy']}:")
+        meanings = row.get("explanations") or {}
+        terms = [
+            {"term": name, "value": value, "meaning": meanings.get(name)}
+            for name, value in (row.get("terms") or {}).items()
+        ]
+        show(terms, "terms", output, headers=headers)
+
+
+def _warn(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Step 906: the warning does not stop anything."""
+    for row in rows:
+        if row.get("short_units"):
+            say(
+                f"buffer shortage: {row['policy']} recommends {row['units']} units, {row['reserved_units']} are "
+                f"reserved and {row['available_units']} available (short by {row['short_units']}; "
+                f"{row['expandable_units']} more could be split from pages)"
+            )
+        if row.get("stale"):
+            say("the measured values are stale: the last measurement failed or is too long ago")
+            return

@@ -1,0 +1,115 @@
+"""``sancredit reserve``, ``update`` and ``release``."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from credits.targets import Target, TargetKind
+from mgmt.cli.options import (
+    AutoSize,
+    body,
+    counts_options,
+    make_target,
+    open_station,
+    output_option,
+    station_option,
+    target_options,
+)
+from mgmt.cli.output import say, show_one
+from mgmt.tables import size as size_text
+
+#: A measurement comes before an automatic size.
+_TIMEOUT_S = 120.0
+
+
+@click.command(epilog="Example: sancredit reserve --port-pair 192.0.2.1,198.51.100.1 --size auto")
+@target_options
+@click.option(
+    "--size", type=AutoSize(), default="auto", show_default=True, help="auto: the recommended size; or bytes."
+)
+@counts_options
+@output_option
+@station_option
+def reserve(
+    size: int | None,
+    sessions: int | None,
+    connections: int | None,
+    output: str,
+    station: str,
+    **named: Any,
+) -> None:
+    """Reserve buffers for a target. A second reservation for the same target replaces the first."""
+    target = make_target(**named)
+    if target.kind is TargetKind.CONNECTION and target.buffer_id is not None:
+        raise click.UsageError(
+            "a reservation for a connection is given a new ID: use --connection, or update"
+        )
+    request = body(
+        target,
+        size_bytes=size,
+        sessions=sessions,
+        connections_per_session=connections,
+        request_id=uuid.uuid4().hex,
+    )
+    with open_station(station, _TIMEOUT_S) as peer:
+        answer = peer.post("/api/v1/reserve", request)
+    show_one(answer, output, _changed("reserved", target, answer))
+    _warn(answer)
+
+
+@click.command(epilog="Example: sancredit update --port-pair 192.0.2.1,198.51.100.1 --size 2MiB")
+@target_options
+@click.option(
+    "--size", type=AutoSize(), default="auto", show_default=True, help="auto: the recommended size; or bytes."
+)
+@click.option("--if-revision", type=int, help="Only if nothing has changed since this revision.")
+@output_option
+@station_option
+def update(size: int | None, if_revision: int | None, output: str, station: str, **named: Any) -> None:
+    """Bring the reservation of a target to another size: grow from the free list, shrink back to it."""
+    target = make_target(**named)
+    request = body(target, size_bytes=size, expected_revision=if_revision, request_id=uuid.uuid4().hex)
+    with open_station(station, _TIMEOUT_S) as peer:
+        answer = peer.post("/api/v1/update", request)
+    show_one(answer, output, _changed("now reserved", target, answer))
+    _warn(answer)
+
+
+@click.command(epilog="Example: sancredit release --port-pair 192.0.2.1,198.51.100.1")
+@target_options
+@click.option("--drain", is_flag=True, help="Also while units are in use: they return as they become free.")
+@output_option
+@station_option
+def release(drain: bool, output: str, station: str, **named: Any) -> None:
+    """Give the reservation of a target up; its idle units return to the free list."""
+    target = make_target(**named)
+    with open_station(station) as peer:
+        answer = peer.post("/api/v1/release", body(target, drain=drain, request_id=uuid.uuid4().hex))
+    sentence = f"released {answer['released_units']} units of {target} on array {answer['array']}"
+    if answer["draining_units"]:
+        sentence += f"; {answer['draining_units']} more follow as they become free"
+    show_one(answer, output, sentence)
+
+
+def _changed(verb: str, target: Target, answer: Mapping[str, Any]) -> str:
+    who = (
+        f"buffer ID {answer['buffer_id']} ({target})" if answer.get("buffer_id") is not None else str(target)
+    )
+    sentence = (
+        f"{verb} {size_text(answer['reserved_bytes'])} ({answer['reserved_units']} units) for {who} "
+        f"on array {answer['array']}"
+    )
+    if answer["previous_units"]:
+        sentence += f"; before: {answer['previous_units']} units"
+    if answer["pending_shrink_units"]:
+        sentence += f"; {answer['pending_shrink_units']} units in use return as they become free"
+    return sentence
+
+
+def _warn(answer: Mapping[str, Any]) -> None:
+    if (answer.get("advice") or {}).get("stale"):
+        say("the size comes from stale values: the last measurement failed or is too long ago")

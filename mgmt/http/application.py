@@ -1,0 +1,126 @@
+"""Parts of a server's application: the guard, the message endpoint, the exception handlers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from credits.errors import Code, CreditError
+from mgmt.http.address import Address
+from mgmt.http.problems import PROBLEM_TYPE, PeerRefused, PeerUnreachable, ProblemError, make_problem, problem
+from mgmt.messages import LIMIT_BYTES, BadMessage, Envelope, Message, decode, encode
+
+#: How long a server waits for the rest of a request's body.
+BODY_TIMEOUT_S = 10.0
+
+
+class Guard:
+    """ASGI middleware: bodies of at most ``limit_bytes``, JSON only, and no request meant for another host.
+
+    The Host and Content-Type checks keep a web page in a browser on the same machine from driving a server
+    on loopback (DNS rebinding, cross-site forms).
+    """
+
+    def __init__(self, app: ASGIApp, *, limit_bytes: int = LIMIT_BYTES) -> None:
+        self._app = app
+        self._limit_bytes = limit_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        if refusal := _unwelcome(scope["method"], headers):
+            await _send_problem(refusal, scope, receive, send)
+            return
+        length = headers.get(b"content-length", b"0")
+        if not length.isdigit() or int(length) > self._limit_bytes:
+            await _send_problem(self._too_long(), scope, receive, send)
+            return
+        body = bytearray()
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                more = True
+                while more:
+                    event = await receive()
+                    if event["type"] == "http.disconnect":
+                        return
+                    body += event.get("body", b"")
+                    more = event.get("more_body", False)
+                    if len(body) > self._limit_bytes:
+                        await _send_problem(self._too_long(), scope, receive, send)
+                        return
+        except TimeoutError:
+            late = make_problem("TIMEOUT", "the request's body did not arrive", status=408, title="Too slow")
+            await _send_problem(late, scope, receive, send)
+            return
+        events = iter([{"type": "http.request", "body": bytes(body), "more_body": False}])
+
+        async def replay() -> Any:
+            # After the body an application that listens for the client's leaving hears the real connection.
+            return next(events, None) or await receive()
+
+        await self._app(scope, replay, send)
+
+    def _too_long(self) -> dict[str, Any]:
+        detail = f"a request has at most {self._limit_bytes} bytes"
+        return make_problem(Code.BAD_MESSAGE, detail, status=413, title="Too long")
+
+
+def _unwelcome(method: str, headers: dict[bytes, bytes]) -> dict[str, Any] | None:
+    host = headers.get(b"host", b"localhost").decode("latin-1")
+    name = host[: host.index("]") + 1].strip("[]") if host.startswith("[") else host.partition(":")[0]
+    if not Address("http", host=name).is_loopback:
+        detail = f"{host!r} is not a name of this server"
+        return make_problem("MISDIRECTED", detail, status=421, title="Wrong host")
+    if method == "POST":
+        media_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        if media_type != b"application/json":
+            detail = "send the request with Content-Type: application/json"
+            return make_problem(Code.BAD_MESSAGE, detail, status=415, title="Not JSON")
+    return None
+
+
+async def _send_problem(body: dict[str, Any], scope: Scope, receive: Receive, send: Send) -> None:
+    response = JSONResponse(body, status_code=int(body["status"]), media_type=PROBLEM_TYPE)
+    await response(scope, receive, send)
+
+
+def problem_response(_request: Request, error: Exception) -> Response:
+    """Exception handler of an application: the problem that :func:`problem` makes of ``error``."""
+    if isinstance(error, HTTPException):
+        status = error.status_code
+        code = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}.get(status, "HTTP")
+        body = make_problem(code, error.detail, status=status, title=error.detail)
+    else:
+        status, body = problem(error)
+    return JSONResponse(body, status_code=status, media_type=PROBLEM_TYPE)
+
+
+def exception_handlers() -> dict[Any, Any]:
+    """For ``FastAPI(exception_handlers=…)`` and ``Starlette(exception_handlers=…)``."""
+    kinds = (CreditError, BadMessage, PeerRefused, PeerUnreachable, ProblemError, HTTPException)
+    return dict.fromkeys(kinds, problem_response)
+
+
+def message_endpoint(handle: Callable[[Envelope], Message]) -> Callable[[Request], Any]:
+    """The endpoint of ``POST /messages``.
+
+    ``handle`` is called on a worker thread with the decoded envelope; what it returns is the answer, and what it
+    raises becomes a problem (install :func:`exception_handlers`). Use:
+    ``Starlette(routes=[Route("/messages", message_endpoint(handle), methods=["POST"])], …)``.
+    """
+
+    async def endpoint(request: Request) -> Response:
+        envelope = decode(await request.body())
+        answer = await run_in_threadpool(handle, envelope)
+        return Response(encode(Envelope(envelope.request_id, answer)), media_type="application/json")
+
+    return endpoint

@@ -1,0 +1,146 @@
+"""The client side: messages and JSON resources of one server."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+import uuid
+from contextlib import suppress
+from typing import Any
+
+import httpx
+
+from mgmt.http.address import Address, parse_address
+from mgmt.http.problems import PeerRefused, PeerUnreachable, make_problem
+from mgmt.messages import BadMessage, Envelope, Message, decode, encode
+
+#: The longest answer a client reads.
+ANSWER_LIMIT_BYTES = 8 * 1024 * 1024
+
+
+class Peer:
+    """A client of one server: messages, and plain JSON resources. Thread-safe; close it, or use ``with``.
+
+    ``timeout_s`` bounds each whole exchange. :meth:`send` repeats a message whose connection broke, at most
+    ``retries`` times and under the same ``request_id``, by which the receiver knows it again (GAP-5); it does not
+    repeat one whose time was up.
+
+    ``name`` ("the station", "array M") goes before the address in error texts.
+
+    Every method raises :class:`PeerRefused` and :class:`PeerUnreachable`.
+    """
+
+    def __init__(
+        self, address: str | Address, timeout_s: float = 5.0, *, retries: int = 2, name: str = ""
+    ) -> None:
+        self.address = parse_address(address) if isinstance(address, str) else address
+        self.who = f"{name} at {self.address}" if name else str(self.address)
+        self._timeout_s = timeout_s
+        self._retries = retries
+        unix = self.address.scheme == "unix"
+        self._client = httpx.Client(
+            transport=httpx.HTTPTransport(uds=self.address.path if unix else None),
+            base_url="http://localhost" if unix else str(self.address),
+            timeout=httpx.Timeout(timeout_s),
+            trust_env=False,
+        )
+
+    def __enter__(self) -> Peer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        self._client.close()
+
+    def send(
+        self, message: Message, request_id: str | None = None, *, timeout_s: float | None = None
+    ) -> Message:
+        """POST ``message`` to ``/messages``; the answer. ``timeout_s``: for this message instead of the usual."""
+        envelope = Envelope(request_id or uuid.uuid4().hex, message)
+        body = encode(envelope)
+        attempt = 0
+        while True:
+            try:
+                data = self._exchange("POST", "/messages", body, timeout_s)
+                break
+            except PeerUnreachable as error:
+                attempt += 1
+                if error.timed_out or attempt > self._retries:
+                    raise
+                time.sleep(0.05 * 2**attempt)
+        try:
+            return decode(data).message
+        except BadMessage as error:
+            raise PeerUnreachable(self.who, f"its answer is no message of ours: {error}") from error
+
+    def get(self, path: str) -> Any:
+        """GET ``path``; the JSON value."""
+        return self._value(self._exchange("GET", path, None))
+
+    def post(self, path: str, value: Any) -> Any:
+        """POST a JSON value to ``path``; the JSON value of the answer. Not repeated."""
+        return self._value(self._exchange("POST", path, json.dumps(value).encode()))
+
+    def _value(self, data: bytes) -> Any:
+        try:
+            return json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise PeerUnreachable(self.who, "its answer is not JSON") from error
+
+    def _exchange(self, method: str, path: str, body: bytes | None, timeout_s: float | None = None) -> bytes:
+        limit_s = timeout_s or self._timeout_s
+        late = PeerUnreachable(self.who, f"no whole answer in {limit_s:g} s", timed_out=True)
+        deadline = time.monotonic() + limit_s
+        if self.address.scheme == "unix":
+            self._knock()
+        headers = {"content-type": "application/json"} if body is not None else {}
+        data = bytearray()
+        try:
+            with self._client.stream(
+                method, path, content=body, headers=headers, timeout=limit_s
+            ) as response:
+                for chunk in response.iter_bytes():
+                    data += chunk
+                    if len(data) > ANSWER_LIMIT_BYTES:
+                        raise PeerUnreachable(self.who, "its answer is too long")
+                    if time.monotonic() > deadline:
+                        raise late
+        except httpx.TimeoutException as error:
+            raise late from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise PeerUnreachable(self.who, _cause(error)) from error
+        if response.is_success:
+            return bytes(data)
+        raise _refusal(response.status_code, bytes(data))
+
+    def _knock(self) -> None:
+        """Whether somebody listens on the Unix socket; httpcore leaves a socket open when nobody does."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as knock:
+            knock.settimeout(self._timeout_s)
+            try:
+                knock.connect(self.address.path)
+            except OSError as error:
+                raise PeerUnreachable(self.who, _cause(error)) from error
+
+
+def _cause(error: Exception) -> str:
+    """The operating system's words for a connection error where there are any."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.strerror:
+            return seen.strerror.lower()
+        seen = seen.__cause__ or seen.__context__
+    return str(error) or type(error).__name__
+
+
+def _refusal(status: int, data: bytes) -> PeerRefused:
+    body: Any = None
+    with suppress(ValueError, RecursionError):
+        body = json.loads(data)
+    if not isinstance(body, dict) or not isinstance(body.get("code"), str):
+        body = make_problem("HTTP", f"the answer is HTTP status {status}", status=status, title="Not done")
+    return PeerRefused(body["code"], str(body.get("title", "")), str(body.get("detail", "")), body)

@@ -1,0 +1,180 @@
+"""Remote copies: starting (steps 813-814), status, stopping, and the proof that both disks are equal."""
+
+from __future__ import annotations
+
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from credits.errors import Code, InvalidRequest
+from credits.targets import Target
+from mgmt.http import PeerRefused, PeerUnreachable, ProblemError
+from mgmt.messages import (
+    CopyStartRequest,
+    CopyStartResponse,
+    CopyStatus,
+    CopyStatusRequest,
+    CopyStopRequest,
+    VolumeDigest,
+    VolumeDigestRequest,
+)
+from mgmt.station.channels import counts, pair_of, register
+from mgmt.station.context import Station
+from mgmt.station.reservations import with_pair
+from mgmt.station.store import CopyRecord
+
+#: Connections of one copy: sessions x connections per session. Each is one M7 under way.
+CONNECTION_LIMIT = 256
+#: An M7 is answered when its connection has logged in and its units are allocated.
+START_TIMEOUT_S = 30.0
+#: Both disks are read whole.
+DIGEST_TIMEOUT_S = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """A copy after its M7 requests: one answer for each connection that came up, one refusal for each that did not."""
+
+    copy_id: str
+    connections: tuple[CopyStartResponse, ...]
+    refusals: tuple[PeerRefused | PeerUnreachable, ...]
+
+
+def start(
+    station: Station,
+    target: Target,
+    volume: str,
+    *,
+    remote_volume: str | None = None,
+    sessions: int | None = None,
+    connections_per_session: int | None = None,
+    copy_id: str | None = None,
+) -> Started:
+    """Step 813: M7 for every connection of every session, all at once; step 814 is the array's.
+
+    ``target`` names the port pair (with port number or buffer ID where the reservation has one). The remote end is the
+    iSCSI target at the remote port; the remote volume has the name of the local one unless ``remote_volume`` says
+    another. Raises the first refusal when no connection came up; some refused and some up is an answer (GAP-9).
+    """
+    target = with_pair(station, target)
+    local_port, _ = pair_of(target)
+    channel = register(station, target, sessions=sessions, connections_per_session=connections_per_session)
+    sessions, connections_per_session = _counts(channel, target, sessions, connections_per_session)
+    local = station.arrays.with_port(local_port)
+    remote = station.arrays.with_port(channel.remote_port)
+    local.volume(volume)
+    far = remote.volume(remote_volume or volume)
+    record = CopyRecord(
+        copy_id=copy_id or f"copy-{uuid.uuid4().hex[:12]}",
+        array=local.array,
+        remote_array=remote.array,
+        volume=volume,
+        remote_volume=str(far["name"]),
+        local_port=local_port,
+        remote_port=channel.remote_port,
+        started_at=station.utc_now().isoformat(timespec="milliseconds"),
+    )
+    if record.copy_id in station.store.copies():
+        raise InvalidRequest(Code.BUSY, f"there is a copy {record.copy_id} already")
+    station.store.put_copy(record)
+    requests = [
+        CopyStartRequest(
+            copy_id=record.copy_id,
+            target=target,
+            volume=volume,
+            remote_host=str(remote.port.get("address")),
+            remote_port_number=int(remote.port.get("iscsi_port") or 0),
+            remote_iqn=str(remote.port.get("iqn")),
+            remote_lun=int(far.get("lun") or 0),
+            sessions=sessions,
+            connections_per_session=connections_per_session,
+            session=session,
+            connection=connection,
+            buffer_id=target.buffer_id,
+        )
+        for session in range(sessions)
+        for connection in range(connections_per_session)
+    ]
+
+    def send(request: CopyStartRequest) -> Any:
+        key = f"{request.copy_id}/{request.session}/{request.connection}"
+        try:
+            return local.peer.send(request, key, timeout_s=START_TIMEOUT_S)
+        except (PeerRefused, PeerUnreachable) as error:
+            return error
+
+    # Threads of their own: all M7 of a copy must be under way together, whatever else the station does.
+    with ThreadPoolExecutor(len(requests), thread_name_prefix=record.copy_id) as pool:
+        answers = list(pool.map(send, requests))
+    up = tuple(answer for answer in answers if isinstance(answer, CopyStartResponse))
+    refusals = tuple(answer for answer in answers if isinstance(answer, PeerRefused | PeerUnreachable))
+    if refusals and not up:
+        raise refusals[0]
+    return Started(copy_id=record.copy_id, connections=up, refusals=refusals)
+
+
+def _counts(channel: Any, target: Target, sessions: int | None, connections: int | None) -> tuple[int, int]:
+    """The counts asked for, else those of table 108; a shared buffer ID may be given more than one connection."""
+    registered = counts(channel, target)
+    wanted = (sessions or registered[0], connections or registered[1])
+    if wanted[0] * wanted[1] > CONNECTION_LIMIT:
+        raise InvalidRequest(
+            Code.INVALID_SIZE,
+            f"a copy has at most {CONNECTION_LIMIT} connections, not {wanted[0] * wanted[1]}",
+        )
+    return wanted
+
+
+def record_of(station: Station, copy_id: str) -> CopyRecord:
+    """The copy ``copy_id``. Raises :class:`ProblemError`."""
+    record = station.store.copies().get(copy_id)
+    if record is None:
+        raise ProblemError(
+            "NOT_FOUND",
+            f"this station has started no copy {copy_id!r}: see `sancredit get copies`",
+            status=404,
+            title="No such copy",
+        )
+    return record
+
+
+def status(station: Station, copy_id: str) -> CopyStatus:
+    """How far the copy is, from its array."""
+    return _status(station, record_of(station, copy_id), CopyStatusRequest(copy_id=copy_id))
+
+
+def stop(station: Station, copy_id: str) -> CopyStatus:
+    """Stop the copy; its units return to the reservation (GAP-4)."""
+    return _status(station, record_of(station, copy_id), CopyStopRequest(copy_id=copy_id))
+
+
+def _status(station: Station, record: CopyRecord, request: CopyStatusRequest | CopyStopRequest) -> CopyStatus:
+    peer = station.arrays[record.array]
+    answer = peer.send(request)
+    if not isinstance(answer, CopyStatus):
+        raise PeerUnreachable(peer.who, "its answer is no copy status")
+    return answer
+
+
+def verify(station: Station, copy_id: str) -> tuple[VolumeDigest, VolumeDigest]:
+    """SHA-256 of the volume on the local and on the remote array's disk, computed there."""
+    record = record_of(station, copy_id)
+    sides = ((record.array, record.volume), (record.remote_array, record.remote_volume))
+    answers = station.arrays.concurrently(
+        [
+            partial(
+                station.arrays[array].send, VolumeDigestRequest(volume=volume), timeout_s=DIGEST_TIMEOUT_S
+            )
+            for array, volume in sides
+        ]
+    )
+    digests = []
+    for (array, _), answer in zip(sides, answers, strict=True):
+        if isinstance(answer, PeerRefused | PeerUnreachable):
+            raise answer
+        if not isinstance(answer, VolumeDigest):
+            raise PeerUnreachable(station.arrays[array].who, "its answer is no digest")
+        digests.append(answer)
+    return digests[0], digests[1]

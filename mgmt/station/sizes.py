@@ -1,0 +1,172 @@
+"""Available size (steps 805-807) and recommended size (808, figure 6)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from credits.errors import Code, InvalidRequest
+from credits.sizing import Inputs, Recommendation, bandwidth_delay_bytes
+from credits.targets import Target
+from mgmt import sizing
+from mgmt.http import PeerRefused, PeerUnreachable, ProblemError
+from mgmt.messages import InterfaceInfoGetRequest, InterfaceInfoGetResponse, to_plain
+from mgmt.station.arrays import Gathered, Site
+from mgmt.station.channels import counts, is_stale, measure, register
+from mgmt.station.context import Station
+from mgmt.station.store import Channel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advice:
+    """What screen 701 shows: the recommended size beside what is available, all sizes in units and bytes."""
+
+    target: Target
+    recommendations: tuple[Recommendation, ...]
+    interface: InterfaceInfoGetResponse
+    channel: Channel
+    stale: bool
+
+    @property
+    def recommendation(self) -> Recommendation:
+        """The recommendation of the policy that was named, or of the first of all."""
+        return self.recommendations[0]
+
+    def short_units(self, recommendation: Recommendation) -> int:
+        """Units by which the growth that is wanted exceeds what is free; 0 when there is enough (INC-3, INC-4)."""
+        wanted = recommendation.units - self.interface.reserved_units
+        return max(0, wanted - self.interface.available_units)
+
+
+def available(site: Site, target: Target) -> InterfaceInfoGetResponse:
+    """Steps 805-807: M3 to the array; its M4."""
+    answer = site.peer.send(InterfaceInfoGetRequest(target=target))
+    if not isinstance(answer, InterfaceInfoGetResponse) or answer.unit_bytes <= 0:
+        raise PeerUnreachable(site.peer.who, "its answer is no interface information")
+    return answer
+
+
+def advise(
+    station: Station,
+    target: Target,
+    *,
+    sessions: int | None = None,
+    connections_per_session: int | None = None,
+    remeasure: bool = False,
+    policy: str = sizing.DOCUMENT,
+) -> Advice:
+    """Steps 801-808: register, measure where needed, ask what is available, compute.
+
+    A measurement is made unless the row's values are fresh, or always with ``remeasure``; when it fails, values younger
+    than the limit serve, marked stale (GAP-11).
+    """
+    channel = register(station, target, sessions=sessions, connections_per_session=connections_per_session)
+    site = station.arrays.with_port(channel.local_port)
+    channel = _fresh(station, channel, remeasure)
+    interface = available(site, target)
+    sessions_used, connections_used = counts(channel, target)
+    inputs = Inputs(
+        unit_bytes=interface.unit_bytes,
+        bandwidth_bps=channel.bandwidth_bps,
+        rtt_ns=channel.rtt_ns,
+        sessions=sessions_used,
+        connections=connections_used,
+    )
+    try:
+        recommendations = sizing.recommendations(policy, inputs)
+    except ValueError as error:
+        raise InvalidRequest(Code.INVALID_SIZE, str(error)) from error
+    return Advice(
+        target=target,
+        recommendations=tuple(recommendations),
+        interface=interface,
+        channel=channel,
+        stale=is_stale(station, channel),
+    )
+
+
+def _fresh(station: Station, channel: Channel, remeasure: bool) -> Channel:
+    """The row with values that may be used. Never computes with nothing (GAP-11)."""
+    age_s = channel.age_s(station.utc_now())
+    usable = age_s is not None and age_s <= station.stale_after_s
+    fresh = age_s is not None and age_s <= station.fresh_s and not channel.failed
+    if fresh and not remeasure:
+        return channel
+    try:
+        rows = measure(station, channel.local_port, channel.remote_port)
+    except (PeerRefused, PeerUnreachable, ProblemError) as error:
+        if usable:
+            return station.store.channel(*pair_of_row(channel)) or channel
+        what = "has not been measured" if age_s is None else "was last measured too long ago"
+        raise ProblemError(
+            "NOT_MEASURED",
+            f"the channel {channel.local_port},{channel.remote_port} {what}, and cannot be now: {error}",
+            status=409,
+            title="No usable channel information",
+        ) from error
+    return next(row for row in rows if row.remote_port_number == channel.remote_port_number)
+
+
+def pair_of_row(channel: Channel) -> tuple[str, str, int | None]:
+    """The key of a row of table 108."""
+    return channel.local_port, channel.remote_port, channel.remote_port_number
+
+
+def rows(advice: Advice) -> list[dict[str, Any]]:
+    """The JSON objects of ``recommend`` with a target, one for each policy."""
+    interface = advice.interface
+    return [
+        sizing.row(recommendation)
+        | {
+            "target": to_plain(advice.target),
+            "available_units": interface.available_units,
+            "available_bytes": interface.available_bytes,
+            "expandable_units": interface.expandable_units,
+            "reserved_units": interface.reserved_units,
+            "allocated_units": interface.allocated_units,
+            "short_units": advice.short_units(recommendation),
+            "measured_at": advice.channel.measured_at,
+            "stale": advice.stale,
+        }
+        for recommendation in advice.recommendations
+    ]
+
+
+def pairs(station: Station) -> Gathered:
+    """One row for each registered pair: where it is, what is recommended, what is reserved."""
+    reservations = station.arrays.gather("/v1/reservations")
+    arrays = {row["address"]: row for row in station.arrays.ports().rows if "address" in row}
+    rows = []
+    for channel in station.store.channels():
+        local, remote = arrays.get(channel.local_port, {}), arrays.get(channel.remote_port, {})
+        found = [held for held in reservations.rows if _belongs(held.get("target"), channel)]
+        rows.append(
+            {
+                "local_port": channel.local_port,
+                "remote_port": channel.remote_port,
+                "remote_port_number": channel.remote_port_number,
+                "array": local.get("array"),
+                "remote_array": remote.get("array"),
+                "sessions": channel.sessions,
+                "connections_per_session": channel.connections_per_session,
+                "recommended_bytes": _recommended_bytes(channel),
+                "reserved_bytes": sum(int(held.get("reserved_bytes") or 0) for held in found),
+                "stale": is_stale(station, channel),
+            }
+        )
+    return Gathered(rows, reservations.down)
+
+
+def _belongs(plain: Any, channel: Channel) -> bool:
+    """Whether a row of table 101 is for the pair of a row of table 108 (and its port number, where it has one)."""
+    if not isinstance(plain, dict):
+        return False
+    key = (plain.get("local_port"), plain.get("remote_port"), plain.get("remote_port_number"))
+    return key == pair_of_row(channel)
+
+
+def _recommended_bytes(channel: Channel) -> int | None:
+    if channel.bandwidth_bps is None or channel.rtt_ns is None:
+        return None
+    times = channel.sessions * channel.connections_per_session
+    return bandwidth_delay_bytes(channel.bandwidth_bps, channel.rtt_ns, times)

@@ -1,0 +1,172 @@
+"""The main job, as a user runs it: real processes, real TCP, a real channel, and nothing left behind."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+MARK = "SANCREDIT_TEST_DEMO"
+
+
+def start(tmp_path: Path, *flags: str, **keywords: Any) -> subprocess.Popen[str]:
+    """``sancredit demo`` with its temporary files under ``tmp_path`` and its processes marked."""
+    room = tmp_path / "tmp"
+    room.mkdir(exist_ok=True)
+    environment = os.environ | {"TMPDIR": str(room), MARK: str(tmp_path)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "mgmt.cli", "demo", *flags],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **keywords,
+    )
+
+
+def marked(tmp_path: Path) -> dict[int, str]:
+    """The processes that carry our mark, by pid, with their command lines."""
+    found = {}
+    needle = f"{MARK}={tmp_path}".encode()
+    for path in Path("/proc").iterdir():
+        if path.name.isdigit():
+            try:
+                if needle in (path / "environ").read_bytes():
+                    found[int(path.name)] = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue  # it has ended, or is not ours
+    return found
+
+
+def assert_nothing_is_left(tmp_path: Path) -> None:
+    deadline = time.monotonic() + 10
+    while marked(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert marked(tmp_path) == {}
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def wait_for(tmp_path: Path, words: str, timeout_s: float = 60) -> int:
+    """The pid of the marked process whose command line has these words."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        for pid, command in marked(tmp_path).items():
+            if words in command:
+                return pid
+        time.sleep(0.05)
+    raise AssertionError(f"no process {words!r} within {timeout_s} s: {marked(tmp_path)}")
+
+
+def in_flight_by_tshark(capture: Path, destination: str) -> int:
+    """Sum over the streams to ``destination`` of tshark's largest bytes in flight."""
+    fields = ["-T", "fields", "-e", "tcp.stream", "-e", "tcp.analysis.bytes_in_flight"]
+    listed = subprocess.run(
+        ["tshark", "-r", str(capture), "-Y", f"ip.dst == {destination} && tcp.len > 0", *fields],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    largest: dict[str, int] = defaultdict(int)
+    for line in listed.stdout.splitlines():
+        stream, _, in_flight = line.partition("\t")
+        largest[stream] = max(largest[stream], int(in_flight or 0))
+    return sum(largest.values())
+
+
+def test_the_storm_starves_the_copy_without_a_reservation_and_not_with_it(tmp_path: Path) -> None:
+    image = tmp_path / "image.bin"
+    image.write_bytes(os.urandom(1 << 20) * 12 + b"odd end")
+    report = tmp_path / "report"
+    demo = start(tmp_path, "--image", str(image), "--report", str(report), "-o", "json")
+    stdout, stderr = demo.communicate(timeout=200)
+    assert demo.returncode == 0, stderr
+    verdict = json.loads(stdout)
+
+    if verdict["channel"]["kind"] == "loopback":
+        pytest.skip(f"no channel on this machine, so nothing was limited: {verdict['channel']['note']}")
+    assert verdict["conservation_ok"]
+    assert verdict["reserved"]["sha256_match"]
+    baseline = verdict["baseline"]
+    assert baseline["refused"] or baseline["channel_utilisation"] < 0.3
+    assert verdict["reserved"]["channel_utilisation"] > 2 * baseline["channel_utilisation"]
+    # The document's formula over what the devices measured, in whole units (GAP-1, GAP-2).
+    channel = verdict["channel"]
+    bits_ns = channel["measured_bandwidth_bps"] * channel["measured_rtt_ns"] * 6
+    assert verdict["recommended_bytes"] == -(-bits_ns // 8_000_000_000)
+    assert 0 <= verdict["reserved_bytes"] - verdict["recommended_bytes"] < 16384
+    assert abs(channel["measured_rtt_ns"] - 20_000_000) < 5_000_000
+    assert abs(channel["measured_bandwidth_bps"] - 100_000_000) < 10_000_000
+
+    assert json.loads((report / "demo.json").read_text()) == verdict
+    assert (report / "demo.png").stat().st_size > 10_000
+    if shutil.which("tshark"):
+        seen = in_flight_by_tshark(report / "copy.pcapng", "10.99.0.2")
+        assert 0 < seen <= verdict["reserved_bytes"] + 6 * 1448
+    assert "809-812" in stderr
+    assert hashlib.sha256(image.read_bytes()).digest()  # the user's file is still there
+    assert image.stat().st_size == 12 * (1 << 20) + 7
+    assert_nothing_is_left(tmp_path)
+
+
+def test_ending_the_demo_in_the_middle_leaves_nothing_behind(tmp_path: Path) -> None:
+    demo = start(tmp_path, "--size", "32MiB")
+    wait_for(tmp_path, "tools.demo.storm")
+    demo.send_signal(signal.SIGTERM)
+    demo.communicate(timeout=60)
+    assert demo.returncode not in (0, None)
+    assert_nothing_is_left(tmp_path)
+
+
+def test_a_killed_array_ends_the_demo_with_one_clear_line(tmp_path: Path) -> None:
+    demo = start(tmp_path, "--size", "32MiB")
+    wait_for(tmp_path, "tools.demo.storm")
+    os.kill(wait_for(tmp_path, "--name remote"), signal.SIGKILL)
+    _, stderr = demo.communicate(timeout=120)
+    assert demo.returncode == 1
+    last = stderr.strip().splitlines()[-1]
+    assert last.startswith("sancredit: ")
+    assert "Traceback" not in stderr
+    assert_nothing_is_left(tmp_path)
+
+
+def test_on_plain_loopback_the_demo_says_so_and_still_proves_what_it_can(tmp_path: Path) -> None:
+    demo = start(tmp_path, "--channel", "loopback", "--size", "4MiB", "-o", "json")
+    stdout, stderr = demo.communicate(timeout=120)
+    assert demo.returncode == 0, stderr
+    verdict = json.loads(stdout)
+    assert "loopback" in verdict["channel"]["note"]
+    assert verdict["conservation_ok"]
+    assert verdict["reserved"]["sha256_match"]
+    assert_nothing_is_left(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "code"),
+    [
+        (["--image", "missing.img"], 2),
+        (["--image", "."], 2),
+        (["--bandwidth", "fast"], 2),
+        (["--rtt", "-1ms"], 2),
+        (["--sessions", "0"], 2),
+        (["--report", "/proc/nowhere"], 2),
+        (["--transport", "pigeon"], 2),
+    ],
+)
+def test_bad_input_gets_one_line_and_the_right_exit_code(tmp_path: Path, flags: list[str], code: int) -> None:
+    demo = start(tmp_path, *flags, cwd=tmp_path)
+    _, stderr = demo.communicate(timeout=60)
+    assert demo.returncode == code
+    assert len(stderr.strip().splitlines()) == 1, stderr
+    assert_nothing_is_left(tmp_path)

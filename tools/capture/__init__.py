@@ -1,0 +1,1 @@
+"""Packet captures: reading and writing the files, capturing on an interface, bytes in flight."""
