@@ -197,7 +197,13 @@ def _show(verdict: Any, output: str) -> None:
         click.echo(f"\n{LAYOUTS[name].title}\n{draw(name, verdict.reserved.tables[name], style='simple')}")
     words = {True: "yes", False: "NO", None: "not measured"}
     rows = [(words[claim.holds], claim.name, claim.figures) for claim in verdict.claims()]
+    short = any(claim.holds is False and not claim.required for claim in verdict.claims())
     click.echo(f"\nVerdict\n{tabulate(rows, headers=('holds', 'claim', 'figures'), tablefmt='simple')}")
+    if short:
+        click.echo(
+            "\nLess than the bar can come from a busy machine, from slow start on a short copy, or from a single "
+            "connection\nthat has exactly bandwidth x delay. Compare: sancredit recommend --policy all --explain"
+        )
 
 
 def _write_report(report: Path, verdict: Any, directory: Path, say: Any) -> None:

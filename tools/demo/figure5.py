@@ -25,7 +25,8 @@ _PATIENCE_S = 3.0
 """How long a start that is refused altogether is asked for again."""
 _RETRY_S = 0.25
 _BASELINE_S = 8.0
-"""How long a copy that got some buffers without a reservation is watched."""
+"""How long a copy that came up only in part, and starves, is watched."""
+_STARVING_SHARE = 0.30
 _STALL_S = 60.0
 """A copy that acknowledges nothing for so long is given up."""
 _POLL_S = 0.1
@@ -111,7 +112,7 @@ class Figure5:
         self._say.step(
             "808",
             f"recommended: bandwidth x delay x sessions x connections = {advice['bytes']:,} bytes, "
-            f"{advice['units']} units of {size(advice['unit_bytes'])}",
+            f"{units(advice['units'])} of {size(advice['unit_bytes'])}",
         )
         return dict(advice) | {"channel": channel}
 
@@ -120,7 +121,7 @@ class Figure5:
         answer = self._stage.station.post("/api/v1/reserve", {"target": self._target})
         self._say.step(
             "809-812",
-            f"reserved: {answer['reserved_units']} units, {size(answer['reserved_bytes'])}, on the journal",
+            f"reserved: {units(answer['reserved_units'])}, {size(answer['reserved_bytes'])}, on the journal",
         )
         return dict(answer)
 
@@ -203,7 +204,7 @@ class Figure5:
                 return None, str(refused)
 
     def _follow(self, copy_id: str, total_bytes: int, *, whole: bool) -> tuple[dict[str, Any], float, Any]:
-        """Watch the copy to its end; one that only partly came up is watched for a while, then stopped."""
+        """Watch the copy to its end; one that came up only in part and starves is stopped after a while."""
         station = self._stage.station
         started_at = moved_at = time.monotonic()
         acknowledged = 0
@@ -219,7 +220,9 @@ class Figure5:
                     tables = self._tables()
                 if status["state"] in _ENDED:
                     break
-                if (not whole and now - started_at > _BASELINE_S) or now - moved_at > _STALL_S:
+                starving = status["goodput_bps"] < _STARVING_SHARE * self._settings.payload_limit_bps
+                given_up = not whole and starving and now - started_at > _BASELINE_S
+                if given_up or now - moved_at > _STALL_S:
                     status = dict(station.post(f"/api/v1/copies/{copy_id}/stop", {}))
                     break
                 self._stage.cast.check()
@@ -242,10 +245,15 @@ class Figure5:
         return {name: self._stage.station.get(f"/api/v1/{name}")["items"] for name in names}
 
 
+def units(count: int) -> str:
+    """A number of units in words."""
+    return "1 unit" if count == 1 else f"{count} units"
+
+
 def size(value_bytes: int) -> str:
     """A size for people: exact where that is short, else in MiB."""
     exact = format_size(value_bytes)
     return exact if len(exact) <= 9 else f"{value_bytes / (1 << 20):.2f} MiB"
 
 
-__all__ = ["CopyFailed", "Figure5", "Outcome", "ProcessFailed", "size"]
+__all__ = ["CopyFailed", "Figure5", "Outcome", "ProcessFailed", "size", "units"]

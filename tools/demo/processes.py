@@ -68,7 +68,11 @@ class Cast:
             )
         process = Process(name, popen, log, [])
         self._processes.append(process)
-        process.ready = _read_lines(process, ready_lines, timeout_s)
+        try:
+            process.ready = _read_lines(process, ready_lines, timeout_s)
+        except ProcessFailed:
+            self.stop(process)
+            raise
         return process
 
     def check(self) -> None:

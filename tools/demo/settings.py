@@ -7,6 +7,7 @@ from pathlib import Path
 
 UNIT_BYTES = 16 * 1024
 _MIB = 1 << 20
+_START_UP_ROUND_TRIPS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +44,17 @@ class Settings:
 
     @property
     def default_image_bytes(self) -> int:
-        """What was asked for, else 64 MiB, or less on a channel that would take more than six seconds for it."""
+        """What was asked for, else 64 MiB, or less on a channel that takes long for it (slow start included)."""
         if self.image_bytes is not None:
             return self.image_bytes
-        six_seconds = self.bandwidth_bps * 6 // 8
-        return max(4 * _MIB, min(64 * _MIB, six_seconds // _MIB * _MIB))
+        worthwhile_ns = 6_000_000_000 + _START_UP_ROUND_TRIPS * self.rtt_ns
+        worthwhile = self.bandwidth_bps * worthwhile_ns // 8_000_000_000
+        return max(4 * _MIB, min(64 * _MIB, worthwhile // _MIB * _MIB))
+
+    @property
+    def storm_hosts(self) -> int:
+        """How many hosts storm: each holds up to about a MiB of Data-In, together they want twice the pool."""
+        return max(8, min(256, 2 * self.pool_units * UNIT_BYTES // _MIB))
 
     @property
     def storm_rate_bps(self) -> int:

@@ -150,7 +150,7 @@ class Stage:
         portal = self.portals["master"]
         arguments = ["tools.demo.storm", "--portal", f"{portal['address']}:{portal['iscsi_port']}"]
         arguments += ["--iqn", str(portal["iqn"]), "--rate", str(self._settings.storm_rate_bps)]
-        arguments += ["--source", self.host_address]
+        arguments += ["--source", self.host_address, "--hosts", str(self._settings.storm_hosts)]
         return self.cast.start("host storm", self._spawn_in("remote"), arguments)
 
     def wait_until_starved(self, timeout_s: float = 20.0) -> int:

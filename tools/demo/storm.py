@@ -88,7 +88,7 @@ async def storm(
 @click.option("--portal", required=True, metavar="HOST:PORT")
 @click.option("--iqn", required=True)
 @click.option("--source", default="", metavar="IP", help="Address that the hosts connect from.")
-@click.option("--hosts", type=click.IntRange(1, 64), default=8, show_default=True)
+@click.option("--hosts", type=click.IntRange(1, 256), default=8, show_default=True)
 @click.option(
     "--rate", type=int, default=1_000_000, show_default=True, help="Bits per second, of all hosts together."
 )
