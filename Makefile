@@ -15,7 +15,8 @@ PYTEST := $(BIN)/pytest
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 DEMO_PACKAGES := e2fsprogs
-TEST_PACKAGES := $(DEMO_PACKAGES) gcc libc6-dev iproute2 libiscsi-bin qemu-utils qemu-block-extra tshark
+TEST_PACKAGES := $(DEMO_PACKAGES) gcc libc6-dev iproute2 libiscsi-bin qemu-utils qemu-block-extra tshark \
+	user-mode-linux
 INSTALL_INPUTS := setup.cfg pyproject.toml setup.py constraints.txt $(shell find fcsim iscsi_target -name '*_kernel.p*')
 
 .PHONY: demo test check format bench soak docs clean fast-tests slow-tests

@@ -153,7 +153,6 @@ CHECKS = (
     Check("python", "everything", _python),
     Check("compiled kernels", "speed of the hot paths", _kernels),
     Check("station libraries", "arrays, station, demo", _module("fastapi", "station")),
-    Check("channel library", "netem channel", _module("pyroute2", "channel")),
     Check("plot library", "demo --report", _module("matplotlib", "plot")),
     Check("network namespaces", "the demo's two sites", _namespaces),
     Check("TUN device", "the demo's channel, where there is no netem", _tun),

@@ -167,10 +167,10 @@ def test_tshark_and_scapy_read_what_we_write(tmp_path):
 
 
 def captures() -> list[Path]:
-    directory = os.environ.get("SANCREDIT_CAPTURES")
-    if not directory:
+    directory = Path(os.environ.get("SANCREDIT_CAPTURES", "/nonexistent"))
+    if not directory.is_dir():
         return []
-    return sorted(path for path in Path(directory).iterdir() if path.suffix in (".pcap", ".cap", ".pcapng"))
+    return sorted(path for path in directory.iterdir() if path.suffix in (".pcap", ".cap", ".pcapng"))
 
 
 @pytest.mark.skipif(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,14 +32,26 @@ import fcntl, socket, struct, sys, time
 address, port, limit, total = sys.argv[1], *map(int, sys.argv[2:])
 with socket.create_connection((address, port)) as connection:
     sent = 0
-    while sent < total:
+    queued = 0
+    while sent < total or queued:
         (queued,) = struct.unpack("i", fcntl.ioctl(connection, 0x5411, bytes(4)))  # SIOCOUTQ
-        if queued < limit:
+        if sent < total and queued < limit:
             connection.sendall(bytes(min(limit - queued, total - sent)))
             sent += min(limit - queued, total - sent)
         else:
             time.sleep(0.001)
 """
+
+
+@contextlib.contextmanager
+def running(channel: Channel, site: str, argv: list[str], **more) -> Iterator[subprocess.Popen]:
+    """A program inside a site; killed at the end, so that a failing test does not wait for it."""
+    child = channel.popen(site, argv, **more)
+    with child:
+        try:
+            yield child
+        finally:
+            child.kill()
 
 
 @pytest.fixture
@@ -53,12 +67,12 @@ def channel():
 def captured_transfer(channel: Channel, path: Path, sender: list[str], interface: str, site: str) -> dict:
     """Run a sender in the master site against a receiver at ``site``, capture, and return the sniffer's last words."""
     address = channel.remote_address if site == "remote" else "127.0.0.1"
-    with channel.popen("master", sniff_command(interface, path), **PIPE) as sniffer:
+    with running(channel, "master", sniff_command(interface, path), **PIPE) as sniffer:
         assert sniffer.stdout.readline() == f"capturing {interface} to {path}\n"
-        with channel.popen(site, [*BULK, "receive", address, "0"], **PIPE) as receiver:
+        with running(channel, site, [*BULK, "receive", address, "0"], **PIPE) as receiver:
             port = receiver.stdout.readline().split()[1]
             words = [word.format(address=address, port=port) for word in sender]
-            with channel.popen("master", words) as sending:
+            with running(channel, "master", words) as sending:
                 assert sending.wait(30) == 0
             assert receiver.wait(30) == 0
         sniffer.send_signal(signal.SIGTERM)
@@ -100,7 +114,9 @@ def test_loopback_is_captured_once_per_packet(channel, tmp_path):
     packets = list(read_file(path))
     assert {packet.link_type for packet in packets} == {LINKTYPE_ETHERNET}
     (flow,) = analyse(packets).flows
-    assert (flow.payload_bytes, flow.retransmitted_bytes) == (2_000_000, 0)
+    assert flow.payload_bytes == 2_000_000
+    # Seen twice, all would count as sent again. TCP itself may probe with its last segment when the receiver is slow.
+    assert flow.retransmitted_bytes < 200_000
 
 
 def test_what_cannot_be_captured_is_said_in_one_line(channel, tmp_path):
@@ -108,8 +124,8 @@ def test_what_cannot_be_captured_is_said_in_one_line(channel, tmp_path):
         ("wan9", tmp_path / "x.pcapng", "No such device"),
         ("lo", tmp_path / "missing" / "x.pcapng", "No such file"),
     ):
-        with channel.popen(
-            "master", sniff_command(interface, path), stderr=subprocess.PIPE, text=True
+        with running(
+            channel, "master", sniff_command(interface, path), stderr=subprocess.PIPE, text=True
         ) as child:
             _, error = child.communicate(timeout=30)
         assert child.returncode == 1

@@ -7,11 +7,13 @@ import json
 import os
 import select
 import signal
+import socket
 import stat
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,17 @@ def open_or_skip(kind: str = "tun", **wanted) -> Channel:
         pytest.skip(f"no {kind} channel on this machine: {unavailable.reason}; to fix it: {unavailable.fix}")
 
 
+@contextlib.contextmanager
+def running(channel: Channel, site: str, argv: list[str], **more) -> Iterator[subprocess.Popen]:
+    """A program inside a site; killed at the end, so that a failing test does not wait for it."""
+    child = channel.popen(site, argv, **more)
+    with child:
+        try:
+            yield child
+        finally:
+            child.kill()
+
+
 @pytest.fixture(params=["tun", "netem"])
 def emulated(request, tmp_path):
     """An emulated channel of 100 Mbit/s and 20 ms, by either means."""
@@ -47,18 +60,19 @@ def transfer(channel: Channel, seconds: float) -> tuple[dict, dict]:
     """A bulk transfer from the master site to the remote one: what receiver and sender say."""
     bulk = [sys.executable, "-m", "tools.wan.bulk"]
     pipe = {"stdout": subprocess.PIPE, "text": True}
-    receiver = channel.popen("remote", [*bulk, "receive", channel.remote_address, "0"], **pipe)
-    with receiver:
+    with running(channel, "remote", [*bulk, "receive", channel.remote_address, "0"], **pipe) as receiver:
         port = receiver.stdout.readline().split()[1]
         address = [channel.remote_address, port]
-        with channel.popen("master", [*bulk, "send", *address, "--seconds", str(seconds)], **pipe) as sender:
+        with running(
+            channel, "master", [*bulk, "send", *address, "--seconds", str(seconds)], **pipe
+        ) as sender:
             sent, _ = sender.communicate(timeout=30)
         received, _ = receiver.communicate(timeout=30)
     return json.loads(received), json.loads(sent)
 
 
 def output_inside(channel: Channel, site: str, argv: list[str]) -> str:
-    with channel.popen(site, argv, stdout=subprocess.PIPE, text=True) as child:
+    with running(channel, site, argv, stdout=subprocess.PIPE, text=True) as child:
         output, _ = child.communicate(timeout=30)
         assert child.returncode == 0
     return output
@@ -89,19 +103,39 @@ def test_rate_and_delay_change_while_it_runs(emulated):
     assert (status["bandwidth_bps"], status["rtt_ns"]) == (20 * MBIT, 50 * MS)
     received, sent = transfer(emulated, seconds=1.5)
     assert sent["min_rtt_ns"] >= 50 * MS
-    assert received["steady_bps"] <= 1.02 * emulated.payload_limit_bps()
+    assert received["steady_bps"] <= 1.1 * emulated.payload_limit_bps()
     assert received["steady_bps"] >= 0.5 * emulated.payload_limit_bps()
 
 
 def test_a_running_transfer_follows_a_change_of_rate():
+    """Counted at the channel's end: TCP hands out what it holds back after a loss faster than it arrives."""
+    samples: list[tuple[int, int]] = []
+
+    def sample() -> int:
+        delivered = channel.status()["directions"]["master_to_remote"]["delivered_bytes"]
+        samples.append((time.monotonic_ns(), delivered))
+        return delivered
+
+    def slow_down() -> None:
+        deadline = time.monotonic() + 20
+        while sample() < 1_000_000 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        channel.set(bandwidth_bps=10 * MBIT)
+        time.sleep(0.1)  # what was travelling arrives as fast as it left
+        samples.clear()
+        sample()
+        time.sleep(0.4)
+        sample()
+
     with open_or_skip() as channel:
-        change = threading.Timer(0.7, channel.set, kwargs={"bandwidth_bps": 10 * MBIT})
+        change = threading.Thread(target=slow_down)
         change.start()
-        received, _sent = transfer(channel, seconds=1.5)
+        received, sent = transfer(channel, seconds=1.0)
         change.join()
-        # The first second was at 100 Mbit/s; all that is measured of the second half is at 10, or nearly all.
-        assert received["goodput_bps"] > 1.5 * channel.payload_limit_bps()
-        assert received["steady_bps"] < 2 * channel.payload_limit_bps()
+        assert received["bytes"] == sent["bytes"]
+    (start_ns, start), (end_ns, end) = samples
+    allowed = 10 * MBIT // 8 * (end_ns - start_ns) // 10**9
+    assert 0.5 * allowed < end - start < allowed + 2 * 65_536  # super-packets arrive as a whole
 
 
 def test_the_control_socket_is_private_answers_and_goes_with_the_channel(tmp_path):
@@ -126,6 +160,41 @@ def test_a_control_socket_that_is_taken_is_refused_and_left_alone(tmp_path):
         assert request(tmp_path / "channel.sock", {"op": "status"}) == first.status() | {
             "cpu_ns": pytest.approx(first.status()["cpu_ns"], rel=10)
         }
+
+
+def test_whatever_comes_to_the_control_socket_the_channel_goes_on(tmp_path):
+    path = str(tmp_path / "channel.sock")
+    with open_or_skip(directory=tmp_path) as channel, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(20)]
+        for client in clients:
+            client.settimeout(10)
+            client.connect(path)
+        for client in clients[8:]:  # more than it serves are turned away
+            assert client.recv(1) == b""
+        first, second, third = clients[:3]
+        first.sendall(b'\n\xff\xfe\n{"op": "sta')
+        second.sendall(b"x" * 5000)
+        third.sendall(b'{"op": "status"}\n' * 3)
+        assert b"not JSON" in first.recv(1000)
+        assert second.recv(1000) == b""  # a line without end
+        answers = b""
+        while answers.count(b"\n") < 3:
+            answers += third.recv(100_000)
+        first.sendall(b'tus"}\n')
+        assert channel.status()["kind"] == "tun"
+
+
+def test_an_interface_that_is_deleted_inside_stops_the_traffic_only():
+    delete = (
+        "import socket; from tools.wan.rtnetlink import *\n"
+        "with Netlink() as netlink: netlink.request(RTM_DELLINK, link_only(socket.if_nametoindex('wan0')))"
+    )
+    with open_or_skip() as channel:
+        output_inside(channel, "remote", [sys.executable, "-c", delete])
+        busy = channel.status()["cpu_ns"]
+        time.sleep(0.3)
+        assert channel.status()["cpu_ns"] - busy < 0.15 * 10**9  # it does not spin
+        assert output_inside(channel, "master", ["echo", "still here"]) == "still here\n"
 
 
 def test_a_directory_with_a_long_name_is_no_obstacle(tmp_path):
@@ -155,8 +224,8 @@ def test_a_site_sees_its_addresses_and_nothing_of_the_machine():
 def test_a_program_inside_is_an_ordinary_child():
     with open_or_skip() as channel:
         code = "import os, signal, sys; print(os.getpid(), signal.getsignal(signal.SIGINT).__name__); sys.exit(7)"
-        with channel.popen(
-            "remote", [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
+        with running(
+            channel, "remote", [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
         ) as child:
             output, _ = child.communicate(timeout=30)
         assert output.split() == [str(child.pid), "default_int_handler"]
@@ -177,19 +246,19 @@ def test_channel_and_child_outlive_the_threads_that_started_them():
 
     def started() -> subprocess.Popen:
         child = found[0].popen("master", SLEEPER, stdout=subprocess.PIPE)
-        assert child.stdout.readline() == b"up\n"  # by now it has asked to die with its parent
+        child.stdout.readline()  # by now it has asked to die with its parent
         return child
 
     open_or_skip().close()
     run(open_or_skip)
     with found[0] as channel:
         run(started)
-        child = found[1]
-        with child:
-            with pytest.raises(subprocess.TimeoutExpired):
-                child.wait(0.3)
-            assert channel.status()["kind"] == "tun"
+        with found[1] as child:
+            time.sleep(0.3)
+            alive = child.poll() is None
             child.kill()
+        assert alive
+        assert channel.status()["kind"] == "tun"
 
 
 @pytest.mark.parametrize(
@@ -245,7 +314,8 @@ def test_a_dead_holder_is_reported():
             channel.set(rtt_ns=5)
 
 
-def test_close_ends_what_ignores_sigterm_and_what_a_child_has_forked(monkeypatch):
+@pytest.mark.parametrize("holder_is_killed", [False, True])
+def test_close_ends_what_ignores_sigterm_and_what_a_child_has_forked(monkeypatch, holder_is_killed):
     monkeypatch.setattr(channel_module, "TERM_GRACE_S", 0.2)
     stubborn = (
         "import os, signal, time\n"
@@ -256,10 +326,12 @@ def test_close_ends_what_ignores_sigterm_and_what_a_child_has_forked(monkeypatch
         "time.sleep(600)\n"
     )
     with open_or_skip() as channel:
-        child = channel.popen("remote", [sys.executable, "-c", stubborn], stdout=subprocess.PIPE, text=True)
-        with child:
+        inside = [sys.executable, "-c", stubborn]
+        with running(channel, "remote", inside, stdout=subprocess.PIPE, text=True) as child:
             grandchild = os.pidfd_open(int(child.stdout.readline()))
             try:
+                if holder_is_killed:
+                    channel._holding.process.kill()
                 channel.close()
                 assert child.returncode == -signal.SIGKILL
                 assert is_gone(grandchild, within_s=5)
@@ -267,11 +339,22 @@ def test_close_ends_what_ignores_sigterm_and_what_a_child_has_forked(monkeypatch
                 os.close(grandchild)
 
 
+def test_sigterm_ends_the_holder_in_order(tmp_path):
+    with open_or_skip(directory=tmp_path) as channel:
+        holder = channel._holding.process
+        with running(channel, "remote", SLEEPER, stdout=subprocess.PIPE) as child:
+            child.stdout.readline()
+            holder.terminate()
+            assert child.wait(10) == -signal.SIGKILL
+        assert holder.wait(10) == 0
+        assert list(tmp_path.iterdir()) == []
+
+
 def test_an_exception_leaves_nothing_behind(tmp_path):
     with (
         contextlib.suppress(ZeroDivisionError),
         open_or_skip(directory=tmp_path) as channel,
-        channel.popen("master", SLEEPER, stdout=subprocess.PIPE) as child,
+        running(channel, "master", SLEEPER, stdout=subprocess.PIPE) as child,
     ):
         child.stdout.readline()
         holder = channel._holding.process

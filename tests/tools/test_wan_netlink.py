@@ -39,7 +39,7 @@ def decoded(message_class, payload: bytes):
 
 
 def test_pyroute2_reads_our_netem():
-    pytest.importorskip("pyroute2", reason="pyroute2 is missing; to fix it: pip install 'sancredit[channel]'")
+    pytest.importorskip("pyroute2", reason="pyroute2 is missing; to fix it: pip install 'sancredit[test]'")
     from pyroute2.netlink.rtnl.tcmsg import tcmsg
 
     options = NetemOptions(
@@ -67,7 +67,7 @@ def test_netem_gets_rates_and_delays_that_need_64_bits():
 
 
 def test_pyroute2_reads_our_links_and_addresses():
-    pytest.importorskip("pyroute2", reason="pyroute2 is missing; to fix it: pip install 'sancredit[channel]'")
+    pytest.importorskip("pyroute2", reason="pyroute2 is missing; to fix it: pip install 'sancredit[test]'")
     from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
     from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 

@@ -127,7 +127,7 @@ def test_a_user_without_rights_gets_the_same_channel_and_may_capture_it(public_d
     assert told["uid"] == (os.geteuid() or NOBODY)
     assert told["received"]["bytes"] == told["sent"]["bytes"]
     assert told["sent"]["min_rtt_ns"] >= 20_000_000
-    assert 0.5 * told["limit_bps"] < told["received"]["steady_bps"] < 1.02 * told["limit_bps"]
+    assert 0.5 * told["limit_bps"] < told["received"]["steady_bps"] < 1.1 * told["limit_bps"]
     assert told["sniffed"]["packets"] > 100
     assert told["sniffed"]["dropped"] == 0
     assert [entry.name for entry in state.iterdir()] == ["captured.pcapng"]

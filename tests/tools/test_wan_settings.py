@@ -109,7 +109,7 @@ def test_an_answer_without_end_is_cut_off():
         sent = 0
         while sent <= ANSWER_LIMIT_BYTES:
             sent += theirs.send(b"x" * 65_536)
-        with pytest.raises(ChannelFailed):
+        with pytest.raises(ChannelFailed, match="without end"):
             read_line(ours)
 
 

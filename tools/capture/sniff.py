@@ -8,6 +8,7 @@ To be run inside a site of a channel::
     sniffer.terminate()                    # the file is complete once the process has ended
     print(sniffer.communicate()[0])        # {"packets": 12345, "dropped": 0}
 
+Stop it a round-trip time after the last byte was acknowledged, or the file ends before that acknowledgement.
 Only the first bytes of each packet are kept (headers; 128 by default). What the capture itself lost is counted, in
 the last line and in the file.
 """

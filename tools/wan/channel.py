@@ -32,7 +32,7 @@ from tools.wan.control import ANSWER_LIMIT_BYTES, encode, read_line, status_of
 from tools.wan.errors import BadSetting, ChannelFailed, ChannelUnavailable
 from tools.wan.interfaces import INTERFACE
 from tools.wan.settings import ChannelSettings
-from tools.wan.sites import SITES
+from tools.wan.sites import SITES, kill_all_inside
 
 CONTROL_SOCKET = "channel.sock"
 START_TIMEOUT_S = 30.0
@@ -80,9 +80,11 @@ class _Holding:
     def end(self) -> None:
         self.hang_up()
         self.lifeline.close()
+        _end_process(self.process, time.monotonic() + START_TIMEOUT_S)
+        if self.process.returncode:  # it was killed, and so could not end what runs inside
+            kill_all_inside(self.descriptors[: len(SITES)])
         for descriptor in self.descriptors:
             os.close(descriptor)
-        _end_process(self.process, time.monotonic() + START_TIMEOUT_S)
 
 
 def _popen(argv: Sequence[str], arguments: Mapping[str, Any]) -> subprocess.Popen[Any]:

@@ -76,9 +76,11 @@ def read_line(connection: socket.socket) -> dict[str, Any]:
             raise ChannelFailed("the channel's process does not answer") from None
         except OSError as error:
             raise ChannelFailed(f"the channel's process is gone: {error.strerror}") from None
-        if not chunk or len(data) > ANSWER_LIMIT_BYTES:
+        if not chunk:
             raise ChannelFailed("the channel's process is gone")
         data += chunk
+        if len(data) > ANSWER_LIMIT_BYTES:
+            raise ChannelFailed("the channel's process answers without end")
     answer = json.loads(data)
     if not isinstance(answer, dict):
         raise ChannelFailed("the channel's process answered nonsense")

@@ -50,10 +50,10 @@ class TunEmulator:
     def attach(self, loop: Loop) -> None:
         """Have the loop read both interfaces."""
         for tun, link in zip(self._tuns, self._links, strict=True):
-            loop.watch(tun, self._reader(tun, link))
+            loop.watch(tun, self._reader(tun, link, loop))
 
     @staticmethod
-    def _reader(tun: int, link: Link) -> Callable[[], None]:
+    def _reader(tun: int, link: Link, loop: Loop) -> Callable[[], None]:
         read, receive, clock = os.read, link.receive, time.monotonic_ns
 
         def take() -> None:
@@ -61,6 +61,11 @@ class TunEmulator:
                 try:
                     packet = read(tun, PACKET_LIMIT_BYTES)
                 except BlockingIOError:
+                    return
+                except (
+                    OSError
+                ):  # somebody inside has deleted the interface: nothing comes from there any more
+                    loop.forget(tun)
                     return
                 segments, size_bytes = wire_size(packet)
                 receive(packet, size_bytes, segments, clock())

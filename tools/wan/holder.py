@@ -25,11 +25,11 @@ from tools.wan.errors import BadSetting, ChannelUnavailable
 from tools.wan.interfaces import set_sysctls
 from tools.wan.loop import Loop
 from tools.wan.settings import ChannelSettings
-from tools.wan.sites import SITES, Namespaces, kill_inside, make_namespaces
+from tools.wan.sites import SITES, Namespaces, kill_all_inside, make_namespaces
 
 CLIENT_LIMIT = 8
 FIRST_LINE_LIMIT_BYTES = 64 * 1024
-_SWEEP_ROUNDS = 50
+_BACKLOG = 64  # a Unix socket turns a client away at once when its queue is full
 
 
 def choose_backend(namespaces: Namespaces, settings: ChannelSettings) -> tuple[str, str, Backend]:
@@ -91,12 +91,7 @@ class Holder:
         finally:
             if self._listener is not None and self._control_path is not None:
                 self._control_path.unlink(missing_ok=True)
-            inside = (self._namespaces.master_fd, self._namespaces.remote_fd)
-            # A process may fork between two looks, so look until nothing is left.
-            for _ in range(_SWEEP_ROUNDS):
-                if kill_inside(inside) == 0:
-                    break
-                time.sleep(0.01)
+            kill_all_inside([self._namespaces.master_fd, self._namespaces.remote_fd])
 
     def _listen(self, path: Path) -> socket.socket:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -104,7 +99,7 @@ class Holder:
         before = os.umask(0o177)
         try:
             listener.bind(name)
-            listener.listen(CLIENT_LIMIT)
+            listener.listen(_BACKLOG)
         except OSError as error:
             raise BadSetting(f"cannot make the control socket {path}: {error.strerror}") from None
         finally:

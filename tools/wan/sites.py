@@ -11,7 +11,8 @@ import ctypes
 import errno
 import os
 import signal
-from collections.abc import Iterable
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from tools.wan.errors import ChannelUnavailable
 from tools.wan.interfaces import bring_up, disable_ipv6
 
 SITES = ("master", "remote")
+
+_SWEEP_ROUNDS = 100
+_SWEEP_PAUSE_S = 0.01
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _USER_NAMESPACE_FIX = (
@@ -86,7 +90,15 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def kill_inside(namespaces: Iterable[int]) -> int:
+def kill_all_inside(namespaces: Sequence[int]) -> None:
+    """Kill until nothing runs inside any more: a process may fork between two looks. Bounded in time (about 1 s)."""
+    for _ in range(_SWEEP_ROUNDS):
+        if kill_inside(namespaces) == 0:
+            return
+        time.sleep(_SWEEP_PAUSE_S)
+
+
+def kill_inside(namespaces: Sequence[int]) -> int:
     """Kill every process whose network namespace is one of these (not this process); how many were killed.
 
     They are reached through pidfds, and looked at again after the pidfd is open, so that a recycled number is safe.
