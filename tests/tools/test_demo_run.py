@@ -120,6 +120,19 @@ def test_the_storm_starves_the_copy_without_a_reservation_and_not_with_it(tmp_pa
     assert_nothing_is_left(tmp_path)
 
 
+@pytest.mark.parametrize("target", ["port-pair-number", "connection"])
+def test_every_kind_of_target_keeps_the_copy_going(tmp_path: Path, target: str) -> None:
+    demo = start(tmp_path, "--target", target, "--size", "8MiB", "-o", "json")
+    stdout, stderr = demo.communicate(timeout=200)
+    assert demo.returncode == 0, stderr
+    verdict = json.loads(stdout)
+    assert verdict["baseline"]["refused"]
+    assert verdict["reserved"]["connections"] == 6
+    assert verdict["reserved"]["sha256_match"]
+    assert verdict["conservation_ok"]
+    assert_nothing_is_left(tmp_path)
+
+
 def test_ending_the_demo_in_the_middle_leaves_nothing_behind(tmp_path: Path) -> None:
     demo = start(tmp_path, "--size", "32MiB")
     wait_for(tmp_path, "tools.demo.storm")

@@ -46,6 +46,13 @@ class _BadFile(click.ClickException):
     "--connections", type=click.IntRange(1, 16), default=3, show_default=True, help="Of each session."
 )
 @click.option(
+    "--target",
+    type=click.Choice(["port-pair", "port-pair-number", "connection"]),
+    default="port-pair",
+    show_default=True,
+    help="What the buffers are reserved for.",
+)
+@click.option(
     "--size",
     type=SIZE,
     help="Of the default image. Default: 64 MiB, less on slow channels.",
@@ -69,6 +76,7 @@ def demo(
     rtt: int,
     sessions: int,
     connections: int,
+    target: str,
     size: int | None,
     channel: str,
     report: Path | None,
@@ -88,6 +96,7 @@ def demo(
         rtt_ns=rtt,
         sessions=sessions,
         connections=connections,
+        target=target.replace("-", "_"),
         channel=channel,
         image=image,
         image_bytes=size,
@@ -160,7 +169,7 @@ def _play(settings: Any, output: str, directory: Path) -> bool:
         baseline = procedure.run("baseline", image.volume_bytes)
 
         say.act("With the reservation: same storm, pool, code path and flags")
-        reservation = procedure.reserve()
+        reservation = procedure.reserve(advice)
         reserved = procedure.run("copy", image.volume_bytes)
         if reserved.status is None or reserved.status["state"] != "done":
             error = reserved.refusal or (reserved.status or {}).get("error") or "it did not finish"

@@ -77,11 +77,10 @@ class Figure5:
         self._settings = settings
         self._say = narrator
         self._directory = directory
-        self._target = {
-            "kind": "port_pair",
-            "local_port": stage.master_port,
-            "remote_port": stage.remote_port,
-        }
+        self._pair = {"local_port": stage.master_port, "remote_port": stage.remote_port}
+        self._target: dict[str, Any] = {"kind": settings.target, **self._pair}
+        if settings.target == "port_pair_number":
+            self._target["remote_port_number"] = stage.copy_port
 
     def prepare(self) -> dict[str, Any]:
         """Steps 801-808; the recommendation."""
@@ -94,11 +93,10 @@ class Figure5:
         station.post("/api/v1/pairs", pair)
         self._say.step(
             "801",
-            f"port pair {self._stage.master_port} - {self._stage.remote_port} registered: "
+            f"{settings.target.replace('_', ' ')} {self._stage.master_port} - {self._stage.remote_port} registered: "
             f"{settings.sessions} sessions x {settings.connections} connections",
         )
-        pair_ports = {"local_port": self._stage.master_port, "remote_port": self._stage.remote_port}
-        (channel,) = station.post("/api/v1/channels/measure", pair_ports)["items"]
+        (channel,) = station.post("/api/v1/channels/measure", self._pair)["items"]
         self._say.step(
             "802-804",
             f"channel measured by the devices at both sites: {channel['bandwidth_bps'] / 1e6:.2f} Mbit/s, "
@@ -116,12 +114,22 @@ class Figure5:
         )
         return dict(advice) | {"channel": channel}
 
-    def reserve(self) -> dict[str, Any]:
+    def reserve(self, advice: dict[str, Any]) -> dict[str, Any]:
         """Steps 809-812, with the recommended size."""
-        answer = self._stage.station.post("/api/v1/reserve", {"target": self._target})
+        body: dict[str, Any] = {"target": self._target}
+        connections = self._settings.sessions * self._settings.connections
+        if self._settings.target == "connection" and connections > 1:
+            # The recommendation is for one connection (embodiment 4); here all of the copy's share the ID.
+            body["size_bytes"] = advice["bytes"] * connections
+            self._say.remark(f"one buffer ID for {connections} connections: {connections} times that")
+        answer = self._stage.station.post("/api/v1/reserve", body)
+        buffer_id = answer.get("buffer_id")
+        if buffer_id is not None:
+            self._target["buffer_id"] = buffer_id  # the connections of the copy share it (paragraph 95)
         self._say.step(
             "809-812",
-            f"reserved: {units(answer['reserved_units'])}, {size(answer['reserved_bytes'])}, on the journal",
+            f"reserved: {units(answer['reserved_units'])}, {size(answer['reserved_bytes'])}, on the journal"
+            + ("" if buffer_id is None else f"; buffer ID {buffer_id}"),
         )
         return dict(answer)
 

@@ -18,6 +18,7 @@ class Settings:
     rtt_ns: int
     sessions: int
     connections: int
+    target: str = "port_pair"
     channel: str = "auto"
     image: Path | None = None
     image_bytes: int | None = None

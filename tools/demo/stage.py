@@ -190,7 +190,9 @@ class Stage:
         try:
             yield outcome
         finally:
-            time.sleep(0.05 + 2 * self._settings.rtt_ns / 1e9)  # the last acknowledgements are still on their way
+            time.sleep(
+                0.05 + 2 * self._settings.rtt_ns / 1e9
+            )  # the last acknowledgements are still on their way
             process.popen.terminate()
             try:
                 last_words, _ = process.popen.communicate(timeout=10)
