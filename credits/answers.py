@@ -23,12 +23,16 @@ class Answers:
     def recall(self, request_id: str, request: Request) -> Result | None:
         """The earlier result for this request ID; raises the earlier refusal.
 
-        Raises :class:`InvalidRequest` where the ID is no text of 1 to 128 characters, or was used for something
-        else.
+        Raises :class:`InvalidRequest` where the ID is no printable text of 1 to 128 characters, or was
+        used for something else.
         """
-        if not isinstance(request_id, str) or not 1 <= len(request_id) <= REQUEST_ID_LIMIT:
+        if (
+            not isinstance(request_id, str)
+            or not 1 <= len(request_id) <= REQUEST_ID_LIMIT
+            or not request_id.isprintable()
+        ):
             raise InvalidRequest(
-                Code.BAD_MESSAGE, f"a request_id is a text of 1 to {REQUEST_ID_LIMIT} characters"
+                Code.BAD_MESSAGE, f"a request_id is a printable text of 1 to {REQUEST_ID_LIMIT} characters"
             )
         given = self._given.get(request_id)
         if given is None:

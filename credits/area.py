@@ -16,7 +16,7 @@ from credits.errors import Code, InvalidRequest, LawBroken
 from credits.refusals import allocation_refused
 from credits.results import PoolStatistics
 from credits.source import Reservation, Source
-from credits.targets import Target
+from credits.targets import Target, TargetKind
 from credits.units import Runs, UnitMap
 
 
@@ -37,6 +37,8 @@ class MemoryArea:
         self._free = self._new_free_source()
         self._free.idle.put(0, config.total_units)
         self._by_key: dict[str, Reservation] = {}
+        #: The connections reserved on each port pair, in the order they were reserved.
+        self._connections: dict[tuple[str | None, str | None], dict[str, Reservation]] = {}
         #: Released reservations with units still in use.
         self._leaving: set[Reservation] = set()
         # Three of the law's four terms; the fourth is counted by the free list itself.
@@ -158,6 +160,25 @@ class MemoryArea:
         found = [self._by_key[claim.key] for claim in claims if claim.key in self._by_key]
         return min(found, key=lambda reservation: reservation.rank, default=self._free)
 
+    def _enlist(self, reservation: Reservation) -> None:
+        """Put a reservation in service: allocations find it from now on."""
+        target = reservation.target
+        self._by_key[target.key] = reservation
+        if target.kind is TargetKind.CONNECTION:
+            self._connections.setdefault((target.local_port, target.remote_port), {})[target.key] = (
+                reservation
+            )
+
+    def _delist(self, reservation: Reservation) -> None:
+        """Take a reservation out of service."""
+        target = reservation.target
+        del self._by_key[target.key]
+        if target.kind is TargetKind.CONNECTION:
+            pair = target.local_port, target.remote_port
+            del self._connections[pair][target.key]
+            if not self._connections[pair]:
+                del self._connections[pair]
+
     def _make_available(self, source: Source, units: int, at_most: bool) -> int:
         """How many of ``units`` the source can give after splitting pages; 0 refuses, with nothing split."""
         if source is not self._free:
@@ -231,8 +252,8 @@ class MemoryArea:
         twin._map = self._map.copy()
         twin._free = twin._new_free_source()
         twin._free.take_after(self._free, twin._map)
-        for key, reservation in self._by_key.items():
-            twin._by_key[key] = self._copied(reservation, twin)
+        for reservation in self._by_key.values():
+            twin._enlist(self._copied(reservation, twin))
         twin._leaving = {self._copied(reservation, twin) for reservation in self._leaving}
 
     @staticmethod
@@ -257,7 +278,6 @@ class MemoryArea:
 
     def statistics(self) -> PoolStatistics:
         """A frozen snapshot; constant time but for the number of degraded reservations."""
-        sources = (self._free, *self._by_key.values(), *self._leaving)
         return PoolStatistics(
             name=self.config.name,
             kind=self.config.kind,
@@ -274,7 +294,6 @@ class MemoryArea:
                 max(0, self._by_key[key].missing_units) for key in self._degraded_keys if key in self._by_key
             ),
             reservations=len(self._by_key),
-            allocations=sum(len(source.live) for source in sources),
         )
 
     def reservations(self) -> Iterator[Reservation]:

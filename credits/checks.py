@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from credits.errors import Code, InvalidRequest, Refused
 from credits.source import Reservation
-from credits.targets import Target, TargetKind
+from credits.targets import Target
 
 SIZE_LIMIT = 2**62
 LEASE_LIMIT_NS = 10 * 365 * 24 * 3600 * 10**9
@@ -43,16 +43,6 @@ def check_epoch(reservation: Reservation, epoch: int | None) -> None:
             f"{reservation.target} is managed under epoch {reservation.grant.epoch} now, not {epoch}; "
             "another manager has taken it over",
         )
-
-
-def is_connection_of(reservation: Reservation, pair: Target) -> bool:
-    """Is this the reservation of a connection of the port pair?"""
-    target = reservation.target
-    return (
-        target.kind is TargetKind.CONNECTION
-        and target.local_port == pair.local_port
-        and target.remote_port == pair.remote_port
-    )
 
 
 def not_reserved(target: Target) -> Refused:

@@ -32,6 +32,7 @@ from credits.verbs import (
     Request,
     ReservationVerbs,
     Result,
+    Update,
     UpdateSeveral,
     VoidHold,
 )
@@ -162,9 +163,10 @@ class DurablePool(ReservationVerbs):
             case ConfirmHold() | VoidHold():
                 hold = self._pool.hold_of(request.hold_id)
                 return {f"\0\0{request.hold_id}"} | ({hold.target.key} if hold else set())
+            case Update():
+                return {request.target.key, *(hit.target.key for hit in self._pool.hits(request.target))}
             case _:
-                target = request.target
-                return {target.key, *(hit.target.key for hit in self._pool.hits(target))}
+                return {request.target.key}
 
     def _carry_out(self, request_id: str, request: Request, now_ns: int) -> Result:
         with self._lock:
@@ -176,7 +178,7 @@ class DurablePool(ReservationVerbs):
             plan = self._pool.prepare(request, now_ns)
             entry = _entry_of(plan, request_id, request)
         try:
-            if self._journal is not None:
+            if self._journal is not None and (entry.after or entry.buffer_id is not None):
                 self._journal.commit(entry)
         except StoreError:
             with self._lock:

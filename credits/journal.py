@@ -166,6 +166,8 @@ class Journal:
                         self._wake.wait()
                     batch, self._queue = self._queue, []
                 if not batch:
+                    if self._undo:
+                        self._write_batch([])  # a last try to take back what was refused
                     return
                 error = self._write_batch(batch)
                 for ticket in batch:
@@ -228,7 +230,7 @@ def _write_entries(
             used_up = connection.execute("DELETE FROM seeds WHERE buffer_id = ?", (entry.buffer_id,))
             if not used_up.rowcount:
                 connection.execute(RAISE_NUMBER, ("next_buffer_id", entry.buffer_id + 1))
-    connection.execute(RAISE_NUMBER, ("revision", max(entry.revision for entry in entries)))
+        connection.execute(RAISE_NUMBER, ("revision", entry.revision))
     connection.execute(
         "DELETE FROM answers WHERE position <= (SELECT max(position) FROM answers) - ?", (ANSWERS_LIMIT,)
     )

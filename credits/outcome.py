@@ -5,6 +5,7 @@ from __future__ import annotations
 from credits.config import PoolConfig, UnitKind
 from credits.plan import Change, Plan, Verb, units_in
 from credits.results import HoldResult, ReleaseResult, ReserveResult, UpdateResult
+from credits.source import Reservation
 from credits.verbs import Result
 
 
@@ -22,6 +23,7 @@ def result_of(plan: Plan, config: PoolConfig) -> Result:
     records = tuple(_record(plan, change, config) for change in plan.changes)
     if plan.verb is Verb.RESERVE:
         return _as_reserve(records[0])
+    records += tuple(_refused_record(plan, reservation, config) for reservation in plan.refused)
     return records[0] if len(records) == 1 else _summed(plan, records)
 
 
@@ -60,6 +62,22 @@ def _record(plan: Plan, change: Change, config: PoolConfig) -> UpdateResult:
         expanded_units=expanded,
         relogin_required=expanded > 0 and config.kind is UnitKind.FC,
         epoch=grant.epoch,
+    )
+
+
+def _refused_record(plan: Plan, reservation: Reservation, config: PoolConfig) -> UpdateResult:
+    grant = reservation.grant
+    return UpdateResult(
+        target=reservation.target,
+        reserved_units=grant.units,
+        reserved_bytes=grant.units * config.unit_bytes,
+        requested_bytes=grant.requested_bytes,
+        previous_units=grant.units,
+        pending_shrink_units=reservation.pending,
+        revision=plan.revision,
+        buffer_id=reservation.target.buffer_id,
+        epoch=grant.epoch,
+        refused=True,
     )
 
 

@@ -56,8 +56,8 @@ class Plan:
 
     ``held`` are units taken from the free list, ``pages`` unsplit pages withdrawn from the supply. ``target`` is
     what the request named (which may have hit several reservations). ``result`` is the answer, known as soon as
-    the plan is prepared, so that it can be written to the journal with the plan. ``open`` until confirmed or
-    voided.
+    the plan is prepared, so that it can be written to the journal with the plan. ``refused`` are records that
+    strict-document mode leaves as they are. ``open`` until confirmed or voided.
     """
 
     verb: Verb
@@ -69,6 +69,7 @@ class Plan:
     pages: int = 0
     open: bool = True
     result: Result | None = None
+    refused: list[Reservation] = field(default_factory=list)
 
     @property
     def held_units(self) -> int:

@@ -67,7 +67,7 @@ class PlanningArea(MemoryArea):
         """Take reservations out of service; allocations no longer find them."""
         changes = [Change(reservation.target, reservation, None) for reservation in reservations]
         for reservation in reservations:
-            del self._by_key[reservation.target.key]
+            self._delist(reservation)
             self._leaving.add(reservation)
         return Plan(Verb.RELEASE, target, 0, self._next_revision(), changes)
 
@@ -86,7 +86,7 @@ class PlanningArea(MemoryArea):
                 reservation.idle.put(first, count)
             if change.grant is None:
                 self._leaving.discard(reservation)
-                self._by_key[reservation.target.key] = reservation
+                self._enlist(reservation)
             else:
                 self._give_up(reservation, change.kept)
         self._check_law()
@@ -117,7 +117,7 @@ class PlanningArea(MemoryArea):
         pages = -(-max(0, grant.units - self._free.idle.units) // self.config.units_per_page)
         self._split_pages(min(pages, self._pages_left))
         reservation = Reservation(target, self._map, self.config, self._owner, grant)
-        self._by_key[target.key] = reservation
+        self._enlist(reservation)
         units = min(grant.units, self._free.idle.units)
         if units:
             self._reserved_idle += units
@@ -156,7 +156,7 @@ class PlanningArea(MemoryArea):
         reservation = change.reservation
         if reservation is None:
             reservation = Reservation(change.target, self._map, self.config, self._owner, grant)
-            self._by_key[change.target.key] = reservation
+            self._enlist(reservation)
         else:
             grant = replace(grant, order=reservation.grant.order)
             reservation.grant = grant

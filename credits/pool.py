@@ -12,7 +12,6 @@ from credits.checks import (
     check_size,
     check_ttl,
     connection_id_given,
-    is_connection_of,
     not_reserved,
     stale_hold,
 )
@@ -22,6 +21,7 @@ from credits.leases import LeaseBook
 from credits.outcome import hold_result, result_of
 from credits.plan import Plan, Verb
 from credits.planning import PlanningArea
+from credits.preview import Preview, preview
 from credits.results import HoldResult
 from credits.source import Grant, Reservation
 from credits.tables import (
@@ -90,7 +90,11 @@ class Pool(PlanningArea, ReservationVerbs):
         return self.confirm(self.prepare(request, now_ns), now_ns)
 
     def prepare(self, request: Request, now_ns: int) -> Plan:
-        """Check a request and set aside what it needs; raises, with nothing changed, where it cannot be."""
+        """Check a request and set aside what it needs; raises, with nothing changed, where it cannot be.
+
+        Holds whose time has run out stand in nobody's way: they are voided first.
+        """
+        self.void_expired_holds(now_ns)
         match request:
             case Reserve():
                 plan = self._prepare_reserve(request)
@@ -101,7 +105,7 @@ class Pool(PlanningArea, ReservationVerbs):
             case Release():
                 plan = self._prepare_release(request)
             case Lapse():
-                plan = self._prepare_lapse(request)
+                plan = self._prepare_lapse(request, now_ns)
             case Hold():
                 check_ttl(request.ttl_ns)
                 if len(self._holds) >= HOLDS_LIMIT:
@@ -179,7 +183,28 @@ class Pool(PlanningArea, ReservationVerbs):
                     Code.INVALID_SIZE,
                     f"{hit.target} has {hit.grant.units} units; enlarging it to {units} would shrink it",
                 )
+        if self.config.strict_document and len(hits) > 1:
+            return self._prepare_record_by_record(request, hits)
         return self._prepare_sizes(request.target, [(hit, request.requested_bytes) for hit in hits])
+
+    def _prepare_record_by_record(self, request: Update, hits: Sequence[Reservation]) -> Plan:
+        """Steps 1304 to 1311 for each record in turn, as paragraph 93 has it: some may fail (INC-17)."""
+        granted: list[Reservation] = []
+        revision, refusal = self.revision, None
+        for hit in hits:
+            sizes = [(reservation, request.requested_bytes) for reservation in (*granted, hit)]
+            try:
+                super().void(self._prepare_sizes(request.target, sizes))
+            except Refused as error:
+                refusal = error
+            else:
+                granted.append(hit)
+            self.revision = revision
+        if refusal is not None and not granted:
+            raise refusal
+        plan = self._prepare_sizes(request.target, [(hit, request.requested_bytes) for hit in granted])
+        plan.refused = [hit for hit in hits if hit not in granted]
+        return plan
 
     def _prepare_several(self, request: UpdateSeveral) -> Plan:
         self._check_revision(request.expected_revision)
@@ -219,9 +244,11 @@ class Pool(PlanningArea, ReservationVerbs):
             )
         return self.prepare_removal(request.target, [reservation])
 
-    def _prepare_lapse(self, request: Lapse) -> Plan:
+    def _prepare_lapse(self, request: Lapse, now_ns: int) -> Plan:
         reservation = self._reservation(request.target)
         check_epoch(reservation, request.epoch)
+        if reservation.expires_at_ns is None or reservation.expires_at_ns > now_ns:
+            raise Refused(Code.STALE, f"the lease of {request.target} has not run out")
         if reservation.in_use:
             raise Refused(Code.BUSY, f"{request.target} has {reservation.in_use} units in use")
         return self.prepare_removal(request.target, [reservation])
@@ -335,7 +362,7 @@ class Pool(PlanningArea, ReservationVerbs):
             return [own]
         if target.kind is not TargetKind.PORT_PAIR:
             return []
-        return [reservation for reservation in self._by_key.values() if is_connection_of(reservation, target)]
+        return list(self._connections.get((target.local_port, target.remote_port), {}).values())
 
     def _peek_buffer_id(self) -> int:
         issued = self._seeds[0] if self._seeds else self._next_buffer_id
@@ -367,15 +394,16 @@ class Pool(PlanningArea, ReservationVerbs):
         """The lowest buffer ID of the pair with nothing in use, for a start that names none (INC-15)."""
         unused = (
             reservation.target.buffer_id
-            for reservation in self._by_key.values()
-            if not reservation.in_use
-            and reservation.target.local_port == local_port
-            and reservation.target.remote_port == remote_port
-            and reservation.target.buffer_id is not None
+            for reservation in self._connections.get((local_port, remote_port), {}).values()
+            if not reservation.in_use and reservation.target.buffer_id is not None
         )
         return min(unused, default=None)
 
-    # -- copies --------------------------------------------------------------------------------------------
+    # -- what if --------------------------------------------------------------------------------------------
+
+    def preview(self, requests: Sequence[Request], *, now_ns: int) -> Preview:
+        """What would happen if: see :func:`credits.preview.preview`."""
+        return preview(self.twin(), requests, now_ns)
 
     def twin(self) -> Pool:
         """A copy to try things on: same units, reservations and holds, without the allocations themselves."""

@@ -105,7 +105,6 @@ class PoolStatistics:
     held_units: int = 0
     degraded_units: int = 0
     reservations: int = 0
-    allocations: int = 0
 
     @property
     def conserved(self) -> bool:

@@ -46,7 +46,7 @@ class _Keyed:
     key: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Target(_Keyed):
     """One reservation target.
 
@@ -55,6 +55,7 @@ class Target(_Keyed):
     ``buffer_id`` names a connection's reservation (embodiment 4); its port pair is recorded with it but does
     not take part in finding it, so that one ID may serve connections of several port pairs (paragraph 95).
     ``name`` is the application, or the two volumes or volume groups, of the open kinds (paragraph 102).
+    Two targets are equal when they name the same reservation, so a connection equals its bare buffer ID.
     Build targets with the functions below; they say which fields belong to which kind.
     """
 
@@ -66,20 +67,18 @@ class Target(_Keyed):
     name: str | None = None
 
     def __post_init__(self) -> None:
-        if self.kind is TargetKind.CONNECTION:
-            key = f"{self.kind.value}\0\0\0\0{self.buffer_id}\0"
+        if self.kind is TargetKind.CONNECTION and self.buffer_id is not None:
+            key = f"{self.kind}\0\0\0\0{self.buffer_id}\0"
         else:
-            key = "\0".join(
-                (
-                    self.kind.value,
-                    self.local_port or "",
-                    self.remote_port or "",
-                    "" if self.remote_port_number is None else str(self.remote_port_number),
-                    "",
-                    self.name or "",
-                )
-            )
+            number = "" if self.remote_port_number is None else self.remote_port_number
+            key = f"{self.kind}\0{self.local_port or ''}\0{self.remote_port or ''}\0{number}\0\0{self.name or ''}"
         object.__setattr__(self, "key", key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Target) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
 
     def __reduce__(self) -> tuple[object, ...]:
         return Target, (

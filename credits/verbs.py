@@ -97,8 +97,10 @@ class ReservationVerbs(ABC):
 
     ``now_ns`` is the pool's monotonic clock. All raise :class:`credits.errors.InvalidRequest` for what has no
     meaning, :class:`credits.errors.Refused` where the pool cannot or may not, and after either nothing has
-    changed. ``expected_revision`` is a compare-and-set on the revision that results and statistics carry
-    (STALE when it has moved on); ``epoch`` fences off whoever has lost the reservation to a newer manager.
+    changed. A refusal is an answer too, so trying again later (after BUSY, say) takes a new ``request_id``.
+    ``expected_revision`` is a compare-and-set on the revision that results and statistics carry
+    (STALE when it has moved on); ``epoch`` fences off whoever has lost the reservation to a newer manager, and
+    duplicates so late that their first answer has been forgotten.
     """
 
     @abstractmethod

@@ -10,6 +10,7 @@ from the dataclasses, so there is no second description of a message.
 from __future__ import annotations
 
 import json
+import math
 import types
 import typing
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -201,6 +202,33 @@ class ReservedBufferUpdateResponse:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReservationPreviewRequest:
+    """What would reserving (or updating to) this many bytes do now? Nothing is changed.
+
+    What would be refused is answered with that refusal.
+    """
+
+    target: Target
+    requested_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReservationPreview:
+    """It would be granted: the target's units before and after, and the free list's; advisory (GAP-6)."""
+
+    target: Target
+    unit_bytes: int
+    previous_units: int
+    reserved_units: int
+    reserved_bytes: int
+    pending_shrink_units: int
+    expanded_units: int
+    free_units_before: int
+    free_units_after: int
+    revision: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReservationReleaseRequest:
     """Give the reservation up (GAP-4): BUSY while units are in use unless ``drain``."""
 
@@ -234,26 +262,28 @@ class VolumeDigest:
     length_bytes: int
 
 
-Message = Union[
-    ChannelInfoGetRequest,
-    ChannelInfoGetResponse,
-    InterfaceInfoGetRequest,
-    InterfaceInfoGetResponse,
-    BufferReserveRequest,
-    BufferReserveResponse,
-    CopyStartRequest,
-    CopyStartResponse,
-    CopyStopRequest,
-    CopyStatusRequest,
-    CopyStatus,
-    ChannelChangeNotify,
-    ReservedBufferUpdateRequest,
-    ReservedBufferUpdateResponse,
-    ReservationReleaseRequest,
-    ReservationReleaseResponse,
-    VolumeDigestRequest,
-    VolumeDigest,
-]
+Message = (
+    ChannelInfoGetRequest
+    | ChannelInfoGetResponse
+    | InterfaceInfoGetRequest
+    | InterfaceInfoGetResponse
+    | BufferReserveRequest
+    | BufferReserveResponse
+    | CopyStartRequest
+    | CopyStartResponse
+    | CopyStopRequest
+    | CopyStatusRequest
+    | CopyStatus
+    | ChannelChangeNotify
+    | ReservedBufferUpdateRequest
+    | ReservedBufferUpdateResponse
+    | ReservationPreviewRequest
+    | ReservationPreview
+    | ReservationReleaseRequest
+    | ReservationReleaseResponse
+    | VolumeDigestRequest
+    | VolumeDigest
+)
 
 _BY_NAME: dict[str, type] = {cls.__name__: cls for cls in get_args(Message)}
 
@@ -285,7 +315,7 @@ def encode(envelope: Envelope) -> bytes:
         "version": VERSION,
         "request_id": envelope.request_id,
     }
-    return json.dumps(head | to_plain(envelope.message), separators=(",", ":")).encode()
+    return json.dumps(head | to_plain(envelope.message), separators=(",", ":"), allow_nan=False).encode()
 
 
 def decode(data: bytes) -> Envelope:
@@ -302,7 +332,8 @@ def decode(data: bytes) -> Envelope:
         raise BadMessage(f"not JSON: {error}") from error
     if not isinstance(plain, dict):
         raise BadMessage("a message is a JSON object")
-    if plain.pop("version", None) != VERSION:
+    version = plain.pop("version", None)
+    if type(version) is not int or version != VERSION:
         raise BadMessage(f"version {VERSION} is spoken here")
     name, request_id = plain.pop("message", None), plain.pop("request_id", None)
     if not isinstance(name, str) or (cls := _BY_NAME.get(name)) is None:
@@ -332,13 +363,12 @@ def from_plain(kind: Any, value: Any, path: str) -> Any:
             return kind(value)
         except ValueError as error:
             raise BadMessage(f"{path} is one of {', '.join(str(item.value) for item in kind)}") from error
-    if kind is float and type(value) is int:
-        return float(value)
-    if type(value) is not kind:
+    whole = type(value) is int
+    if type(value) is not kind and not (kind is float and whole):
         raise BadMessage(f"{path} is of type {kind.__name__}, not {type(value).__name__}")
-    if kind is int and not -(2**63) <= value < 2**63:
+    if (whole and not -(2**63) <= value < 2**63) or (kind is float and not math.isfinite(value)):
         raise BadMessage(f"{path} is out of range")
-    return value
+    return float(value) if kind is float else value
 
 
 def _object_from_plain(kind: type, value: Any, path: str) -> Any:

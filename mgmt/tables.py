@@ -72,7 +72,7 @@ def yes(value: object) -> str:
 
 def _readable(exact: str, value: int, base: str, units: Sequence[tuple[str, int]]) -> str:
     """``exact`` where it is short and in a scaled unit, else rounded to three decimals of the largest unit."""
-    if value < 1000 or (len(exact) <= _EXACT_WIDTH and exact.rstrip("0123456789.") != base):
+    if value < 1000 or (len(exact) <= _EXACT_WIDTH and exact.lstrip("0123456789.") != base):
         return exact
     unit, factor = next((pair for pair in units if value >= pair[1]), units[-1])
     return f"{value / factor:.3f}".rstrip("0").rstrip(".") + unit

@@ -54,15 +54,15 @@ def serve(file: Path | None, volumes: tuple[str, ...], **flags: Any) -> None:
 
     Prints one line for each address once it is ready.
     """
-    from mgmt.array.configuration import ConfigurationError, Settings, build, load, parse_volume
+    from mgmt.array.configuration import ConfigurationError, Settings, build, load, parse_volumes
     from mgmt.array.process import CannotServe, Listening, host_port
     from mgmt.array.process import serve as serve_array
     from mgmt.array.volumes import VolumeError
     from mgmt.http import AddressError, ListenError
 
     try:
-        given = dict(parse_volume(text) for text in volumes) or None
-        config = build(Settings(**flags, volumes=given), load(file) if file is not None else None)
+        settings = Settings(**flags, volumes=parse_volumes(volumes))
+        config = build(settings, load(file) if file is not None else None)
     except ConfigurationError as error:
         raise _BadValue(str(error)) from None
 

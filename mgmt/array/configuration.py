@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from ipaddress import ip_address
 from pathlib import Path
@@ -139,12 +139,17 @@ def build(flags: Settings, file: Settings | None = None) -> ArrayConfig:
     )
 
 
-def parse_volume(text: str) -> tuple[str, str]:
-    """``NAME=PATH[:SIZE]`` as name and the rest. Raises :class:`ConfigurationError`."""
-    name, sign, rest = text.partition("=")
-    if not sign or not name or not rest:
-        raise ConfigurationError(f"{text!r:.200} is not a volume: write NAME=PATH or NAME=PATH:SIZE")
-    return name, rest
+def parse_volumes(texts: Sequence[str]) -> dict[str, str] | None:
+    """Flags ``NAME=PATH[:SIZE]`` as names and the rest; ``None`` for none. Raises :class:`ConfigurationError`."""
+    volumes: dict[str, str] = {}
+    for text in texts:
+        name, sign, rest = text.partition("=")
+        if not sign or not name or not rest:
+            raise ConfigurationError(f"{text!r:.200} is not a volume: write NAME=PATH or NAME=PATH:SIZE")
+        if name in volumes:
+            raise ConfigurationError(f"there are two volumes with the name {name!r:.80}")
+        volumes[name] = rest
+    return volumes or None
 
 
 def _check_type(path: Path, key: str, value: Any) -> None:

@@ -30,6 +30,7 @@ from mgmt.messages import (
     Envelope,
     InterfaceInfoGetRequest,
     Message,
+    ReservationPreviewRequest,
     ReservationReleaseRequest,
     ReservedBufferUpdateRequest,
     VolumeDigest,
@@ -77,9 +78,11 @@ class Control:
             case InterfaceInfoGetRequest():
                 return self._interface.information(message)
             case BufferReserveRequest():
-                return self._interface.reserve(message, envelope.request_id)
+                return self._changed(self._interface.reserve(message, envelope.request_id))
             case ReservedBufferUpdateRequest():
-                return self._interface.update(message, envelope.request_id)
+                return self._changed(self._interface.update(message, envelope.request_id))
+            case ReservationPreviewRequest():
+                return self._interface.preview(message)
             case ReservationReleaseRequest():
                 return self._interface.release(message, envelope.request_id)
             case CopyStartRequest():
@@ -136,6 +139,11 @@ class Control:
         ]
         return {"name": self._config.name, "ports": [port], "volumes": volumes}
 
+    def _changed(self, answer: T) -> T:
+        """Tell the copies that run over the reservation; they follow while the answer travels."""
+        self._data_loop.call_soon_threadsafe(self._remote_copy.reservations_changed)
+        return answer
+
     async def _status(self, copy_id: str) -> Message:
         return self._remote_copy.status(copy_id)
 
@@ -149,7 +157,12 @@ class Control:
             raise ProblemError("NOT_FOUND", str(error), status=404, title="No such copy") from None
 
     def _on_data_loop(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._data_loop).result(_DATA_LOOP_TIMEOUT_S)
+        handed_over = asyncio.run_coroutine_threadsafe(coroutine, self._data_loop)
+        try:
+            return handed_over.result(_DATA_LOOP_TIMEOUT_S)
+        except TimeoutError:
+            text = f"no answer within {_DATA_LOOP_TIMEOUT_S:g} s; ask for the copy's status"
+            raise ProblemError("TIMEOUT", text, status=504, title="Too slow") from None
 
     def _digest(self, name: str) -> VolumeDigest:
         volume = self._volumes.get(name)

@@ -10,12 +10,17 @@ from collections.abc import Callable, Sequence
 
 from credits.allocation import Allocation
 from credits.durable import DurablePool
+from credits.errors import CreditError
+from credits.results import ReserveResult, UpdateResult
 from credits.targets import RANK, Target, check_target
+from credits.verbs import Reserve, Update
 from mgmt.messages import (
     BufferReserveRequest,
     BufferReserveResponse,
     InterfaceInfoGetRequest,
     InterfaceInfoGetResponse,
+    ReservationPreview,
+    ReservationPreviewRequest,
     ReservationReleaseRequest,
     ReservationReleaseResponse,
     ReservedBufferUpdateRequest,
@@ -100,6 +105,28 @@ class CommunicationInterface:
             revision=result.revision,
         )
 
+    def preview(self, request: ReservationPreviewRequest) -> ReservationPreview:
+        """What reserving or updating would do now, by the same code on a copy; raises what it would be refused with."""
+        verb = Reserve if request.target.buffer_id is None else Update
+        asked = verb(target=request.target, requested_bytes=request.requested_bytes)
+        found = self.pool.preview([asked], now_ns=self._clock())
+        (outcome,) = found.outcomes
+        if isinstance(outcome, CreditError):
+            raise outcome
+        assert isinstance(outcome, ReserveResult | UpdateResult)
+        return ReservationPreview(
+            target=outcome.target,
+            unit_bytes=self.unit_bytes,
+            previous_units=outcome.previous_units,
+            reserved_units=outcome.reserved_units,
+            reserved_bytes=outcome.reserved_bytes,
+            pending_shrink_units=outcome.pending_shrink_units,
+            expanded_units=outcome.expanded_units,
+            free_units_before=found.before.free_units,
+            free_units_after=found.after.free_units,
+            revision=found.before.revision,
+        )
+
     def release(self, request: ReservationReleaseRequest, request_id: str) -> ReservationReleaseResponse:
         """Give a reservation up (GAP-4)."""
         result = self.pool.release(
@@ -121,6 +148,16 @@ class CommunicationInterface:
     def reserved_units(self, claims: Sequence[Target]) -> int:
         """Units of the reservation that would serve ``claims``; 0 when there is none."""
         return self._reservation(claims)
+
+    def idle_buffer_id(self, local_port: str, remote_port: str) -> int | None:
+        """The lowest buffer ID of the port pair without a live allocation, for who names none (INC-15)."""
+        used = {row.target.buffer_id for row in self.pool.allocation_table() if row.target is not None}
+        of_the_pair = (
+            row.buffer_id
+            for row in self.pool.buffer_id_table()
+            if (row.local_port, row.remote_port) == (local_port, remote_port)
+        )
+        return min((buffer_id for buffer_id in of_the_pair if buffer_id not in used), default=None)
 
     def _reservation(self, claims: Sequence[Target]) -> int:
         reserved = {row.target.key: row.reserved_units for row in self.pool.reservation_table()}

@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import uvloop
 
@@ -34,7 +33,6 @@ from mgmt.array.volumes import Volumes, open_volumes
 from mgmt.http import ServerThread
 from mgmt.messages import CopyStartRequest
 
-_JOURNAL_NAME = "reservations.sqlite"
 _COPY_READERS = 2
 
 
@@ -101,21 +99,11 @@ def serve(config: ArrayConfig, on_ready: Callable[[Listening], None]) -> None:
 
 
 def _open_pool(config: ArrayConfig) -> DurablePool:
+    journal = None if config.state is None else config.state / f"{config.pool.name}.sqlite"
     try:
-        return DurablePool.open(_journal(config.state), config.pool)
+        return DurablePool.open(journal, config.pool)
     except StoreError as error:
         raise CannotServe(str(error)) from None
-
-
-def _journal(state: Path | None) -> Path | None:
-    """The journal's file in the state directory, which is made for its owner alone."""
-    if state is None:
-        return None
-    try:
-        state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise CannotServe(f"cannot use the state directory {state}: {error.strerror}") from None
-    return state / _JOURNAL_NAME
 
 
 def _open_memory(config: ArrayConfig) -> UnitMemory:

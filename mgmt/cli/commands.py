@@ -49,6 +49,7 @@ COMMANDS: Mapping[str, Entry] = {
     "measure": Entry("Measure the channel of a registered port pair.", "mgmt.cli.channel:measure"),
     "recommend": Entry("How much to reserve, and why.", "mgmt.cli.recommend:recommend"),
     "reserve": Entry("Reserve buffers for a target.", "mgmt.cli.reserve:reserve"),
+    "preview": Entry("What a reservation would change.", "mgmt.cli.reserve:preview"),
     "update": Entry("Bring a reservation to another size.", "mgmt.cli.reserve:update"),
     "release": Entry("Give a reservation up.", "mgmt.cli.reserve:release"),
     "copy": Entry(

@@ -28,8 +28,6 @@ from mgmt.tables import percent, rate, size
 _START_TIMEOUT_S = 60.0
 _DIGEST_TIMEOUT_S = 660.0
 _POLL_S = 0.5
-#: States from which a copy does not move on by itself.
-FINAL_STATES = ("completed", "failed", "stopped", "refused")
 
 
 @click.command(epilog="Example: sancredit copy start --port-pair 192.0.2.1,198.51.100.1 --volume vol0 --wait")
@@ -69,7 +67,7 @@ def start(
         if wait:
             status = _wait(peer, answer["copy_id"])
             show_one(status, output, _sentence(status))
-            return 0 if status["state"] == "completed" else FAILED
+            return 0 if status["state"] == "done" else FAILED
     show_one(answer, output, f"started {answer['copy_id']}: {up} connections")
     return FAILED if refusals else 0
 
@@ -125,12 +123,15 @@ def _path(copy_id: str) -> str:
 
 
 def _wait(peer: Peer, copy_id: str) -> dict[str, Any]:
+    from mgmt.array.replication.job import State
+
+    final = {state.value for state in State if state.final}
     shown = sys.stderr.isatty()
     while True:
         found: dict[str, Any] = peer.get(_path(copy_id))
         if shown:
             click.echo(f"\r{_sentence(found)}\x1b[K", err=True, nl=False)
-        if found["state"] in FINAL_STATES:
+        if found["state"] in final:
             if shown:
                 click.echo(err=True)
             return found

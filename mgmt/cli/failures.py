@@ -52,7 +52,7 @@ def _usage(error: click.UsageError) -> str:
 
 def _refused(error: Any) -> tuple[int, str]:
     code = str(error.code)
-    if code == "UNREACHABLE":
+    if code in ("UNREACHABLE", "STOPPING"):
         return UNREACHABLE, _line(str(error))
     return (USAGE if code in _BAD_VALUES else FAILED), _line(str(error))
 

@@ -14,12 +14,22 @@ from click.shell_completion import CompletionItem
 from mgmt.cli.commands import COMMANDS, Entry
 
 
+class ReaderGone(Exception):
+    """The reader of our output has gone (`… | head`): no failure, and nothing more can be said."""
+
+
 class LazyGroup(click.Group):
     """A group whose commands are known by their :class:`Entry` and loaded when used."""
 
     def __init__(self, entries: Mapping[str, Entry], **options: Any) -> None:
         super().__init__(**options)
         self._entries = entries
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:  # before click makes it a failure
+            raise ReaderGone from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self._entries)
@@ -128,9 +138,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except click.Abort:
         return 130
-    except BrokenPipeError:
-        # The reader of our output has gone (`… | head`): not a failure, and nothing more can be said.
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+    except ReaderGone:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - for the flush at exit
         return 0
     except Exception as error:
         from mgmt.cli.failures import describe

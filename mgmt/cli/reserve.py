@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 
 from credits.targets import Target, TargetKind
 from mgmt.cli.options import (
+    COUNT,
+    DELAY,
+    RATE,
     AutoSize,
     body,
     counts_options,
@@ -32,10 +35,12 @@ _TIMEOUT_S = 120.0
     "--size", type=AutoSize(), default="auto", show_default=True, help="auto: the recommended size; or bytes."
 )
 @counts_options
+@click.option("--dry-run", is_flag=True, help="Only say what would change.")
 @output_option
 @station_option
 def reserve(
     size: int | None,
+    dry_run: bool,
     sessions: int | None,
     connections: int | None,
     output: str,
@@ -48,6 +53,10 @@ def reserve(
         raise click.UsageError(
             "a reservation for a connection is given a new ID: use --connection, or update"
         )
+    if dry_run:
+        supposed = body(target, size_bytes=size, sessions=sessions, connections_per_session=connections)
+        _preview(station, output, supposed, target)
+        return
     request = body(
         target,
         size_bytes=size,
@@ -67,16 +76,71 @@ def reserve(
     "--size", type=AutoSize(), default="auto", show_default=True, help="auto: the recommended size; or bytes."
 )
 @click.option("--if-revision", type=int, help="Only if nothing has changed since this revision.")
+@click.option("--dry-run", is_flag=True, help="Only say what would change.")
 @output_option
 @station_option
-def update(size: int | None, if_revision: int | None, output: str, station: str, **named: Any) -> None:
+def update(
+    size: int | None, if_revision: int | None, dry_run: bool, output: str, station: str, **named: Any
+) -> None:
     """Bring the reservation of a target to another size: grow from the free list, shrink back to it."""
     target = make_target(**named)
+    if dry_run:
+        _preview(station, output, body(target, size_bytes=size), target)
+        return
     request = body(target, size_bytes=size, expected_revision=if_revision, request_id=uuid.uuid4().hex)
     with open_station(station, _TIMEOUT_S) as peer:
         answer = peer.post("/api/v1/update", request)
     show_one(answer, output, _changed("now reserved", target, answer))
     _warn(answer)
+
+
+class Supposition(click.ParamType):  # type: ignore[type-arg]
+    """``rtt=80ms,bandwidth=1Gbit``: values of a channel as it might become, by the API's names."""
+
+    name = "name=value,…"
+
+    _VALUES: ClassVar[Mapping[str, tuple[str, click.ParamType]]] = {  # type: ignore[type-arg]
+        "bandwidth": ("bandwidth_bps", RATE),
+        "rtt": ("rtt_ns", DELAY),
+        "sessions": ("sessions", COUNT),
+        "connections": ("connections_per_session", COUNT),
+    }
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, int]:
+        if isinstance(value, dict):
+            return value
+        values: dict[str, int] = {}
+        for part in str(value).split(","):
+            name, sign, text = part.strip().partition("=")
+            if not sign or name not in self._VALUES:
+                self.fail(
+                    f"{part!r:.80}: write name=value, with {', '.join(self._VALUES)} as names", param, ctx
+                )
+            field, kind = self._VALUES[name]
+            values[field] = kind.convert(text, param, ctx)
+        return values
+
+
+@click.command(
+    epilog="Example: sancredit preview --port-pair 192.0.2.1,198.51.100.1 --if rtt=80ms,bandwidth=1Gbit"
+)
+@target_options
+@click.option("--if", "supposed", type=Supposition(), default=None, help="The channel as it might become.")
+@click.option(
+    "--size",
+    type=AutoSize(),
+    default="auto",
+    show_default=True,
+    help="auto: what would be recommended; or bytes.",
+)
+@output_option
+@station_option
+def preview(
+    supposed: dict[str, int] | None, size: int | None, output: str, station: str, **named: Any
+) -> None:
+    """What a reservation would change, on the channel as it is or as it might become. Nothing is changed."""
+    target = make_target(**named)
+    _preview(station, output, body(target, size_bytes=size, **(supposed or {})), target)
 
 
 @click.command(epilog="Example: sancredit release --port-pair 192.0.2.1,198.51.100.1")
@@ -93,6 +157,23 @@ def release(drain: bool, output: str, station: str, **named: Any) -> None:
     if answer["draining_units"]:
         sentence += f"; {answer['draining_units']} more follow as they become free"
     show_one(answer, output, sentence)
+
+
+def _preview(station: str, output: str, request: Mapping[str, Any], target: Target) -> None:
+    with open_station(station) as peer:
+        answer = peer.post("/api/v1/preview", request)
+    before, after = answer["previous_units"], answer["reserved_units"]
+    sentence = (
+        f"would reserve {size_text(answer['reserved_bytes'])} for {target} on array {answer['array']}: "
+        f"{before} -> {after} units ({after - before:+}), free {answer['free_units_before']} -> "
+        f"{answer['free_units_after']}"
+    )
+    if answer["expanded_units"]:
+        sentence += f", {answer['expanded_units']} split from pages"
+    if answer["pending_shrink_units"]:
+        sentence += f", {answer['pending_shrink_units']} in use return as they become free"
+    show_one(answer, output, sentence)
+    _warn(answer)
 
 
 def _changed(verb: str, target: Target, answer: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from pathlib import Path
 
 import click
@@ -50,6 +51,19 @@ def serve(listen: str, state: Path | None, arrays: tuple[str, ...], probes: tupl
         serve_http(make_app(station), listen, ready)
     finally:
         station.close()
+    _leave()
+
+
+def _leave() -> None:
+    """End the process now, with exit code 0, even if threads still wait for an array that does not answer.
+
+    Everything is closed and durable here; without this the interpreter would wait for those threads' time-outs.
+    """
+    others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+    if any(not thread.daemon for thread in others):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def _default_state() -> Path:

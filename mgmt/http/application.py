@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Message as AsgiMessage
 
 from credits.errors import Code, CreditError
 from mgmt.http.address import Address
@@ -67,7 +68,20 @@ class Guard:
             # After the body an application that listens for the client's leaving hears the real connection.
             return next(events, None) or await receive()
 
-        await self._app(scope, replay, send)
+        started = False
+
+        async def note(message: AsgiMessage) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, replay, note)
+        except asyncio.CancelledError:
+            # The server stops and has waited long enough. What a worker thread does goes on; nobody hears of it.
+            if not started:
+                stopping = make_problem("STOPPING", "the server stops", status=503, title="Stopping")
+                await _send_problem(stopping, scope, receive, send)
 
     def _too_long(self) -> dict[str, Any]:
         detail = f"a request has at most {self._limit_bytes} bytes"

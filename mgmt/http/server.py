@@ -18,6 +18,9 @@ from starlette.types import ASGIApp
 from mgmt.http.address import Address, parse_address
 from mgmt.http.application import Guard
 
+#: How long requests under way may go on after the order to stop.
+GRACE_S = 3.0
+
 
 class ListenError(Exception):
     """The address cannot be listened on (in use, no permission, …); one line."""
@@ -106,6 +109,21 @@ def _server(app: ASGIApp, on_ready: Callable[[], None]) -> Any:
             if self.started:
                 on_ready()
 
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            bound = asyncio.create_task(self._give_up())
+            try:
+                await super().shutdown(sockets)
+            finally:
+                bound.cancel()
+
+        async def _give_up(self) -> None:
+            """Requests still under way are ended (the guard answers 503), then clients that do not read."""
+            await asyncio.sleep(GRACE_S)
+            for task in list(self.server_state.tasks):
+                task.cancel()
+            await asyncio.sleep(1.0)
+            self.force_exit = True
+
         @contextmanager
         def capture_signals(self) -> Iterator[None]:
             # Signals are the caller's; uvicorn's own way ends by raising them again, as exit code -15.
@@ -121,7 +139,7 @@ def _server(app: ASGIApp, on_ready: Callable[[], None]) -> Any:
             server_header=False,
             limit_concurrency=256,
             timeout_keep_alive=30,
-            timeout_graceful_shutdown=3,
+            proxy_headers=False,
         )
     )
 
@@ -153,7 +171,7 @@ class ServerThread:
     """Serve ``app`` on a thread with its own event loop: the control plane beside a data loop.
 
     ``start()`` returns when requests are answered and raises :class:`AddressError` or :class:`ListenError`;
-    ``stop()`` ends the requests under way (3 s at most) and joins the thread. Also a context manager.
+    ``stop()`` lets the requests under way end (3 s at most) and joins the thread. Also a context manager.
     """
 
     def __init__(self, app: ASGIApp, address: str | Address) -> None:

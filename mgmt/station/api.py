@@ -93,6 +93,14 @@ class UpdateBody(_Body):
     request_id: RequestId | None = None
 
 
+class PreviewBody(PairBody):
+    """A reservation that is not made; the values given stand in for those of table 108."""
+
+    size_bytes: Size | None = None
+    bandwidth_bps: Annotated[int, Field(ge=1, le=10**15)] | None = None
+    rtt_ns: Annotated[int, Field(ge=1, le=10**12)] | None = None
+
+
 class ReleaseBody(_Body):
     """Giving a reservation up; BUSY while units are in use unless ``drain``."""
 
@@ -241,6 +249,20 @@ def _add_verbs(app: FastAPI, station: Station) -> None:
         )
         return _change(done)
 
+    @app.post("/api/v1/preview")
+    def preview(body: PreviewBody) -> dict[str, Any]:
+        """What a reservation would change, on the channel as it is or as it might become; nothing is changed."""
+        found = reservations.preview(
+            station,
+            body.target.target(),
+            size_bytes=body.size_bytes,
+            bandwidth_bps=body.bandwidth_bps,
+            rtt_ns=body.rtt_ns,
+            sessions=body.sessions,
+            connections_per_session=body.connections_per_session,
+        )
+        return _change(found)
+
     @app.post("/api/v1/release")
     def release(body: ReleaseBody) -> dict[str, Any]:
         """Give a reservation up."""
@@ -291,7 +313,9 @@ def _items(gathered: Gathered) -> dict[str, Any]:
     return {"items": gathered.rows, "down": [asdict(down) for down in gathered.down]}
 
 
-def _change(done: reservations.Reserved | reservations.Updated) -> dict[str, Any]:
+def _change(
+    done: reservations.Reserved | reservations.Updated | reservations.Previewed,
+) -> dict[str, Any]:
     plain = {"array": done.array, "requested_bytes": done.requested_bytes} | _plain(done.answer)
     if done.advice is not None:
         plain["advice"] = sizes.rows(done.advice)[0]

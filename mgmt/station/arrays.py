@@ -66,8 +66,8 @@ class Arrays:
         self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="arrays")
 
     def close(self) -> None:
-        """Close the connections to the arrays."""
-        self._pool.shutdown(cancel_futures=True)
+        """Close the connections to the arrays; requests still under way are not waited for."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
         for peer in self._peers.values():
             peer.close()
 

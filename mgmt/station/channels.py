@@ -37,24 +37,25 @@ def register(
     for name, count in (("sessions", sessions), ("connections", connections_per_session)):
         if count is not None and not 1 <= count <= COUNT_LIMIT:
             raise InvalidRequest(Code.INVALID_SIZE, f"{name} is from 1 to {COUNT_LIMIT}, not {count}")
-    row = station.store.channel(local_port, remote_port, target.remote_port_number)
-    if row is None:
-        row = Channel(
-            local_port=local_port,
-            remote_port=remote_port,
-            remote_port_number=target.remote_port_number,
-            sessions=1,
-            connections_per_session=1,
+    with station.store.exclusive():
+        row = station.store.channel(local_port, remote_port, target.remote_port_number)
+        if row is None:
+            row = Channel(
+                local_port=local_port,
+                remote_port=remote_port,
+                remote_port_number=target.remote_port_number,
+                sessions=1,
+                connections_per_session=1,
+            )
+            row = _with_values_of_its_pair(station, row)
+        elif sessions is None and connections_per_session is None:
+            return row
+        row = replace(
+            row,
+            sessions=sessions or row.sessions,
+            connections_per_session=connections_per_session or row.connections_per_session,
         )
-        row = _with_values_of_its_pair(station, row)
-    elif sessions is None and connections_per_session is None:
-        return row
-    row = replace(
-        row,
-        sessions=sessions or row.sessions,
-        connections_per_session=connections_per_session or row.connections_per_session,
-    )
-    station.store.put_channel(row)
+        station.store.put_channel(row)
     return row
 
 
@@ -99,8 +100,7 @@ def measure(station: Station, local_port: str, remote_port: str) -> list[Channel
     old values stay, marked stale (GAP-11); :class:`ProblemError` when the pair is not registered.
     """
     local_port, remote_port = canonical_port(local_port), canonical_port(remote_port)
-    rows = _rows_of(station, local_port, remote_port)
-    if not rows:
+    if not _rows_of(station, local_port, remote_port):
         raise ProblemError(
             "NOT_REGISTERED",
             f"the pair {local_port},{remote_port} is not in table 108: register it first",
@@ -110,23 +110,27 @@ def measure(station: Station, local_port: str, remote_port: str) -> list[Channel
     try:
         answer = _ask(station, local_port, remote_port)
     except (PeerRefused, PeerUnreachable, ProblemError):
-        for row in rows:
-            station.store.put_channel(replace(row, failed=True))
+        _change(station, local_port, remote_port, failed=True)
         raise
-    measured = [
-        replace(
-            row,
-            bandwidth_bps=answer.bandwidth_bps,
-            rtt_ns=answer.rtt_ns,
-            measured_at=answer.measured_at,
-            method=answer.method[:255],
-            failed=False,
-        )
-        for row in rows
-    ]
-    for row in measured:
-        station.store.put_channel(row)
-    return measured
+    return _change(
+        station,
+        local_port,
+        remote_port,
+        bandwidth_bps=answer.bandwidth_bps,
+        rtt_ns=answer.rtt_ns,
+        measured_at=answer.measured_at,
+        method=answer.method[:255],
+        failed=False,
+    )
+
+
+def _change(station: Station, local_port: str, remote_port: str, **values: Any) -> list[Channel]:
+    """Set ``values`` in every row that the pair has now; a measurement takes seconds, in which rows may change."""
+    with station.store.exclusive():
+        rows = [replace(row, **values) for row in _rows_of(station, local_port, remote_port)]
+        for row in rows:
+            station.store.put_channel(row)
+    return rows
 
 
 def _rows_of(station: Station, local_port: str, remote_port: str) -> list[Channel]:
@@ -176,20 +180,21 @@ def take_notice(station: Station, notice: ChannelChangeNotify) -> list[Channel]:
     if not _sound(notice.bandwidth_bps, notice.rtt_ns):
         raise InvalidRequest(Code.INVALID_SIZE, "bandwidth and delay of a channel are positive")
     changed = []
-    for row in _rows_of(station, canonical_port(notice.local_port), canonical_port(notice.remote_port)):
-        if notice.sequence <= row.sequence:
-            continue
-        new = replace(
-            row,
-            bandwidth_bps=notice.bandwidth_bps,
-            rtt_ns=notice.rtt_ns,
-            measured_at=_utc(notice.measured_at, station.utc_now()),
-            method="notified",
-            failed=False,
-            sequence=notice.sequence,
-        )
-        station.store.put_channel(new)
-        changed.append(new)
+    with station.store.exclusive():
+        for row in _rows_of(station, canonical_port(notice.local_port), canonical_port(notice.remote_port)):
+            if notice.sequence <= row.sequence:
+                continue
+            new = replace(
+                row,
+                bandwidth_bps=notice.bandwidth_bps,
+                rtt_ns=notice.rtt_ns,
+                measured_at=_utc(notice.measured_at, station.utc_now()),
+                method="notified",
+                failed=False,
+                sequence=notice.sequence,
+            )
+            station.store.put_channel(new)
+            changed.append(new)
     return changed
 
 

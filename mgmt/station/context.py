@@ -25,7 +25,7 @@ class Station:
     arrays: Arrays
     probes: Sequence[Peer]
     utc_now: Callable[[], datetime]
-    fresh_s: float = 60.0
+    fresh_s: float = 600.0
     stale_after_s: float = 24 * 3600.0
 
     def close(self) -> None:

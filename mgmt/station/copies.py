@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from credits.errors import Code, InvalidRequest
+from credits.errors import Code, InvalidRequest, Refused
 from credits.targets import Target
 from mgmt.http import PeerRefused, PeerUnreachable, ProblemError
 from mgmt.messages import (
@@ -76,9 +76,10 @@ def start(
         remote_port=channel.remote_port,
         started_at=station.utc_now().isoformat(timespec="milliseconds"),
     )
-    if record.copy_id in station.store.copies():
-        raise InvalidRequest(Code.BUSY, f"there is a copy {record.copy_id} already")
-    station.store.put_copy(record)
+    with station.store.exclusive():
+        if record.copy_id in station.store.copies():
+            raise Refused(Code.BUSY, f"there is a copy {record.copy_id} already")
+        station.store.put_copy(record)
     requests = [
         CopyStartRequest(
             copy_id=record.copy_id,

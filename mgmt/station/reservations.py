@@ -11,13 +11,15 @@ from mgmt.http import Peer, PeerUnreachable
 from mgmt.messages import (
     BufferReserveRequest,
     BufferReserveResponse,
+    ReservationPreview,
+    ReservationPreviewRequest,
     ReservationReleaseRequest,
     ReservationReleaseResponse,
     ReservedBufferUpdateRequest,
     ReservedBufferUpdateResponse,
 )
 from mgmt.station.context import Station
-from mgmt.station.sizes import Advice, advise
+from mgmt.station.sizes import Advice, advise, suppose
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +39,16 @@ class Updated:
     array: str
     requested_bytes: int
     answer: ReservedBufferUpdateResponse
+    advice: Advice | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Previewed:
+    """What an array would change, and the advice behind it where the size was automatic."""
+
+    array: str
+    requested_bytes: int
+    answer: ReservationPreview
     advice: Advice | None
 
 
@@ -61,7 +73,6 @@ def reserve(
             target,
             sessions=sessions,
             connections_per_session=connections_per_session,
-            remeasure=True,
         )
         size_bytes = advice.recommendation.bytes
     check_size(size_bytes)
@@ -94,6 +105,40 @@ def update(
     if not isinstance(answer, ReservedBufferUpdateResponse):
         raise PeerUnreachable(peer.who, "its answer is no update")
     return Updated(array=array, requested_bytes=size_bytes, answer=answer, advice=advice)
+
+
+def preview(
+    station: Station,
+    target: Target,
+    *,
+    size_bytes: int | None = None,
+    bandwidth_bps: int | None = None,
+    rtt_ns: int | None = None,
+    sessions: int | None = None,
+    connections_per_session: int | None = None,
+) -> Previewed:
+    """What reserving would do now, and on a channel that were other than it is; nothing changes anywhere.
+
+    Without ``size_bytes`` the size is what would be recommended with the values given. Raises the refusal that the
+    reservation would get.
+    """
+    advice = None
+    if size_bytes is None:
+        advice = suppose(
+            station,
+            with_pair(station, target),
+            bandwidth_bps=bandwidth_bps,
+            rtt_ns=rtt_ns,
+            sessions=sessions,
+            connections_per_session=connections_per_session,
+        )
+        size_bytes = advice.recommendation.bytes
+    check_size(size_bytes)
+    array, peer = holder(station, target)
+    answer = peer.send(ReservationPreviewRequest(target=target, requested_bytes=size_bytes))
+    if not isinstance(answer, ReservationPreview):
+        raise PeerUnreachable(peer.who, "its answer is no preview")
+    return Previewed(array=array, requested_bytes=size_bytes, answer=answer, advice=advice)
 
 
 def release(

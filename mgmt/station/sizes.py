@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from credits.errors import Code, InvalidRequest
@@ -12,7 +12,7 @@ from mgmt import sizing
 from mgmt.http import PeerRefused, PeerUnreachable, ProblemError
 from mgmt.messages import InterfaceInfoGetRequest, InterfaceInfoGetResponse, to_plain
 from mgmt.station.arrays import Gathered, Site
-from mgmt.station.channels import counts, is_stale, measure, register
+from mgmt.station.channels import counts, is_stale, measure, pair_of, register
 from mgmt.station.context import Station
 from mgmt.station.store import Channel
 
@@ -63,7 +63,13 @@ def advise(
     channel = register(station, target, sessions=sessions, connections_per_session=connections_per_session)
     site = station.arrays.with_port(channel.local_port)
     channel = _fresh(station, channel, remeasure)
-    interface = available(site, target)
+    return _advice(station, target, channel, available(site, target), policy)
+
+
+def _advice(
+    station: Station, target: Target, channel: Channel, interface: InterfaceInfoGetResponse, policy: str
+) -> Advice:
+    """Step 808 on what is known."""
     sessions_used, connections_used = counts(channel, target)
     inputs = Inputs(
         unit_bytes=interface.unit_bytes,
@@ -85,6 +91,44 @@ def advise(
     )
 
 
+def suppose(
+    station: Station,
+    target: Target,
+    *,
+    bandwidth_bps: int | None = None,
+    rtt_ns: int | None = None,
+    sessions: int | None = None,
+    connections_per_session: int | None = None,
+) -> Advice:
+    """Step 808 for a channel as it would be: the values given instead of those of table 108, which stays as it is.
+
+    Nothing is registered and nothing is measured. Raises :class:`ProblemError` when a value is neither given nor known.
+    """
+    local_port, remote_port = pair_of(target)
+    known = station.store.channel(local_port, remote_port, target.remote_port_number)
+    row = known or Channel(
+        local_port=local_port, remote_port=remote_port, sessions=1, connections_per_session=1
+    )
+    row = replace(
+        row,
+        bandwidth_bps=bandwidth_bps or row.bandwidth_bps,
+        rtt_ns=rtt_ns or row.rtt_ns,
+        sessions=sessions or row.sessions,
+        connections_per_session=connections_per_session or row.connections_per_session,
+    )
+    if row.bandwidth_bps is None or row.rtt_ns is None:
+        raise ProblemError(
+            "NOT_MEASURED",
+            f"the channel {local_port},{remote_port} has not been measured: measure it, or give bandwidth and rtt",
+            status=409,
+            title="No usable channel information",
+        )
+    if bandwidth_bps is not None and rtt_ns is not None:
+        row = replace(row, measured_at=None, failed=False)  # nothing of it was measured
+    interface = available(station.arrays.with_port(local_port), target)
+    return _advice(station, target, row, interface, sizing.DOCUMENT)
+
+
 def _fresh(station: Station, channel: Channel, remeasure: bool) -> Channel:
     """The row with values that may be used. Never computes with nothing (GAP-11)."""
     age_s = channel.age_s(station.utc_now())
@@ -104,7 +148,7 @@ def _fresh(station: Station, channel: Channel, remeasure: bool) -> Channel:
             status=409,
             title="No usable channel information",
         ) from error
-    return next(row for row in rows if row.remote_port_number == channel.remote_port_number)
+    return next((row for row in rows if row.remote_port_number == channel.remote_port_number), channel)
 
 
 def pair_of_row(channel: Channel) -> tuple[str, str, int | None]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -127,6 +128,7 @@ class Store:
         self._engine = engine
         self._where = where
         self._lock = lock
+        self._one_at_a_time = threading.RLock()
         with self._transaction() as connection:
             self._check_format(connection)
             _METADATA.create_all(connection)
@@ -149,10 +151,14 @@ class Store:
                 f"{self._where} has format {found}, this version reads format {FORMAT}: use the newer version"
             )
 
+    def exclusive(self) -> AbstractContextManager[object]:
+        """For a change that depends on what was read: nobody else changes a table inside the block."""
+        return self._one_at_a_time
+
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
         try:
-            with self._engine.begin() as connection:
+            with self._one_at_a_time, self._engine.begin() as connection:
                 yield connection
         except SQLAlchemyError as error:
             cause = getattr(error, "orig", None) or error

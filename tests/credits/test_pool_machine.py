@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
+import tempfile
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +24,7 @@ from credits import (
     Allocation,
     Code,
     CreditError,
+    DurablePool,
     Pool,
     PoolConfig,
     Refused,
@@ -35,6 +39,8 @@ from credits import (
     volume_group_pair,
     volume_pair,
 )
+from credits.journal import connect_journal
+from credits.verbs import Reserve
 
 PER_PAGE = 3
 PAIR = ("a", "b")
@@ -129,6 +135,7 @@ class Live:
 
 class PoolMachine(RuleBasedStateMachine):
     kind: UnitKind
+    durable = False
 
     @initialize(
         total=st.integers(1, 60),
@@ -151,7 +158,8 @@ class PoolMachine(RuleBasedStateMachine):
             first_buffer_id=20,
             **shape,
         )
-        self.pool = Pool(self.config)
+        self.directory = tempfile.TemporaryDirectory() if self.durable else None
+        self.pool: Pool | DurablePool = Pool(self.config) if not self.durable else self.opened()
         self.model = Model(total, pages, floor)
         self.named = NAMED[:kinds]
         self.targets: list[Target] = list(self.named)
@@ -162,6 +170,17 @@ class PoolMachine(RuleBasedStateMachine):
         self.now = 0
 
     # -- helpers
+
+    def opened(self) -> DurablePool:
+        assert self.directory is not None
+        path = Path(self.directory.name) / "machine.sqlite"
+        return DurablePool.open(path, self.config, connect=connect_unsynced)
+
+    def teardown(self) -> None:
+        if hasattr(self, "pool") and isinstance(self.pool, DurablePool):
+            self.pool.close()
+            assert self.directory is not None
+            self.directory.cleanup()
 
     def once(self) -> dict[str, Any]:
         self.requests += 1
@@ -201,12 +220,12 @@ class PoolMachine(RuleBasedStateMachine):
             return
         fits = not self.held(target.key) and self.model.resize({target.key: units}, may_split=may_split)
         previous = self.pool.reservation_table()
-        result = self.attempt(
-            fits, self.pool.reserve, target, size, allow_expansion=may_split, **self.once()
-        )
+        result = self.attempt(fits, self.pool.reserve, target, size, allow_expansion=may_split, **self.once())
         if fits:
             assert (result.reserved_units, result.requested_bytes) == (units, size)
-            assert result.replaced is any(row.target == target and row.state != "released" for row in previous)
+            assert result.replaced is any(
+                row.target == target and row.state != "released" for row in previous
+            )
 
     @rule(units=SIZES)
     def reserve_for_a_new_connection(self, units: int) -> None:
@@ -232,7 +251,7 @@ class PoolMachine(RuleBasedStateMachine):
             fits = fits and bool(keys)
         if enlarge:
             fits = fits and all(model.reserved[key].size <= units for key in keys)
-        fits = fits and model.resize({key: units for key in wanted})
+        fits = fits and model.resize(dict.fromkeys(wanted, units))
         verb = self.pool.enlarge if enlarge else self.pool.update
         result = self.attempt(fits, verb, target, units * 10, **self.once())
         if fits:
@@ -267,10 +286,8 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(data=st.data(), stale=st.integers(1, 3))
     def update_on_a_stale_revision(self, data: st.DataObject, stale: int) -> None:
         target = self.drawn(data)
-        revision = self.pool.revision - stale
-        refused = self.attempt(
-            False, self.pool.update, target, 10, expected_revision=revision, **self.once()
-        )
+        revision = self.pool.statistics().revision - stale
+        refused = self.attempt(False, self.pool.update, target, 10, expected_revision=revision, **self.once())
         assert refused.code is Code.STALE
 
     @rule(data=st.data(), units=SIZES)
@@ -303,7 +320,9 @@ class PoolMachine(RuleBasedStateMachine):
         # Only units that the model can name are compared while a hold stands, so end it in the next step.
         before, after = old.size, units
         if after >= before:
-            self.end_hold(result.hold_id, target.key, units, data.draw(st.sampled_from(["confirm", "void", "expire"])))
+            self.end_hold(
+                result.hold_id, target.key, units, data.draw(st.sampled_from(["confirm", "void", "expire"]))
+            )
         else:
             self.end_hold(result.hold_id, target.key, units, data.draw(st.sampled_from(["confirm", "void"])))
 
@@ -367,20 +386,32 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(data=st.data(), units=SIZES)
     def preview(self, data: st.DataObject, units: int) -> None:
-        from credits.verbs import Reserve  # the request behind the verb
-
         target = data.draw(st.sampled_from(self.named))
         before = self.look()
-        twin = self.pool.twin()
-        try:
-            twin.carry_out_now(Reserve(target=target, requested_bytes=units * 10), self.now)
-            would_fit = True
-        except CreditError:
-            would_fit = False
+        request = Reserve(target=target, requested_bytes=units * 10)
+        seen = self.pool.preview([request], now_ns=self.now)
+        would_fit = not isinstance(seen.outcomes[0], CreditError)
         assert self.look() == before
-        assert twin.statistics().conserved
+        assert seen.before == self.pool.statistics()
+        assert seen.after.conserved
         trial = replace(self.model, reserved={key: replace(r) for key, r in self.model.reserved.items()})
         assert would_fit is trial.resize({target.key: units})
+
+    @precondition(lambda self: self.durable)
+    @rule()
+    def restart(self) -> None:
+        """Reservations stand again, allocations and holds are gone, pages are split as far as promised."""
+        assert isinstance(self.pool, DurablePool)
+        self.pool.close()
+        self.pool = self.opened()
+        self.live.clear()
+        model = self.model
+        for reserved in model.reserved.values():
+            reserved.used = reserved.pending = 0
+        model.leaving.clear()
+        model.unreserved_use = 0
+        model.total, model.pages = self.config.total_units, self.config.unsplit_pages
+        model.split(sum(reserved.size for reserved in model.reserved.values()) - model.total)
 
     # -- what must always hold
 
@@ -412,15 +443,26 @@ class PoolMachine(RuleBasedStateMachine):
         assert used == statistics.in_use_units + statistics.draining_units
 
 
+def connect_unsynced(path: Path) -> sqlite3.Connection:
+    """Only the process restarts here, not the machine: syncing would only cost time."""
+    connection = connect_journal(path)
+    connection.execute("PRAGMA synchronous = OFF")
+    return connection
+
+
+@pytest.mark.parametrize(("in_journal", "examples"), [(False, 120), (True, 40)], ids=["memory", "journal"])
 @pytest.mark.parametrize("unit_kind", list(UnitKind))
-def test_every_order_of_verbs_agrees_with_the_model(unit_kind: UnitKind) -> None:
+def test_every_order_of_verbs_agrees_with_the_model(
+    unit_kind: UnitKind, in_journal: bool, examples: int
+) -> None:
     class Machine(PoolMachine):
         kind = unit_kind
+        durable = in_journal
 
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=120,
+            max_examples=examples,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow],

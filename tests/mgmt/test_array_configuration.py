@@ -13,7 +13,7 @@ from mgmt.array.configuration import (
     VolumeConfig,
     build,
     load,
-    parse_volume,
+    parse_volumes,
 )
 
 MINIMAL = Settings(listen="unix:/tmp/x.sock", port_address="127.0.0.1")
@@ -89,14 +89,18 @@ def test_a_file_says_everything_that_flags_say(tmp_path: Path) -> None:
     ],
 )
 def test_a_volume_is_read(text: str, expected: VolumeConfig) -> None:
-    name, rest = parse_volume(text)
-    assert build(replace(MINIMAL, volumes={name: rest})).volumes == (expected,)
+    assert build(replace(MINIMAL, volumes=parse_volumes([text]))).volumes == (expected,)
 
 
 @pytest.mark.parametrize("text", ["", "vol0", "vol0=", "=/a.img"])
 def test_what_is_no_volume_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match="is not a volume"):
-        parse_volume(text)
+        parse_volumes([text])
+
+
+def test_a_volume_named_twice_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="two volumes"):
+        parse_volumes(["a=/x", "a=/y"])
 
 
 @pytest.mark.parametrize(

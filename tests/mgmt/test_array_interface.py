@@ -80,6 +80,16 @@ def test_a_connection_gets_a_buffer_id_and_a_row_in_table_1500() -> None:
     ]
 
 
+def test_who_names_no_buffer_id_gets_the_lowest_idle_one_of_the_pair() -> None:
+    subject = interface()
+    for number, pair in enumerate((("a", "b"), ("a", "b"), ("c", "d"))):
+        reserve(subject, new_connection(*pair), 4, f"r{number}")
+    assert subject.idle_buffer_id("a", "b") == 10000
+    subject.allocate((connection(10000),), 1, holder="copy", at_most=False)
+    assert subject.idle_buffer_id("a", "b") == 10001
+    assert subject.idle_buffer_id("x", "y") is None
+
+
 def test_an_update_grows_from_free_and_a_refusal_carries_the_numbers() -> None:
     subject = interface()
     reserve(subject, PAIR, 40)

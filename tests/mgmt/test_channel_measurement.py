@@ -105,8 +105,18 @@ def test_packets_of_another_measurement_are_ignored() -> None:
     core.receive(Packet(Kind.ECHO_REPLY, NONCE + 1, sequence=1), 1_000)
     core.receive(Packet(Kind.ECHO_REPLY, NONCE, sequence=2), 1_000)  # never sent
     core.receive(Packet(Kind.REPORT, NONCE, train=1, bandwidth_bps=5), 1_000)  # no train is under way
-    with pytest.raises(NotMeasurable):
+    with pytest.raises(NotMeasurable, match="no echo"):
         core.outcome()
+
+
+def test_the_time_that_the_responder_held_an_echo_does_not_count() -> None:
+    config = MeasurementConfig(echoes=1, trains=0)
+    core = Measurement(NONCE, config, 0)
+    core.datagrams_to_send(0)
+    core.receive(Packet(Kind.ECHO_REPLY, NONCE, sequence=1, hold_ns=400), 1_000)
+    core.datagrams_to_send(2_000)
+    core.receive(Packet(Kind.REPORT, NONCE, train=1, bandwidth_bps=10**8), 3_000)
+    assert core.outcome().rtt_ns == 600
 
 
 def test_an_echo_that_comes_twice_counts_once() -> None:

@@ -13,8 +13,9 @@ import pytest
 from credits.allocation import Allocation
 from credits.config import PoolConfig, UnitKind
 from credits.durable import DurablePool
+from credits.targets import port_pair
 from iscsi_target.scsi.errors import StoreError
-from mgmt.array.replication.engine import RunningCopy
+from mgmt.array.replication.engine import RunningCopy, share
 from mgmt.array.replication.job import CopyJob, Slot, State
 from mgmt.array.replication.transport import Buffer, LinkLost, LinkTraffic, RemoteRefused
 
@@ -73,6 +74,13 @@ class Link:
         if self.remote.on_flush is not None:
             await self.remote.on_flush(self.slot)
         self.remote.flushed += 1
+
+    async def resize(self, units: int) -> None:
+        surplus = self.allocation.units - units
+        if surplus > 0:
+            self.pool.free(self.allocation, surplus)
+        elif surplus < 0:
+            self.pool.grow(self.allocation, -surplus)
 
     def traffic(self) -> LinkTraffic:
         return LinkTraffic(0, 0, 0)
@@ -278,6 +286,52 @@ def test_half_a_copy_starts_when_the_wait_is_over() -> None:
     site = run(scenario, gather_ns=20_000_000)
     assert site.copy.state is State.DONE
     assert site.copy.progress().job.error.startswith("1 of 2 connections started")
+
+
+def test_a_running_copy_shares_its_reservation_out_anew_whenever_that_changes() -> None:
+    async def hang(_slot: Slot, _offset: int) -> None:
+        await asyncio.Event().wait()
+
+    target = port_pair("a", "b")
+
+    async def scenario(site: Site) -> None:
+        site.pool.reserve(target, 8 * UNIT, request_id="r", now_ns=0)
+        for slot in site.slots:
+            site.copy.request(slot)
+            await site.copy.connect(slot, site.pool.allocate((target,), 4, holder=str(slot)))
+        for number, units in enumerate((5, 9, 2)):
+            site.pool.update(target, units * UNIT, request_id=f"u{number}", now_ns=0)
+            site.copy.resize(lambda _target, units=units: units)  # type: ignore[misc]
+            await asyncio.sleep(0.01)
+            (row,) = site.pool.allocation_table()
+            assert row.allocated_units == units
+            assert site.pool.statistics().free_units == 10 - units
+        site.copy.stop()
+        await site.copy.finished.wait()
+        site.pool.release(target, request_id="x", now_ns=0)
+
+    run(scenario, Remote(on_write=hang))
+
+
+def test_connections_that_live_on_the_free_list_keep_their_units() -> None:
+    async def hang(_slot: Slot, _offset: int) -> None:
+        await asyncio.Event().wait()
+
+    async def scenario(site: Site) -> None:
+        await just_start(site)
+        site.copy.resize(lambda _target: 10)
+        await asyncio.sleep(0.01)
+        assert site.pool.statistics().in_use_units == 4
+        site.copy.stop()
+
+    run(scenario, Remote(on_write=hang))
+
+
+@pytest.mark.parametrize(
+    ("total", "count", "parts"), [(8, 6, [2, 2, 1, 1, 1, 1]), (0, 2, [0, 0]), (6, 3, [2, 2, 2])]
+)
+def test_shares_are_even_and_whole(total: int, count: int, parts: list[int]) -> None:
+    assert [share(total, number, count) for number in range(count)] == parts
 
 
 @pytest.mark.parametrize("connections", [1, 2])

@@ -28,7 +28,7 @@ def copying(slots: int = 2, total_bytes: int = 40) -> CopyJob:
         copy.request(slot)
     for slot in SLOTS[:slots]:
         copy.connection_up(slot)
-    assert copy.state is State.COPYING
+    assert copy.statistics().state is State.COPYING
     return copy
 
 
@@ -46,10 +46,10 @@ def test_data_move_only_when_every_start_request_is_decided() -> None:
         copy.request(slot)
     for slot in SLOTS[:-1]:
         copy.connection_up(slot)
-        assert copy.state is State.STARTING
+        assert copy.statistics().state is State.STARTING
         assert copy.take(slot) is None
     copy.connection_up(SLOTS[-1])
-    assert copy.state is State.COPYING
+    assert copy.statistics().state is State.COPYING
     assert copy.take(SLOTS[0]) == Extent(0, 4)
     assert copy.statistics().error == ""
 
@@ -62,7 +62,7 @@ def test_a_partial_start_goes_on_and_is_reported() -> None:
         copy.connection_up(slot)
     for slot in SLOTS[4:]:
         copy.connection_refused(slot, "no memory")
-    assert copy.state is State.COPYING
+    assert copy.statistics().state is State.COPYING
     assert (copy.statistics().wanted, copy.statistics().started) == (6, 4)
     assert copy.statistics().error == "4 of 6 connections started: no memory"
 
@@ -72,9 +72,9 @@ def test_a_copy_of_which_every_connection_is_refused_fails_with_the_reason() -> 
     for slot in SLOTS:
         copy.request(slot)
         copy.connection_refused(slot, "no memory")
-    assert copy.state is State.FAILING
+    assert copy.statistics().state is State.FAILING
     copy.closed()
-    assert copy.state is State.FAILED
+    assert copy.statistics().state is State.FAILED
     assert copy.statistics().error == "0 of 6 connections started: no memory"
 
 
@@ -84,9 +84,9 @@ def test_the_wait_for_start_requests_is_bounded() -> None:
     copy.connection_up(SLOTS[0])
     assert copy.next_deadline() == 1000
     copy.handle_timer(999)
-    assert copy.state is State.STARTING
+    assert copy.statistics().state is State.STARTING
     copy.handle_timer(1000)
-    assert copy.state is State.COPYING
+    assert copy.statistics().state is State.COPYING
     assert copy.statistics().error == "1 of 6 connections started: 5 start requests did not come in time"
     assert copy.next_deadline() is None
     with pytest.raises(StartRefused, match="takes no more"):
@@ -119,19 +119,19 @@ def test_a_second_start_request_for_a_connection_is_refused() -> None:
 def test_a_copy_is_done_when_all_is_acknowledged_flushed_and_closed() -> None:
     copy = copying()
     assert move_everything(copy, SLOTS[0]) == 40
-    assert copy.state is State.FLUSHING
+    assert copy.statistics().state is State.FLUSHING
     copy.flushed()
-    assert copy.state is State.FINISHING
-    assert not copy.state.final
+    assert copy.statistics().state is State.FINISHING
+    assert not copy.statistics().state.final
     copy.closed()
-    assert copy.state is State.DONE
+    assert copy.statistics().state is State.DONE
 
 
 def test_a_lost_connection_gives_its_extents_to_the_others() -> None:
     copy = copying()
     lost = [copy.take(SLOTS[0]) for _ in range(3)]
     copy.connection_lost(SLOTS[0], "reset by peer")
-    assert copy.state is State.COPYING
+    assert copy.statistics().state is State.COPYING
     assert copy.take(SLOTS[0]) is None
     assert [copy.take(SLOTS[1]) for _ in range(3)] == lost
     assert copy.statistics().error == "session 0 connection 0 was lost: reset by peer"
@@ -151,16 +151,16 @@ def test_a_late_answer_on_a_lost_connection_counts_for_nothing() -> None:
 def test_a_copy_without_connections_fails() -> None:
     copy = copying(slots=1)
     copy.connection_lost(SLOTS[0], "reset by peer")
-    assert copy.state is State.FAILING
+    assert copy.statistics().state is State.FAILING
 
 
 def test_a_stopped_copy_hands_out_nothing_more() -> None:
     copy = copying()
     copy.stop()
-    assert copy.state is State.STOPPING
+    assert copy.statistics().state is State.STOPPING
     assert copy.take(SLOTS[0]) is None
     copy.closed()
-    assert copy.state is State.STOPPED
+    assert copy.statistics().state is State.STOPPED
     assert copy.statistics().error == ""
 
 
@@ -169,7 +169,7 @@ def test_a_failure_keeps_its_reason_when_the_connections_are_closed_afterwards()
     copy.fail("the remote disk is full")
     copy.connection_lost(SLOTS[0], "closed")
     copy.closed()
-    assert copy.state is State.FAILED
+    assert copy.statistics().state is State.FAILED
     assert copy.statistics().error == "the remote disk is full"
 
 
@@ -177,7 +177,7 @@ def test_an_empty_volume_needs_no_data() -> None:
     copy = job(total_bytes=0, sessions=1, connections=1)
     copy.request(SLOTS[0])
     copy.connection_up(SLOTS[0])
-    assert copy.state is State.FLUSHING
+    assert copy.statistics().state is State.FLUSHING
 
 
 def test_a_copy_needs_a_connection() -> None:

@@ -11,9 +11,11 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from credits.allocation import Allocation
+from credits.errors import Refused
+from credits.targets import Target
 from iscsi_target.scsi.errors import StoreError
 from mgmt.array.replication.job import CopyJob, JobStatistics, Slot, State
 from mgmt.array.replication.transport import (
@@ -67,6 +69,11 @@ class Progress:
         return self.job.acknowledged_bytes * 8_000_000_000 // self.elapsed_ns if self.elapsed_ns else 0
 
 
+def share(total: int, number: int, count: int) -> int:
+    """Part ``number`` of ``total`` divided into ``count`` parts as even as can be, the larger ones first."""
+    return total // count + (number < total % count)
+
+
 class Signal:
     """Wakes everyone who waits for a change of the job."""
 
@@ -112,7 +119,11 @@ class RunningCopy:
         self._signal = Signal()
         self._links: dict[Slot, CopyLink] = {}
         self._connecting: set[asyncio.Task[CopyLink]] = set()
+        self._arriving = 0
         self._pumps: set[asyncio.Task[None]] = set()
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._wanted_units: dict[Slot, int] = {}
+        self._resizer: asyncio.Task[None] | None = None
         self._first_byte_ns: int | None = None
         self._last_acknowledgement_ns: int | None = None
         self.finished = asyncio.Event()
@@ -136,18 +147,25 @@ class RunningCopy:
         """Bring ``slot`` up over ``allocation``. Raises LinkLost and RemoteRefused; the units are back then."""
         connecting = asyncio.create_task(self._transport.connect(slot, allocation))
         self._connecting.add(connecting)
+        self._arriving += 1
+        link: CopyLink | None = None
         try:
             await asyncio.wait({connecting})
             if connecting.cancelled():
                 raise LinkLost(f"the copy is {self._job.state}")
             link = connecting.result()
-            await self._check(link)
+            self._check(link)
         except (LinkLost, RemoteRefused) as error:
+            # Said before the link is closed: that may end its session, and others would report only this.
             self.refused(slot, f"{slot}: {error}")
+            if link is not None:
+                await link.close()
             raise
         finally:
             connecting.cancel()
             self._connecting.discard(connecting)
+            self._arriving -= 1
+            self._signal.notify()
         self._links[slot] = link
         self._job.connection_up(slot)
         pump = asyncio.create_task(self._pump(slot, link), name=f"copy {slot}")
@@ -160,6 +178,41 @@ class RunningCopy:
         self._job.stop()
         self._signal.notify()
 
+    def resize(self, reserved_units: Callable[[Target], int]) -> None:
+        """Share out anew what is reserved now, among the connections that live on it (paragraphs 51 and 97).
+
+        ``reserved_units`` tells the size of a target's reservation, 0 where it is gone. Connections whose units
+        came from the free list keep them.
+        """
+        served: dict[Target, list[Slot]] = {}
+        for slot in sorted(self._links):
+            target = self._links[slot].allocation.target
+            if target is not None and self._job.is_up(slot):
+                served.setdefault(target, []).append(slot)
+        self._wanted_units = {
+            slot: max(1, share(total, number, len(slots)))
+            for target, slots in served.items()
+            if (total := reserved_units(target))
+            for number, slot in enumerate(slots)
+        }
+        if self._resizer is None or self._resizer.done():
+            self._resizer = asyncio.create_task(self._resize())
+
+    async def _resize(self) -> None:
+        """Carry out the newest wish; first those that shrink, as the others may grow by what they give back."""
+        while self._wanted_units:
+            wanted, self._wanted_units = self._wanted_units, {}
+            smaller = {slot for slot, units in wanted.items() if units < self._links[slot].allocation.units}
+            for slots in (smaller, wanted.keys() - smaller):
+                await asyncio.gather(*(self._resize_link(slot, wanted[slot]) for slot in slots))
+
+    async def _resize_link(self, slot: Slot, units: int) -> None:
+        link = self._links[slot]
+        try:
+            await link.resize(units)
+        except (Refused, LinkLost) as error:  # the copy goes on with what it has, or its pump sees the loss
+            _log.warning("%s keeps its %d units: %s", slot, link.allocation.units, error)
+
     def progress(self) -> Progress:
         """The copy as it stands."""
         elapsed_ns = 0
@@ -170,19 +223,15 @@ class RunningCopy:
         links = tuple((slot, link.traffic()) for slot, link in sorted(self._links.items()))
         return Progress(self._job.statistics(), elapsed_ns, links)
 
-    async def _check(self, link: CopyLink) -> None:
-        """A link that came up too late, or to a logical unit that is too small, is closed again."""
-        try:
-            if self._job.state not in (State.STARTING, State.COPYING):
-                raise LinkLost(f"the copy is {self._job.state}")
-            if link.capacity_bytes < self._source.size_bytes:
-                raise RemoteRefused(
-                    f"the remote logical unit has {link.capacity_bytes} bytes, "
-                    f"the volume has {self._source.size_bytes}"
-                )
-        except (LinkLost, RemoteRefused):
-            await link.close()
-            raise
+    def _check(self, link: CopyLink) -> None:
+        """Refuse a link that came up too late, or to a logical unit that is too small."""
+        if self._job.state not in (State.STARTING, State.COPYING):
+            raise LinkLost(f"the copy is {self._job.state}")
+        if link.capacity_bytes < self._source.size_bytes:
+            raise RemoteRefused(
+                f"the remote logical unit has {link.capacity_bytes} bytes, "
+                f"the volume has {self._source.size_bytes}"
+            )
 
     async def _run(self) -> None:
         """Carry the job from its first to its last state."""
@@ -193,6 +242,7 @@ class RunningCopy:
                 else:
                     await self._wait_for_change()
         finally:
+            self._job.fail("the copy ended on a defect")  # means nothing to a copy that is closing already
             await self._close()
             self._job.closed()
             self._signal.notify()
@@ -237,7 +287,7 @@ class RunningCopy:
         except* LinkLost as lost:
             self._job.connection_lost(slot, str(lost.exceptions[0]))
             self._signal.notify()
-            await link.close()
+            self._retiring.add(asyncio.create_task(link.close()))  # not to be cancelled with this pump
         except* (RemoteRefused, StoreError) as failed:
             self._job.fail(str(failed.exceptions[0]))
             self._signal.notify()
@@ -268,7 +318,16 @@ class RunningCopy:
             self._signal.notify()
 
     async def _close(self) -> None:
-        for task in (*self._connecting, *self._pumps):
+        """End every task and link; only when this returns are all units back."""
+        busy: list[asyncio.Task[Any]] = [*self._connecting, *self._pumps]
+        if self._resizer is not None:
+            busy.append(self._resizer)
+        for task in busy:
             task.cancel()
-        await asyncio.gather(*self._connecting, *self._pumps, return_exceptions=True)
-        await asyncio.gather(*(link.close() for link in self._links.values()), return_exceptions=True)
+        while self._arriving:
+            await self._signal.wait()
+        await asyncio.gather(*busy, return_exceptions=True)
+        closing = (*self._retiring, *(link.close() for link in self._links.values()))
+        for outcome in await asyncio.gather(*closing, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                _log.error("a copy's connection did not close", exc_info=outcome)

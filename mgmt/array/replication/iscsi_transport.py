@@ -66,10 +66,13 @@ class _Session:
             if self.closed or self.initiator is None:
                 return
             self.closed = True
-            with contextlib.suppress(TimeoutError, IscsiError):
+            try:
                 async with asyncio.timeout(_LOGOUT_TIMEOUT_S):
                     await self.initiator.logout()
-            await self.initiator.abort()
+            except (TimeoutError, IscsiError):  # a peer that is gone needs no goodbye
+                pass
+            finally:
+                await self.initiator.abort()
 
 
 class IscsiCopyTransport:
@@ -97,7 +100,8 @@ class IscsiCopyTransport:
             async with asyncio.timeout(self._destination.connect_timeout_s):
                 initiator = await self._log_in(session, slot.connection, open_stream)
             undo.pop_all()
-        return IscsiCopyLink(session, initiator, slot, self._destination, streams[0], allocation, self._pool)
+        units = _LinkUnits(streams[0], allocation, self._pool, self._memory)
+        return IscsiCopyLink(session, initiator, slot, self._destination, units)
 
     async def _open_stream(self, host: str, port: int, allocation: Allocation) -> ReservedTcpConnection:
         sock = await connect_socket(
@@ -139,6 +143,55 @@ class IscsiCopyTransport:
         return initiator
 
 
+class _LinkUnits:
+    """The units of one connection and the stream whose bytes live in them."""
+
+    def __init__(
+        self, stream: ReservedTcpConnection, allocation: Allocation, pool: DurablePool, memory: UnitMemory
+    ) -> None:
+        self.stream = stream
+        self.allocation = allocation
+        self.held = True
+        self._pool = pool
+        self._memory = memory
+        self._resizing = asyncio.Lock()
+
+    async def resize(self, units: int) -> None:
+        """Grow or shrink; what is in flight is acknowledged before any unit changes hands."""
+        async with self._resizing:
+            surplus = self.allocation.units - units
+            if not self.held or surplus == 0:
+                return
+            if surplus < 0:
+                self._pool.grow(self.allocation, -surplus)
+                await self.stream.replace_memory(self._memory.slices(self.allocation))
+                return
+            unit_bytes = self._pool.config.unit_bytes
+            self.stream.set_limit(units * unit_bytes)
+            # The pool takes units back from the front of the chain.
+            rest = _without_front(self._memory.slices(self.allocation), surplus * unit_bytes)
+            await self.stream.replace_memory(rest)
+            if self.held:
+                self._pool.free(self.allocation, surplus)
+
+    def release(self) -> None:
+        """Reset the stream, and give every unit back to the list it came from."""
+        self.stream.abort()
+        if self.held:
+            self.held = False
+            self._pool.free(self.allocation)
+
+
+def _without_front(slices: Sequence[memoryview], size_bytes: int) -> list[memoryview]:
+    """The memory behind the first ``size_bytes``."""
+    rest = []
+    for piece in slices:
+        if size_bytes < len(piece):
+            rest.append(piece[size_bytes:])
+        size_bytes = max(0, size_bytes - len(piece))
+    return rest
+
+
 class IscsiCopyLink:
     """One connection of a session (:class:`~mgmt.array.replication.transport.CopyLink`)."""
 
@@ -148,20 +201,15 @@ class IscsiCopyLink:
         initiator: Initiator,
         slot: Slot,
         destination: Destination,
-        stream: ReservedTcpConnection,
-        allocation: Allocation,
-        pool: DurablePool,
+        units: _LinkUnits,
     ) -> None:
         self._session = session
         self._initiator = initiator
         self._cid = slot.connection
         self._destination = destination
-        self._stream = stream
-        self._allocation = allocation
-        self._pool = pool
-        self._holds_units = True
+        self._units = units
         self.outstanding_limit = min(
-            allocation.bytes // destination.extent_bytes + _AHEAD, _OUTSTANDING_LIMIT
+            units.allocation.bytes // destination.extent_bytes + _AHEAD, _OUTSTANDING_LIMIT
         )
 
     @property
@@ -191,11 +239,21 @@ class IscsiCopyLink:
         with _translating(self._destination):
             await self._initiator.synchronize_cache(self._destination.lun)
 
+    @property
+    def allocation(self) -> Allocation:
+        """The units that its bytes live in."""
+        return self._units.allocation
+
+    async def resize(self, units: int) -> None:
+        """Grow or shrink, one resize after the other."""
+        with _translating(self._destination):
+            await self._units.resize(units)
+
     def traffic(self) -> LinkTraffic:
         """The stream's counters; the TCP acknowledgements are those of this moment."""
-        statistics = self._stream.statistics()
+        statistics = self._units.stream.statistics()
         return LinkTraffic(
-            in_flight_bytes=statistics.in_flight_bytes if self._holds_units else 0,
+            in_flight_bytes=statistics.in_flight_bytes if self._units.held else 0,
             max_in_flight_bytes=statistics.max_in_flight_bytes,
             sent_bytes=statistics.written_bytes,
         )
@@ -205,10 +263,7 @@ class IscsiCopyLink:
         try:
             await self._session.close()
         finally:
-            self._stream.abort()
-            if self._holds_units:
-                self._holds_units = False
-                self._pool.free(self._allocation)
+            self._units.release()
 
 
 @contextlib.contextmanager

@@ -10,9 +10,17 @@ from typing import Protocol
 
 from credits.allocation import Allocation
 from credits.errors import Code, CreditError, InvalidRequest, Refused
-from credits.targets import Target, TargetKind, by_precedence, connection, port_pair, port_pair_number
+from credits.targets import (
+    Target,
+    TargetKind,
+    by_precedence,
+    check_target,
+    connection,
+    port_pair,
+    port_pair_number,
+)
 from mgmt.array.configuration import CopyConfig
-from mgmt.array.replication.engine import Progress, RunningCopy
+from mgmt.array.replication.engine import Progress, RunningCopy, share
 from mgmt.array.replication.job import CopyJob, Slot, StartRefused
 from mgmt.array.replication.transport import CopyTransport, LinkLost, RemoteRefused
 from mgmt.array.volumes import Volumes
@@ -40,6 +48,10 @@ class CopyBuffers(Protocol):
 
     def reserved_units(self, claims: Sequence[Target]) -> int:
         """Units of the reservation that would serve ``claims``; 0 when there is none."""
+        ...
+
+    def idle_buffer_id(self, local_port: str, remote_port: str) -> int | None:
+        """A buffer ID of the port pair that nobody uses, or ``None``."""
         ...
 
     @property
@@ -120,6 +132,17 @@ class RemoteCopy:
         await record.running.finished.wait()
         return self._status(copy_id, record)
 
+    def reservations_changed(self) -> None:
+        """A reservation was updated: running copies follow at once (paragraph 97).
+
+        Where the predetermined number is set, nobody gets more or less than that.
+        """
+        if self._config.allocation_units is not None:
+            return
+        for record in self._copies.values():
+            if not record.running.state.final:
+                record.running.resize(lambda target: self._buffers.reserved_units((target,)))
+
     def status(self, copy_id: str) -> CopyStatus:
         """How far a copy is. :class:`NoSuchCopy`."""
         return self._status(copy_id, self._get(copy_id))
@@ -156,6 +179,7 @@ class RemoteCopy:
 
     def _new_record(self, request: CopyStartRequest) -> CopyRecord:
         _check(request)
+        check_target(request.target)
         volume = self._volumes.get(request.volume)
         if volume is None:
             raise InvalidRequest(
@@ -165,6 +189,7 @@ class RemoteCopy:
         self._forget_one()
         local_port = request.target.local_port or self._local_port
         remote_port = request.target.remote_port or request.remote_host
+        claims = self._claims(request, local_port, remote_port)
         job = CopyJob(
             total_bytes=volume.size_bytes,
             extent_bytes=self._config.extent_bytes,
@@ -173,9 +198,22 @@ class RemoteCopy:
             gather_deadline_ns=self._clock() + self._config.gather_ns,
         )
         running = RunningCopy(job, volume.store, self._transport(request), self._executor, self._clock)
-        return CopyRecord(
-            request, local_port, remote_port, _claims(request, local_port, remote_port), running
-        )
+        return CopyRecord(request, local_port, remote_port, claims, running)
+
+    def _claims(self, request: CopyStartRequest, local_port: str, remote_port: str) -> tuple[Target, ...]:
+        """The targets that M8 asks with: what M7 names, then the pair with its number, then the pair (GAP-24)."""
+        claims = {
+            port_pair_number(local_port, remote_port, request.remote_port_number): None,
+            port_pair(local_port, remote_port): None,
+        }
+        buffer_id = request.buffer_id
+        if request.target.kind is not TargetKind.CONNECTION:
+            claims[request.target] = None
+        elif buffer_id is None:
+            buffer_id = request.target.buffer_id or self._buffers.idle_buffer_id(local_port, remote_port)
+        if buffer_id is not None:
+            claims[connection(buffer_id)] = None
+        return by_precedence(claims)
 
     def _forget_one(self) -> None:
         if len(self._copies) < COPIES_LIMIT:
@@ -206,7 +244,7 @@ class RemoteCopy:
             return UNRESERVED_UNITS
         connections = record.request.sessions * record.request.connections_per_session
         number = slot.session * record.request.connections_per_session + slot.connection
-        return max(1, reserved // connections + (number < reserved % connections))
+        return max(1, share(reserved, number, connections))
 
     def _status(self, copy_id: str, record: CopyRecord) -> CopyStatus:
         progress = record.running.progress()
@@ -256,16 +294,3 @@ def _essentials(request: CopyStartRequest) -> tuple[object, ...]:
         request.connections_per_session,
         request.buffer_id,
     )
-
-
-def _claims(request: CopyStartRequest, local_port: str, remote_port: str) -> tuple[Target, ...]:
-    """The targets that M8 asks with: what M7 names, then the pair with its number, then the pair (GAP-24)."""
-    claims = {
-        port_pair_number(local_port, remote_port, request.remote_port_number): None,
-        port_pair(local_port, remote_port): None,
-    }
-    if request.target.kind is not TargetKind.CONNECTION or request.target.buffer_id is not None:
-        claims[request.target] = None
-    if request.buffer_id is not None:
-        claims[connection(request.buffer_id)] = None
-    return by_precedence(claims)

@@ -55,6 +55,20 @@ class CopyLink(Protocol):
         """What was written over any connection is on the remote disk when this returns. LinkLost, RemoteRefused."""
         ...
 
+    @property
+    def allocation(self) -> Allocation:
+        """The units that its bytes live in."""
+        ...
+
+    async def resize(self, units: int) -> None:
+        """Have ``units`` units from now on (paragraph 97).
+
+        Fewer: no more than they hold is in flight at once, and the others go back when what they hold is
+        acknowledged (GAP-3). More: from the list that the present ones came from; :class:`Refused` when it has
+        none. LinkLost.
+        """
+        ...
+
     def traffic(self) -> LinkTraffic:
         """The connection's bytes as they stand; also after it was closed."""
         ...

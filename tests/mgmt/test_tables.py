@@ -1,0 +1,144 @@
+"""The tables as people read them: the document's example rows, units, and rows that are not of our making."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mgmt.tables import LAYOUTS, address, delay, draw, rate, size
+
+P1 = {"local_port": "211.19.1.20", "remote_port": "133.185.12.20"}
+P2 = {"local_port": "211.19.3.85", "remote_port": "172.83.1.21"}
+
+
+def lines(text: str) -> list[str]:
+    return [line.rstrip() for line in text.splitlines()]
+
+
+def test_table_101_has_the_rows_of_figure_3a() -> None:
+    rows = [
+        {
+            "target": {"kind": "port_pair", **P1},
+            "buffer_address": 0x0FFFFFFF,
+            "reserved_bytes": 2_100_000,
+            "reserved_units": 1026,
+            "in_use_units": 0,
+            "state": "reserved",
+        },
+        {
+            "target": {"kind": "port_pair", **P2},
+            "buffer_address": 0xFF00CC,
+            "reserved_bytes": 4_500_000,
+            "reserved_units": 2198,
+            "in_use_units": 3,
+            "state": "in_use",
+        },
+    ]
+    assert lines(draw("reservations", rows)) == [
+        "MASTER PORT    REMOTE PORT      BUFFER ADDRESS    RESERVED SIZE    UNITS    IN USE  STATE",
+        "211.19.1.20    133.185.12.20         0xFFFFFFF            2.1MB     1026         0  reserved",
+        "211.19.3.85    172.83.1.21            0xFF00CC            4.5MB     2198         3  in_use",
+    ]
+
+
+def test_table_108_has_the_rows_of_figure_3b() -> None:
+    rows = [
+        P1 | {"bandwidth_bps": 10_000_000, "rtt_ns": 2800, "sessions": 2, "connections_per_session": 3},
+        P2 | {"bandwidth_bps": 45_000_000, "rtt_ns": 1200, "sessions": 1, "connections_per_session": 4},
+    ]
+    assert lines(draw("channels", [row | {"measured_at": None, "stale": False} for row in rows])) == [
+        "MASTER PORT    REMOTE PORT      BANDWIDTH    DELAY    SESSIONS    CONNECTIONS  MEASURED AT    STALE",
+        "211.19.1.20    133.185.12.20       10Mbit    2.8us           2              3  -              no",
+        "211.19.3.85    172.83.1.21         45Mbit    1.2us           1              4  -              no",
+    ]
+
+
+def test_table_1500_has_the_rows_of_figure_12() -> None:
+    rows = [P1 | {"buffer_id": 10000}, P2 | {"buffer_id": 15000}]
+    assert lines(draw("buffer-ids", rows)) == [
+        "MASTER PORT    REMOTE PORT      BUFFER ID",
+        "211.19.1.20    133.185.12.20        10000",
+        "211.19.3.85    172.83.1.21          15000",
+    ]
+
+
+def test_a_channel_that_is_not_measured_yet_shows_dashes() -> None:
+    row = P1 | {"bandwidth_bps": None, "rtt_ns": None, "sessions": 1, "connections_per_session": 1}
+    assert lines(draw("channels", [row], headers=False)) == ["211.19.1.20  133.185.12.20  -  -  1  1  -  -"]
+
+
+def test_the_port_number_column_appears_where_a_row_has_one() -> None:
+    rows: list[dict[str, Any]] = [{**P1}, P2 | {"remote_port_number": 25}]
+    assert "PORT NO" in draw("channels", rows)
+    assert "PORT NO" not in draw("channels", [P1])
+
+
+def test_wide_adds_columns_and_takes_none_away() -> None:
+    for name, layout in LAYOUTS.items():
+        narrow = draw(name, [{"array": "M"}]).splitlines()[0].split("  ")
+        wide = draw(name, [{"array": "M"}], wide=True)
+        assert all(heading.strip() in wide for heading in narrow)
+        assert layout.title
+
+
+def test_an_empty_table_still_says_what_it_would_have() -> None:
+    assert draw("buffer-ids", []).split() == ["MASTER", "PORT", "REMOTE", "PORT", "BUFFER", "ID"]
+    assert draw("buffer-ids", [], headers=False) == ""
+
+
+def test_japanese_names_keep_the_columns_in_line() -> None:
+    text = draw("ports", [{"array": "東京", "address": "a"}, {"array": "Oslo", "address": "b"}])
+    assert lines(text)[1].startswith("東京     a")
+    assert lines(text)[2].startswith("Oslo     b")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0B"),
+        (999, "999B"),
+        (2048, "2KiB"),
+        (2_100_000, "2.1MB"),
+        (2_101_248, "2052KiB"),
+        (65_990, "64.443KiB"),
+        (86_294, "84.271KiB"),
+        (123_456_789, "117.738MiB"),
+        (64 * 1024**2, "64MiB"),
+    ],
+)
+def test_sizes_are_exact_where_short_and_rounded_where_long(value: int, text: str) -> None:
+    assert size(value) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(16_966, "16.966us"), (20_000_000, "20ms"), (999, "999ns")])
+def test_delays_are_in_a_unit_that_fits(value: int, text: str) -> None:
+    assert delay(value) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(100_000_000, "100Mbit"), (3_696_123_456, "3.696Gbit")])
+def test_rates_are_in_a_unit_that_fits(value: int, text: str) -> None:
+    assert rate(value) == text
+
+
+def test_no_buffer_has_no_address() -> None:
+    assert (address(0), address(0xFF00CC)) == ("-", "0xFF00CC")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=5,
+)
+KEYS = st.sampled_from(
+    ["array", "target", "buffer_address", "reserved_bytes", "progress", "pair", "ports", "volumes", "rtt_ns"]
+)
+
+
+@given(st.sampled_from(sorted(LAYOUTS)), st.lists(st.dictionaries(KEYS, JSON), max_size=3))
+def test_any_row_is_drawn_on_one_line_without_control_signs(name: str, rows: list[dict[str, object]]) -> None:
+    text = draw(name, rows, wide=True)
+    assert len(text.split("\n")) == len(rows) + 1
+    assert text.replace("\n", "").isprintable()
