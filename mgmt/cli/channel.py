@@ -42,6 +42,18 @@ def register(
         show([peer.post("/api/v1/pairs", request)], "channels", output, headers=not no_headers)
 
 
+@click.command(epilog="Example: sancredit unregister --port-pair 192.0.2.1,198.51.100.1")
+@target_options
+@output_option
+@headers_option
+@station_option
+def unregister(output: str, no_headers: bool, station: str, **named: Any) -> None:
+    """Take a port pair out of table 108; refused while anything is reserved for it. Shows the row that was."""
+    with open_station(station) as peer:
+        row = peer.post("/api/v1/pairs/remove", body(make_target(**named)))
+    show([row], "channels", output, headers=not no_headers)
+
+
 @click.command(epilog="Example: sancredit measure --port-pair 192.0.2.1,198.51.100.1")
 @click.option("--port-pair", required=True, metavar="A,B", help="The local and the remote port.")
 @output_option

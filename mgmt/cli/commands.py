@@ -46,6 +46,7 @@ COMMANDS: Mapping[str, Entry] = {
         example="sancredit get pools -o wide",
     ),
     "register": Entry("Put a port pair into table 108.", "mgmt.cli.channel:register"),
+    "unregister": Entry("Take a port pair out of table 108.", "mgmt.cli.channel:unregister"),
     "measure": Entry("Measure the channel of a registered port pair.", "mgmt.cli.channel:measure"),
     "recommend": Entry("How much to reserve, and why.", "mgmt.cli.recommend:recommend"),
     "reserve": Entry("Reserve buffers for a target.", "mgmt.cli.reserve:reserve"),

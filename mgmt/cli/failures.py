@@ -52,6 +52,11 @@ def _usage(error: click.UsageError) -> str:
 
 def _refused(error: Any) -> tuple[int, str]:
     code = str(error.code)
+    if code == "NOT_FOUND" and str(error) == "Not Found":  # the path is not there, not the thing asked for
+        return (
+            FAILED,
+            "what answers there does not know this request: is it a sancredit station of this version?",
+        )
     if code in ("UNREACHABLE", "STOPPING"):
         return UNREACHABLE, _line(str(error))
     return (USAGE if code in _BAD_VALUES else FAILED), _line(str(error))

@@ -36,7 +36,9 @@ def show_one(value: Mapping[str, Any], output: str, sentence: str) -> None:
 def rows_of(answer: Any) -> list[dict[str, Any]]:
     """The items of a list answer."""
     items = answer.get("items") if isinstance(answer, Mapping) else None
-    return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+    if not isinstance(items, list):
+        raise click.ClickException("the answer is not a list: is it a sancredit station that answers there?")
+    return [item for item in items if isinstance(item, dict)]
 
 
 def show_list(peer: Peer, name: str, output: str, headers: bool) -> int:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import click
 
-from credits.sizing import POLICIES, Inputs
+from credits.sizing import NS_PER_METRE_ROUND_TRIP, POLICIES, Inputs
 from mgmt import sizing
 from mgmt.cli.options import (
     DELAY,
+    DISTANCE,
     RATE,
     SIZE,
     body,
@@ -32,6 +34,13 @@ from mgmt.cli.output import rows_of, say, show, show_one
 @counts_options
 @click.option("--bandwidth", type=RATE, help="Compute with this bandwidth, without a station.")
 @click.option("--rtt", type=DELAY, help="Compute with this round-trip time, without a station.")
+@click.option("--distance", type=DISTANCE, help="Compute for a Fibre Channel link of this length, one way.")
+@click.option("--speed", help="Speed of that link: 1G … 128G.")
+@click.option(
+    "--payload",
+    type=click.IntRange(0, 2112),
+    help="Average payload of its frames in bytes; 2112 unless told.",
+)
 @click.option("--unit-size", type=SIZE, help="Unit size when computing without a station; 16KiB unless told.")
 @click.option(
     "--policy",
@@ -50,6 +59,9 @@ def recommend(
     connections: int | None,
     bandwidth: int | None,
     rtt: int | None,
+    distance: int | None,
+    speed: str | None,
+    payload: int | None,
     unit_size: int | None,
     policy: str,
     explain: bool,
@@ -59,19 +71,25 @@ def recommend(
     station: str,
     **named: Any,
 ) -> None:
-    """The recommended size for a target, from what the station has measured; or from --bandwidth and --rtt alone."""
-    if bandwidth is not None or rtt is not None or unit_size is not None:
+    """The recommended size for a target, from what the station has measured; or from --bandwidth and --rtt,
+    or --speed and --distance, alone."""
+    given = (bandwidth, rtt, distance, speed, payload, unit_size)
+    if any(value is not None for value in given):
         if any(named.values()):
-            raise click.UsageError("give a target (the station's values) or --bandwidth and --rtt, not both")
-        if bandwidth is None or rtt is None:
+            raise click.UsageError("give a target (the station's values) or the values themselves, not both")
+        if speed is not None or distance is not None or payload is not None:
+            if speed is None or distance is None or bandwidth is not None or rtt is not None:
+                raise click.UsageError(
+                    "a Fibre Channel link has --speed and --distance, not --bandwidth and --rtt"
+                )
+            inputs = _link(speed, distance, payload, unit_size)
+        elif bandwidth is None or rtt is None:
             raise click.UsageError("without a target both --bandwidth and --rtt are needed")
-        inputs = Inputs(
-            unit_bytes=unit_size or sizing.DEFAULT_UNIT_BYTES,
-            bandwidth_bps=bandwidth,
-            rtt_ns=rtt,
-            sessions=sessions or 1,
-            connections=connections or 1,
-        )
+        else:
+            inputs = Inputs(
+                unit_bytes=unit_size or sizing.DEFAULT_UNIT_BYTES, bandwidth_bps=bandwidth, rtt_ns=rtt
+            )
+        inputs = replace(inputs, sessions=sessions or 1, connections=connections or 1)
         try:
             rows = [sizing.row(found) for found in sizing.recommendations(policy, inputs)]
         except ValueError as error:
@@ -93,6 +111,28 @@ def recommend(
     if explain and output in ("table", "wide"):
         _explain(rows, output, headers=not no_headers)
     _warn(rows)
+
+
+def _link(speed: str, distance_m: int, payload: int | None, unit_size: int | None) -> Inputs:
+    """A Fibre Channel link: its decoded rate, its round trip, frames as units, and what vendors' rules need."""
+    from fcsim.speeds import MAX_DISTANCE_M, MAX_FRAME_BYTES, MAX_PAYLOAD_BYTES, parse_speed
+
+    if not 0 < distance_m <= MAX_DISTANCE_M:
+        raise click.UsageError(f"--distance is more than 0 and at most {MAX_DISTANCE_M // 1000} km")
+    try:
+        known = parse_speed(speed)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    return Inputs(
+        unit_bytes=unit_size or MAX_FRAME_BYTES,
+        bandwidth_bps=8 * known.bytes_per_second,
+        rtt_ns=distance_m * NS_PER_METRE_ROUND_TRIP,
+        distance_m=distance_m,
+        speed_gbit=known.nominal_gbit,
+        data_rate_bps=known.fos_data_rate_bps,
+        bytes_per_second=known.bytes_per_second,
+        payload_bytes=MAX_PAYLOAD_BYTES if payload is None else payload,
+    )
 
 
 def _explain(rows: Sequence[Mapping[str, Any]], output: str, *, headers: bool) -> None:

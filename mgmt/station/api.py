@@ -55,10 +55,15 @@ class TargetBody(_Body):
         return canonical(Target(**self.model_dump()))
 
 
-class PairBody(_Body):
-    """Step 801, screens 601 and 1401."""
+class TargetOnlyBody(_Body):
+    """A target and nothing else."""
 
     target: TargetBody
+
+
+class PairBody(TargetOnlyBody):
+    """Step 801, screens 601 and 1401."""
+
     sessions: Count | None = None
     connections_per_session: Count | None = None
 
@@ -204,6 +209,11 @@ def _add_verbs(app: FastAPI, station: Station) -> None:
             connections_per_session=body.connections_per_session,
         )
         return channels.row(station, channel)
+
+    @app.post("/api/v1/pairs/remove")
+    def unregister(body: TargetOnlyBody) -> dict[str, Any]:
+        """Take a pair out of table 108; refused while anything is reserved for it."""
+        return channels.row(station, channels.unregister(station, body.target.target()))
 
     @app.post("/api/v1/channels/measure")
     def measure(body: MeasureBody) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from credits.errors import Code, InvalidRequest
+from credits.errors import Code, InvalidRequest, Refused
 from credits.targets import Target, TargetKind
 from mgmt.http import PeerRefused, PeerUnreachable, ProblemError
 from mgmt.messages import ChannelChangeNotify, ChannelInfoGetRequest, ChannelInfoGetResponse
@@ -59,6 +59,47 @@ def register(
     return row
 
 
+def unregister(station: Station, target: Target) -> Channel:
+    """Take the row of ``target`` out of table 108, as cancelling does (708); the row that was.
+
+    Raises :class:`ProblemError` where there is none, and :class:`Refused` (BUSY) while anything is reserved for it or
+    an array that may have reserved for it does not answer.
+    """
+    local_port, remote_port = pair_of(target)
+    key = (local_port, remote_port, target.remote_port_number)
+    row = station.store.channel(*key)
+    if row is None:
+        raise not_registered(local_port, remote_port)
+    gathered = station.arrays.gather("/v1/reservations")
+    held = [found for found in gathered.rows if row_key(found.get("target")) == key]
+    if held or gathered.down:
+        why = (
+            f"array {held[0]['array']} holds a reservation for it"
+            if held
+            else f"array {gathered.down[0].array}, which may hold a reservation for it, does not answer"
+        )
+        raise Refused(Code.BUSY, f"the row of {local_port},{remote_port} stays in table 108: {why}")
+    station.store.remove_channel(row)
+    return row
+
+
+def row_key(plain: Any) -> tuple[Any, Any, Any] | None:
+    """The key in table 108 of a target in a row that an array sent, or ``None`` where it is no target."""
+    if not isinstance(plain, dict):
+        return None
+    return plain.get("local_port"), plain.get("remote_port"), plain.get("remote_port_number")
+
+
+def not_registered(local_port: str, remote_port: str) -> ProblemError:
+    """The pair is not in table 108."""
+    return ProblemError(
+        "NOT_REGISTERED",
+        f"the pair {local_port},{remote_port} is not in table 108: register it first (`sancredit register`)",
+        status=404,
+        title="Not in table 108",
+    )
+
+
 def pair_of(target: Target) -> tuple[str, str]:
     """The port pair in ``target``. Raises :class:`InvalidRequest` where it has none."""
     if target.local_port is None or target.remote_port is None:
@@ -101,12 +142,7 @@ def measure(station: Station, local_port: str, remote_port: str) -> list[Channel
     """
     local_port, remote_port = canonical_port(local_port), canonical_port(remote_port)
     if not _rows_of(station, local_port, remote_port):
-        raise ProblemError(
-            "NOT_REGISTERED",
-            f"the pair {local_port},{remote_port} is not in table 108: register it first",
-            status=404,
-            title="Not in table 108",
-        )
+        raise not_registered(local_port, remote_port)
     try:
         answer = _ask(station, local_port, remote_port)
     except (PeerRefused, PeerUnreachable, ProblemError):

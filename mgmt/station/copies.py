@@ -112,6 +112,8 @@ def start(
     up = tuple(answer for answer in answers if isinstance(answer, CopyStartResponse))
     refusals = tuple(answer for answer in answers if isinstance(answer, PeerRefused | PeerUnreachable))
     if refusals and not up:
+        if all(isinstance(refusal, PeerRefused) for refusal in refusals):
+            station.store.remove_copy(record.copy_id)  # it is certain that nothing runs
         raise refusals[0]
     return Started(copy_id=record.copy_id, connections=up, refusals=refusals)
 

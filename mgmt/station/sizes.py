@@ -12,7 +12,7 @@ from mgmt import sizing
 from mgmt.http import PeerRefused, PeerUnreachable, ProblemError
 from mgmt.messages import InterfaceInfoGetRequest, InterfaceInfoGetResponse, to_plain
 from mgmt.station.arrays import Gathered, Site
-from mgmt.station.channels import counts, is_stale, measure, pair_of, register
+from mgmt.station.channels import counts, is_stale, measure, pair_of, register, row_key
 from mgmt.station.context import Station
 from mgmt.station.store import Channel
 
@@ -183,7 +183,7 @@ def pairs(station: Station) -> Gathered:
     rows = []
     for channel in station.store.channels():
         local, remote = arrays.get(channel.local_port, {}), arrays.get(channel.remote_port, {})
-        found = [held for held in reservations.rows if _belongs(held.get("target"), channel)]
+        found = [held for held in reservations.rows if row_key(held.get("target")) == pair_of_row(channel)]
         rows.append(
             {
                 "local_port": channel.local_port,
@@ -199,14 +199,6 @@ def pairs(station: Station) -> Gathered:
             }
         )
     return Gathered(rows, reservations.down)
-
-
-def _belongs(plain: Any, channel: Channel) -> bool:
-    """Whether a row of table 101 is for the pair of a row of table 108 (and its port number, where it has one)."""
-    if not isinstance(plain, dict):
-        return False
-    key = (plain.get("local_port"), plain.get("remote_port"), plain.get("remote_port_number"))
-    return key == pair_of_row(channel)
 
 
 def _recommended_bytes(channel: Channel) -> int | None:

@@ -28,7 +28,9 @@ from sqlalchemy import (
     Table,
     and_,
     create_engine,
+    delete,
     event,
+    func,
     insert,
     inspect,
     select,
@@ -37,8 +39,10 @@ from sqlalchemy import (
 from sqlalchemy.exc import SQLAlchemyError
 
 FORMAT = 1
-#: Rows of a table that one station keeps; a peer cannot fill the disk by registering pairs.
+#: Rows of table 108 that one station keeps; nobody can fill the disk by registering pairs.
 ROW_LIMIT = 10_000
+#: Copies that one station remembers.
+COPY_LIMIT = 1000
 #: The port number of a row that has none; 0 is no port number, and NULL would not be unique.
 _NO_NUMBER = 0
 
@@ -184,14 +188,14 @@ class Store:
         key = _at(channel.local_port, channel.remote_port, channel.remote_port_number)
         with self._transaction() as connection:
             if connection.execute(update(_CHANNELS).where(key).values(values)).rowcount == 0:
-                self._check_room(connection, _CHANNELS)
+                self._check_room(connection)
                 connection.execute(insert(_CHANNELS).values(values))
 
     def remove_channel(self, channel: Channel) -> bool:
         """Take a row out of table 108; whether it was there."""
         key = _at(channel.local_port, channel.remote_port, channel.remote_port_number)
         with self._transaction() as connection:
-            return connection.execute(_CHANNELS.delete().where(key)).rowcount > 0
+            return connection.execute(delete(_CHANNELS).where(key)).rowcount > 0
 
     def copies(self) -> dict[str, CopyRecord]:
         """The copies started, by ID, oldest first."""
@@ -200,15 +204,23 @@ class Store:
             return {row["copy_id"]: CopyRecord(**dict(row)) for row in rows}
 
     def put_copy(self, record: CopyRecord) -> None:
-        """Remember a copy."""
+        """Remember a copy; the oldest are forgotten where there are too many."""
         with self._transaction() as connection:
-            self._check_room(connection, _COPIES)
             connection.execute(insert(_COPIES).values(asdict(record)))
+            newest = select(_COPIES.c.copy_id).order_by(_COPIES.c.started_at.desc()).limit(COPY_LIMIT)
+            connection.execute(delete(_COPIES).where(_COPIES.c.copy_id.not_in(newest)))
 
-    def _check_room(self, connection: Connection, table: Table) -> None:
-        first = next(iter(table.primary_key.columns))
-        if len(connection.execute(select(first).limit(ROW_LIMIT)).all()) >= ROW_LIMIT:
-            raise StationStoreError(f"table {table.name} has its {ROW_LIMIT} rows: remove some")
+    def remove_copy(self, copy_id: str) -> None:
+        """Forget a copy."""
+        with self._transaction() as connection:
+            connection.execute(delete(_COPIES).where(_COPIES.c.copy_id == copy_id))
+
+    def _check_room(self, connection: Connection) -> None:
+        rows = connection.execute(select(func.count()).select_from(_CHANNELS)).scalar_one()
+        if rows >= ROW_LIMIT:
+            raise StationStoreError(
+                f"table 108 has its {ROW_LIMIT} rows: remove some (`sancredit unregister`)"
+            )
 
 
 _KEY = (_CHANNELS.c.local_port, _CHANNELS.c.remote_port, _CHANNELS.c.remote_port_number)
@@ -232,7 +244,8 @@ def open_store(state: Path | None, url: str | None = None) -> Store:
     """
     if url is not None:
         try:
-            return Store(create_engine(url), create_engine(url).url.render_as_string(hide_password=True))
+            engine = create_engine(url)
+            return Store(engine, engine.url.render_as_string(hide_password=True))
         except (SQLAlchemyError, ImportError) as error:
             raise StationStoreError(f"cannot use the database: {error}") from error
     if state is None:

@@ -158,6 +158,17 @@ def test_policy_all_is_a_list_side_by_side(capsys: pytest.CaptureFixture[str]) -
     assert found["cisco-mds"] == 4_691_596
 
 
+def test_a_fibre_channel_link_is_sized_in_credits_by_every_rule(capsys: pytest.CaptureFixture[str]) -> None:
+    """100 km at 8G: Brocade's rule says 406 (reference figures), the round trip holds 1 ms x 850 MB/s / 2172 B."""
+    words = ["recommend", "--speed", "8G", "--distance", "100km", "--policy", "all", "-o", "json"]
+    assert main(words) == 0
+    found = {row["policy"]: row["units"] for row in json.loads(capsys.readouterr().out)}
+    assert (found["fos"], found["fc-exact"], found["document"]) == (406, 392, 396)
+    assert main([*words, "--payload", "1024"]) == 0
+    found = {row["policy"]: row["units"] for row in json.loads(capsys.readouterr().out)}
+    assert found["fos-average-frame"] == 828
+
+
 def test_explain_shows_each_term_with_its_meaning(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recommend", "--bandwidth", "10Mbit", "--rtt", "280ms", "--explain"]) == 0
     shown = capsys.readouterr().out
@@ -190,6 +201,13 @@ BAD = {
     "recommend --bandwidth 1Mbit --rtt 1ms --policy wild": "'wild' is not one of",
     "recommend --bandwidth 1Mbit --rtt 1ms --policy fos": "needs",
     "recommend --bandwidth 1Mbit --rtt 1ms --port-pair a,b": "not both",
+    "recommend --speed 8G": "--speed and --distance",
+    "recommend --distance 10km": "--speed and --distance",
+    "recommend --speed 8G --distance 10km --rtt 1ms": "not --bandwidth and --rtt",
+    "recommend --speed 9G --distance 10km": "'9G' is not a Fibre Channel speed",
+    "recommend --speed 8G --distance 0km": "more than 0",
+    "recommend --speed 8G --distance 99999km": "at most 20000 km",
+    "recommend --speed 8G --distance 10km --payload 2113": "range",
     "reserve --port-pair a": "two names and a comma",
     "reserve --port-pair a,b,c": "two names and a comma",
     "reserve --port-pair a,b --size 0": "more than 0",
@@ -318,6 +336,13 @@ def test_one_array_down_is_said_on_stderr_and_the_rest_is_shown(
     place.down("M")
     assert main(["get", "ports", "-o", "json"]) == 3
     assert json.loads(capsys.readouterr().out) == []
+
+
+def test_something_that_is_no_station_is_said_to_be_none(
+    place: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["get", "pools", "--station", place.address("M")]) == 1
+    assert "is it a sancredit station" in one_line(capsys.readouterr().err)
 
 
 def test_a_shortage_is_warned_of_and_stops_nothing(place: Site, capsys: pytest.CaptureFixture[str]) -> None:

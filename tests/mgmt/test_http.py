@@ -257,7 +257,11 @@ def test_a_silent_server_ends_in_a_timeout_that_is_not_repeated() -> None:
         peer = Peer(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout_s=0.2)
         with peer, pytest.raises(PeerUnreachable, match=r"no whole answer in 0\.2 s") as caught:
             peer.send(VolumeDigestRequest(volume="v"))
-    assert caught.value.timed_out
+        assert caught.value.timed_out
+        silent.setblocking(False)
+        silent.accept()[0].close()
+        with pytest.raises(BlockingIOError):  # nobody came a second time
+            silent.accept()
 
 
 def test_an_answer_that_is_no_message_of_ours_counts_as_none() -> None:

@@ -70,6 +70,25 @@ def test_a_port_is_no_pair_with_itself(place: Site) -> None:
         channels.register(place.station, port_pair(LOCAL, LOCAL))
 
 
+def test_a_pair_leaves_table_108_unless_something_is_reserved_for_it(place: Site) -> None:
+    channels.register(place.station, PAIR)
+    channels.register(place.station, port_pair_number(LOCAL, REMOTE, 25))
+    held = {"kind": "port_pair", "local_port": LOCAL, "remote_port": REMOTE}
+    place.master.rows["reservations"] = [{"target": held}]
+    with pytest.raises(Refused, match="array M holds a reservation for it"):
+        channels.unregister(place.station, PAIR)
+    channels.unregister(place.station, port_pair_number(LOCAL, REMOTE, 25))
+    place.master.rows["reservations"] = []
+    place.down("R")
+    with pytest.raises(Refused, match="array R, which may hold"):
+        channels.unregister(place.station, PAIR)
+    place.up("R")
+    channels.unregister(place.station, PAIR)
+    assert place.station.store.channels() == []
+    with pytest.raises(ProblemError, match="register it first"):
+        channels.unregister(place.station, PAIR)
+
+
 # --- 802-804: measuring -------------------------------------------------------------------------------------
 
 
@@ -327,6 +346,7 @@ def test_a_start_that_is_refused_whole_is_a_refusal(place: Site) -> None:
     place.master.refuse = lambda message: isinstance(message, CopyStartRequest)
     with pytest.raises(PeerRefused, match="no memory"):
         copies.start(place.station, PAIR, "vol0", sessions=1, connections_per_session=2)
+    assert place.station.store.copies() == {}
 
 
 def test_a_volume_that_is_missing_on_either_side_starts_nothing(place: Site) -> None:

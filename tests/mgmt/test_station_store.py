@@ -15,6 +15,19 @@ from mgmt.station.store import Channel, CopyRecord, StationStoreError, Store, op
 ROW = Channel(local_port="a", remote_port="b", sessions=2, connections_per_session=3)
 
 
+def copy(number: int) -> CopyRecord:
+    return CopyRecord(
+        copy_id=f"c{number}",
+        array="M",
+        remote_array="R",
+        volume="v",
+        remote_volume="w",
+        local_port="a",
+        remote_port="b",
+        started_at=f"2026-01-0{number}T00:00:00+00:00",
+    )
+
+
 def reopened(state: Path, store: Store) -> Store:
     store.close()
     return open_store(state)
@@ -58,20 +71,22 @@ def test_a_row_with_the_same_key_is_replaced(tmp_path: Path) -> None:
 def test_copies_are_kept_in_the_order_in_which_they_were_started(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     for number in (2, 1):
-        store.put_copy(
-            CopyRecord(
-                copy_id=f"c{number}",
-                array="M",
-                remote_array="R",
-                volume="v",
-                remote_volume="w",
-                local_port="a",
-                remote_port="b",
-                started_at=f"2026-01-0{number}T00:00:00+00:00",
-            )
-        )
+        store.put_copy(copy(number))
     store = reopened(tmp_path, store)
     assert list(store.copies()) == ["c1", "c2"]
+    store.close()
+
+
+def test_the_oldest_copies_are_forgotten_where_there_are_too_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "COPY_LIMIT", 2)
+    store = open_store(tmp_path)
+    for number in range(1, 6):
+        store.put_copy(copy(number))
+    assert list(store.copies()) == ["c4", "c5"]
+    store.remove_copy("c4")
+    assert list(store.copies()) == ["c5"]
     store.close()
 
 
@@ -165,3 +180,10 @@ def test_a_store_in_memory_works_without_a_directory() -> None:
 def test_a_url_of_an_unknown_database_is_said_in_one_line() -> None:
     with pytest.raises(StationStoreError, match="cannot use the database"):
         open_store(None, "nonsense://user:secret@h/db")
+
+
+def test_a_database_may_be_named_by_its_url(tmp_path: Path) -> None:
+    store = open_store(None, f"sqlite:///{tmp_path}/by-url.sqlite")
+    store.put_channel(ROW)
+    assert store.channels() == [ROW]
+    store.close()

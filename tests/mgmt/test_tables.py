@@ -56,6 +56,36 @@ def test_table_108_has_the_rows_of_figure_3b() -> None:
     ]
 
 
+def test_table_101_of_embodiments_3_and_4_has_their_columns() -> None:
+    common = {"buffer_address": 0xFF00CC, "reserved_units": 10, "in_use_units": 0, "state": "reserved"}
+    rows = [
+        {"target": {"kind": "port_pair_number", **P1, "remote_port_number": 25}, "reserved_bytes": 20480}
+        | common,
+        {"target": {"kind": "connection", **P2, "buffer_id": 15000}, "reserved_bytes": 20480} | common,
+    ]
+    assert lines(draw("reservations", rows)) == [
+        "MASTER PORT    REMOTE PORT      PORT NO    BUFFER ID    BUFFER ADDRESS    RESERVED SIZE    UNITS    IN USE"
+        "  STATE",
+        "211.19.1.20    133.185.12.20         25            -          0xFF00CC            20KiB       10         0"
+        "  reserved",
+        "211.19.3.85    172.83.1.21            -        15000          0xFF00CC            20KiB       10         0"
+        "  reserved",
+    ]
+
+
+def test_table_109_has_the_columns_of_paragraph_26() -> None:
+    row = {
+        "array": "M",
+        "target": {"kind": "port_pair", **P1},
+        "buffer_address": 0x10000,
+        "allocated_units": 7,
+    }
+    assert lines(draw("allocations", [row | {"allocated_bytes": 14336}])) == [
+        "ARRAY    MASTER PORT    REMOTE PORT      BUFFER ADDRESS    ALLOCATED SIZE    UNITS",
+        "M        211.19.1.20    133.185.12.20           0x10000             14KiB        7",
+    ]
+
+
 def test_table_1500_has_the_rows_of_figure_12() -> None:
     rows = [P1 | {"buffer_id": 10000}, P2 | {"buffer_id": 15000}]
     assert lines(draw("buffer-ids", rows)) == [
