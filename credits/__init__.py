@@ -19,7 +19,14 @@ from credits.errors import (
     StoreError,
 )
 from credits.pool import Pool
-from credits.results import HoldResult, PoolStatistics, ReleaseResult, ReserveResult, UpdateResult
+from credits.results import (
+    HoldResult,
+    Information,
+    PoolStatistics,
+    ReleaseResult,
+    ReserveResult,
+    UpdateResult,
+)
 from credits.tables import AllocationRow, BufferIdRow, ReservationRow
 from credits.targets import (
     PRECEDENCE,
@@ -46,6 +53,7 @@ __all__ = [
     "DurablePool",
     "HoldResult",
     "Holder",
+    "Information",
     "InvalidRequest",
     "LawBroken",
     "Pool",

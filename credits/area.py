@@ -8,7 +8,6 @@ resized and released by :class:`credits.pool.Pool`, which builds on it. Nothing 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 
 from credits.allocation import Allocation
 from credits.config import PoolConfig
@@ -253,16 +252,8 @@ class MemoryArea:
         twin._free = twin._new_free_source()
         twin._free.take_after(self._free, twin._map)
         for reservation in self._by_key.values():
-            twin._enlist(self._copied(reservation, twin))
-        twin._leaving = {self._copied(reservation, twin) for reservation in self._leaving}
-
-    @staticmethod
-    def _copied(original: Reservation, twin: MemoryArea) -> Reservation:
-        grant = replace(original.grant)
-        copy = Reservation(original.target, twin._map, twin.config, twin._owner, grant)
-        copy.take_after(original, twin._map)
-        copy.expires_at_ns = original.expires_at_ns
-        return copy
+            twin._enlist(reservation.copy(twin._map, twin._owner))
+        twin._leaving = {reservation.copy(twin._map, twin._owner) for reservation in self._leaving}
 
     # -- looking at it -------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from credits.plan import Plan
 from credits.pool import Pool
 from credits.preview import Preview, preview
 from credits.refusals import allocation_refused
-from credits.results import HoldResult, PoolStatistics
+from credits.results import HoldResult, Information, PoolStatistics
 from credits.source import Grant
 from credits.tables import AllocationRow, BufferIdRow, ReservationRow
 from credits.targets import Target
@@ -234,6 +234,11 @@ class DurablePool(ReservationVerbs):
         """See :meth:`credits.area.MemoryArea.statistics`."""
         with self._lock:
             return self._pool.statistics()
+
+    def information(self, target: Target) -> Information:
+        """See :meth:`credits.pool.Pool.information`."""
+        with self._lock:
+            return self._pool.information(target)
 
     def reservation_table(self) -> tuple[ReservationRow, ...]:
         """Table 101."""

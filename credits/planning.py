@@ -29,10 +29,12 @@ class PlanningArea(MemoryArea):
         *,
         may_split: bool,
         equality_passes: bool = True,
+        partial: bool = False,
     ) -> Plan:
         """Set aside what every wanted promise needs; :class:`Refused` and nothing changed if they do not all fit.
 
         ``equality_passes`` off is paragraph 62 to the letter: growth by exactly the free units is refused.
+        ``partial`` lets a single promise grow as far as it can (GAP-13).
         """
         changes = [Change(target_, reservation, grant) for target_, reservation, grant in wanted]
         gives = 0
@@ -43,12 +45,15 @@ class PlanningArea(MemoryArea):
         splittable = self.expandable_units if may_split else 0
         grantable = gives + available + splittable
         if asked > grantable or (asked and asked == gives + available and not equality_passes):
-            promised = all(_is_within_promise(change) for change in changes)
-            if not promised:
-                grantable -= 0 if equality_passes else 1
-                raise reservation_refused(self, str(target), asked, max(0, grantable))
-            # A smaller promise to a degraded reservation: it keeps what it has and gets what there is.
-            self._ration(changes, grantable)
+            if not equality_passes:
+                grantable = max(0, grantable - 1)
+            if all(_is_within_promise(change) for change in changes):
+                # A smaller promise to a degraded reservation: it keeps what it has and gets what there is.
+                self._ration(changes, grantable)
+            elif partial and grantable and len(changes) == 1:
+                self._promise_less(changes[0], asked - grantable)
+            else:
+                raise reservation_refused(self, str(target), asked, grantable)
             asked = sum(change.lacking for change in changes)
         from_free = min(max(0, asked - gives), available)
         pages = -(-max(0, asked - gives - from_free) // self.config.units_per_page)
@@ -203,6 +208,13 @@ class PlanningArea(MemoryArea):
                 for first, count in self._free.idle.take(units):
                     reservation.idle.put(first, count)
         self._degraded_keys = {r.target.key for r in waiting if r.missing_units > 0}
+
+    def _promise_less(self, change: Change, units: int) -> None:
+        change.lacking -= units
+        grant = change.grant
+        if grant is not None:
+            grant.units -= units
+            grant.requested_bytes = grant.units * self.config.unit_bytes
 
     def _ration(self, changes: list[Change], units: int) -> None:
         for change in changes:

@@ -22,7 +22,7 @@ from credits.outcome import hold_result, result_of
 from credits.plan import Plan, Verb
 from credits.planning import PlanningArea
 from credits.preview import Preview, preview
-from credits.results import HoldResult
+from credits.results import HoldResult, Information
 from credits.source import Grant, Reservation
 from credits.tables import (
     AllocationRow,
@@ -185,7 +185,8 @@ class Pool(PlanningArea, ReservationVerbs):
                 )
         if self.config.strict_document and len(hits) > 1:
             return self._prepare_record_by_record(request, hits)
-        return self._prepare_sizes(request.target, [(hit, request.requested_bytes) for hit in hits])
+        sizes = [(hit, request.requested_bytes) for hit in hits]
+        return self._prepare_sizes(request.target, sizes, partial=request.partial)
 
     def _prepare_record_by_record(self, request: Update, hits: Sequence[Reservation]) -> Plan:
         """Steps 1304 to 1311 for each record in turn, as paragraph 93 has it: some may fail (INC-17)."""
@@ -219,7 +220,9 @@ class Pool(PlanningArea, ReservationVerbs):
             wanted[target.key] = reservation, requested_bytes
         return self._prepare_sizes(request.sizes[0][0], list(wanted.values()))
 
-    def _prepare_sizes(self, target: Target, sizes: Sequence[tuple[Reservation, int]]) -> Plan:
+    def _prepare_sizes(
+        self, target: Target, sizes: Sequence[tuple[Reservation, int]], *, partial: bool = False
+    ) -> Plan:
         strict = self.config.strict_document
         wanted = []
         for reservation, requested_bytes in sizes:
@@ -229,7 +232,13 @@ class Pool(PlanningArea, ReservationVerbs):
             wanted.append((reservation.target, reservation, grant))
         requested = sum(requested_bytes for _, requested_bytes in sizes)
         return self.prepare_changes(
-            Verb.UPDATE, target, requested, wanted, may_split=not strict, equality_passes=not strict
+            Verb.UPDATE,
+            target,
+            requested,
+            wanted,
+            may_split=not strict,
+            equality_passes=not strict,
+            partial=partial,
         )
 
     def _prepare_release(self, request: Release) -> Plan:
@@ -376,7 +385,19 @@ class Pool(PlanningArea, ReservationVerbs):
         else:
             self._next_buffer_id = issued + 1
 
-    # -- tables --------------------------------------------------------------------------------------------
+    # -- looking at it ---------------------------------------------------------------------------------------------
+
+    def information(self, target: Target) -> Information:
+        """What step 806 answers to M3: the sizes of the area as ``target`` sees it (GAP-6: advisory)."""
+        hits = self.hits(target)
+        return Information(
+            unit_bytes=self.config.unit_bytes,
+            available_units=self.free_units,
+            expandable_units=self.expandable_units,
+            reserved_units=sum(hit.grant.units for hit in hits),
+            allocated_units=sum(hit.in_use for hit in hits),
+            revision=self.revision,
+        )
 
     def reservation_table(self) -> tuple[ReservationRow, ...]:
         """Table 101 (C.2)."""

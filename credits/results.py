@@ -84,6 +84,18 @@ class HoldResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Information:
+    """M4 (after steps 806 and 1204), from the interface information acquisition unit 210: sizes in units."""
+
+    unit_bytes: int
+    available_units: int
+    expandable_units: int
+    reserved_units: int
+    allocated_units: int
+    revision: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PoolStatistics:
     """One consistent look at a pool, in units.
 

@@ -76,6 +76,17 @@ class Reservation(Source):
         self.grant = grant
         self.expires_at_ns: int | None = None
 
+    def copy(self, unit_map: UnitMap, owner: object) -> Reservation:
+        """The same reservation in a copied map, for another pool; without its allocations."""
+        grant = self.grant
+        twin = Reservation.__new__(Reservation)  # a pool may have very many, so no list is made in vain
+        twin.target, twin.config, twin.owner, twin.rank = self.target, self.config, owner, self.rank
+        twin.live = set()
+        twin.take_after(self, unit_map)
+        twin.grant = Grant(grant.units, grant.requested_bytes, grant.order, grant.lease_ns, grant.epoch)
+        twin.expires_at_ns = self.expires_at_ns
+        return twin
+
     @property
     def backed_units(self) -> int:
         """Units it really has, idle or in use, without those that are draining away."""

@@ -28,13 +28,17 @@ class Reserve:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Update:
-    """M10: bring a reservation to a new total; ``enlarge_only`` is M14, which never shrinks (claim 8)."""
+    """M10: bring a reservation to a new total; ``enlarge_only`` is M14, which never shrinks (claim 8).
+
+    ``partial`` takes as much growth as there is (GAP-13).
+    """
 
     target: Target
     requested_bytes: int
     expected_revision: int | None = None
     epoch: int | None = None
     enlarge_only: bool = False
+    partial: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,15 +146,21 @@ class ReservationVerbs(ABC):
         now_ns: int,
         expected_revision: int | None = None,
         epoch: int | None = None,
+        partial: bool = False,
     ) -> UpdateResult:
         """Bring the target's reservation to a new total (figure 10); reserves it where there is none (1303).
 
         Growth comes from the free list, then from unsplit pages (INC-6). A shrink returns idle units at once
         and drains the rest. A port pair without a reservation of its own stands for every connection reserved
-        on it (embodiment 4): all are brought to the size, or none.
+        on it (embodiment 4): all are brought to the size, or none. With ``partial`` a single reservation grows
+        as far as it can where the whole growth is not to be had (GAP-13).
         """
         request = Update(
-            target=target, requested_bytes=requested_bytes, expected_revision=expected_revision, epoch=epoch
+            target=target,
+            requested_bytes=requested_bytes,
+            expected_revision=expected_revision,
+            epoch=epoch,
+            partial=partial,
         )
         return cast(UpdateResult, self._execute(request_id, request, now_ns))
 

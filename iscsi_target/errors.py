@@ -16,6 +16,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from iscsi_target.wire.opcodes import LoginStatus, RejectReason
 
 
@@ -72,9 +74,11 @@ class ConnectionLost(IscsiError):
 class SessionRefused(IscsiError):
     """Raised in the target's login core; `status` goes back in the Login Response."""
 
-    def __init__(self, status: LoginStatus, text: str) -> None:
+    def __init__(self, status: LoginStatus, text: str, pairs: Sequence[tuple[str, str]] = ()) -> None:
         super().__init__(text)
         self.status = status
+        self.pairs = pairs
+        """Keys that go with the status (TargetAddress of a redirection)."""
 
 
 def describe_sense(sense: bytes) -> str:

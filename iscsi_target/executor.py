@@ -84,7 +84,7 @@ class ScsiResult:
     """SCSI status byte, SAM-5 5.3."""
     data_in: Sequence[Buffer] = ()
     """Data-In, in order; may be longer than the initiator expects, the session cuts it and reports overflow.
-    The buffers must not change until they are sent."""
+    The buffers hold single bytes (a memoryview has format 'B') and must not change until they are sent."""
     sense: bytes = b""
     """Sense data without the two-byte SenseLength; empty unless `status` is CHECK CONDITION."""
     transfer_length: int | None = None

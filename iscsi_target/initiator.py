@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from iscsi_target.errors import CommandFailed, ConnectionLost, IscsiError, NegotiationError, TaskAborted
+from iscsi_target.errors import CommandFailed, ConnectionLost, IscsiError, TaskAborted
 from iscsi_target.executor import Buffer
-from iscsi_target.plain_connection import Connection, PlainConnection
-from iscsi_target.session.chap import AuthenticationFailed, Chap
+from iscsi_target.initiator_link import ConnectionFactory, Link
+from iscsi_target.plain_connection import PlainConnection
+from iscsi_target.scsi_commands import ScsiAnswer, ScsiCommands
+from iscsi_target.session.chap import Chap
 from iscsi_target.session.initiator_connection import InitiatorConnection
 from iscsi_target.session.initiator_events import (
     Answered,
@@ -25,12 +26,13 @@ from iscsi_target.session.initiator_events import (
     CommandEnded,
     LoggedIn,
     Rejected,
+    TaskGone,
     TextAnswered,
 )
 from iscsi_target.session.initiator_login import LoginWish
 from iscsi_target.session.initiator_session import InitiatorSession, InitiatorTask
 from iscsi_target.session.parameters import Agreed, Parameters
-from iscsi_target.wire.lun import lun_from_bytes, lun_to_bytes
+from iscsi_target.wire.lun import lun_to_bytes
 from iscsi_target.wire.opcodes import ISCSI_PORT, AsyncEvent, LogoutReason, LogoutResponseCode
 from iscsi_target.wire.requests import LogoutRequest, NopOut, TaskManagementRequest, TextRequest
 from iscsi_target.wire.responses import LogoutResponse, NopIn, TaskManagementResponse
@@ -38,29 +40,14 @@ from iscsi_target.wire.text import decode_text, encode_text
 
 __all__ = ["DiscoveredTarget", "Initiator", "ScsiAnswer", "discover", "random_isid"]
 
-ConnectionFactory = Callable[[str, int], Awaitable[Connection]]
 DEFAULT_INITIATOR_IQN = "iqn.2026-11.net.example.sancredit:initiator"
 
-_CHECK_CONDITION = 0x02
-_UNIT_ATTENTION = 0x06
-_UNIT_ATTENTION_RETRIES = 4
+_RECONNECT_S = 0.2
 
 
 def random_isid() -> bytes:
     """An ISID of the random format (RFC 7143 section 11.12.5)."""
     return bytes((0x80,)) + os.urandom(5)
-
-
-@dataclass(frozen=True, slots=True)
-class ScsiAnswer:
-    """A SCSI command that ended with GOOD (or, from `execute(check=False)`, with any status)."""
-
-    status: int
-    data_in: memoryview
-    sense: bytes
-    overflow: bool
-    underflow: bool
-    residual_count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +58,12 @@ class DiscoveredTarget:
     addresses: tuple[str, ...]
 
 
-class Initiator:
+class Initiator(ScsiCommands):
     """A logged-in session. Commands may be issued concurrently; they wait for the command window.
 
-    After the loss of any connection every outstanding and later call raises ConnectionLost (error recovery level 0).
+    After the loss of any connection every outstanding and later call raises ConnectionLost. At error recovery level 2
+    the connection is made anew instead and everything under way goes on, unless that fails for longer than the target
+    keeps the tasks (DefaultTime2Wait + DefaultTime2Retain).
     """
 
     def __init__(self, wish: LoginWish, host: str, port: int, *, timeout_s: float) -> None:
@@ -83,11 +72,12 @@ class Initiator:
         self._port = port
         self._timeout_s = timeout_s
         self._session = InitiatorSession()
-        self._links: dict[int, _Link] = {}
+        self._links: dict[int, Link] = {}
         self._futures: dict[int, asyncio.Future[object]] = {}
         self._logins: dict[int, asyncio.Future[object]] = {}
         self._lost: str | None = None
         self._logging_out = False
+        self._recoveries: set[asyncio.Task[None]] = set()
         self.async_messages: list[AsyncReceived] = []
         """Asynchronous messages received, the latest 100."""
 
@@ -132,16 +122,7 @@ class Initiator:
         if cid in self._links:
             raise ValueError(f"connection {cid} exists")
         self._check()
-        wish = LoginWish(
-            initiator_name=self._wish.initiator_name,
-            target_name=self._wish.target_name,
-            isid=self._wish.isid,
-            tsih=self._session.tsih,
-            cid=cid,
-            parameters=self._wish.parameters,
-            chap=self._wish.chap,
-        )
-        await self._log_in(wish, connect)
+        await self._log_in(replace(self._wish, tsih=self._session.tsih, cid=cid), connect)
 
     @property
     def agreed(self) -> Agreed:
@@ -165,9 +146,9 @@ class Initiator:
 
     async def logout(self) -> None:
         """End the session in order and close all connections; safe to call when it is lost already."""
-        if self._lost is None and self._session.connections:
-            self._logging_out = True
-            connection = next(iter(self._session.connections.values()))
+        self._logging_out = True
+        connection = next((core for core in self._session.connections.values() if core.full_feature), None)
+        if self._lost is None and connection is not None:
             with contextlib.suppress(ConnectionLost, TaskAborted):
                 await self._ask(
                     connection, LogoutRequest, reason=LogoutReason.CLOSE_SESSION, cid=connection.cid
@@ -254,50 +235,6 @@ class Initiator:
             ended.status, ended.data_in, ended.sense, ended.overflow, ended.underflow, ended.residual_count
         )
 
-    async def write(
-        self, lun: int, lba: int, data: Buffer, *, block_bytes: int = 512, connection: int | None = None
-    ) -> None:
-        """WRITE(16): whole blocks from `lba` on."""
-        blocks = _blocks(len(data), block_bytes)
-        await self._patiently(
-            lun, _range_cdb(0x8A, lba, blocks), data_out=data, data_in_length=0, connection=connection
-        )
-
-    async def read(
-        self, lun: int, lba: int, blocks: int, *, block_bytes: int = 512, connection: int | None = None
-    ) -> memoryview:
-        """READ(16): `blocks` blocks from `lba` on."""
-        answer = await self._patiently(
-            lun, _range_cdb(0x88, lba, blocks), data_in_length=blocks * block_bytes, connection=connection
-        )
-        return answer.data_in
-
-    async def read_capacity(self, lun: int) -> tuple[int, int]:
-        """READ CAPACITY(16): number of blocks and bytes per block."""
-        cdb = bytes((0x9E, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 32, 0, 0))
-        data = (await self._patiently(lun, cdb, data_in_length=32)).data_in
-        return int.from_bytes(data[:8], "big") + 1, int.from_bytes(data[8:12], "big")
-
-    async def inquiry(self, lun: int, page: int | None = None, length: int = 255) -> bytes:
-        """INQUIRY: standard data, or the vital product data `page`."""
-        cdb = bytes((0x12, 0 if page is None else 1, page or 0, length >> 8, length & 0xFF, 0))
-        return bytes((await self._patiently(lun, cdb, data_in_length=length)).data_in)
-
-    async def report_luns(self) -> list[int]:
-        """REPORT LUNS through LUN 0."""
-        cdb = bytes((0xA0, 0, 0, 0, 0, 0)) + (8 + 8 * 256).to_bytes(4, "big") + bytes(2)
-        data = bytes((await self._patiently(0, cdb, data_in_length=8 + 8 * 256)).data_in)
-        end = min(8 + int.from_bytes(data[:4], "big"), len(data))
-        return [lun_from_bytes(data[offset : offset + 8]) for offset in range(8, end, 8)]
-
-    async def test_unit_ready(self, lun: int) -> None:
-        """TEST UNIT READY. Raises CommandFailed."""
-        await self._patiently(lun, bytes(6))
-
-    async def synchronize_cache(self, lun: int, lba: int = 0, blocks: int = 0) -> None:
-        """SYNCHRONIZE CACHE(16); 0 blocks: to the end."""
-        await self._patiently(lun, _range_cdb(0x91, lba, blocks))
-
     async def nop(self, data: bytes = b"", *, connection: int | None = None) -> bytes:
         """NOP-Out ping; returns the echo."""
         answer = await self._ask(self._pick(connection), NopOut, data=data)
@@ -328,26 +265,6 @@ class Initiator:
 
     # -- inside -------------------------------------------------------------------------------------------------
 
-    async def _patiently(
-        self,
-        lun: int,
-        cdb: bytes,
-        *,
-        data_out: Buffer = b"",
-        data_in_length: int = 0,
-        connection: int | None = None,
-    ) -> ScsiAnswer:
-        """Execute; unit attentions are news, not failures: try again, a few times."""
-        for _ in range(_UNIT_ATTENTION_RETRIES):
-            answer = await self.execute(
-                lun, cdb, data_out=data_out, data_in_length=data_in_length, connection=connection, check=False
-            )
-            if answer.status != _CHECK_CONDITION or not _is_unit_attention(answer.sense):
-                break
-        if answer.status:
-            raise CommandFailed(answer.status, answer.sense, answer.residual_count)
-        return answer
-
     async def _log_in(self, wish: LoginWish, connect: ConnectionFactory | None) -> None:
         future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         try:
@@ -355,7 +272,7 @@ class Initiator:
                 stream = await (connect or PlainConnection.open)(self._host, self._port)
                 core = InitiatorConnection(self._session, wish, random_bytes=os.urandom)
                 self._logins[wish.cid] = future
-                link = _Link(self, core, stream, future)
+                link = Link(self, core, stream, future, connect)
                 self._links[wish.cid] = link
                 core.start()
                 link.start()
@@ -397,7 +314,7 @@ class Initiator:
             if cid not in connections:
                 raise ValueError(f"there is no connection {cid}")
             return connections[cid]
-        return min(connections.values(), key=lambda connection: connection.outstanding)
+        return min(connections.values(), key=lambda core: (not core.full_feature, core.outstanding))
 
     def _check(self) -> None:
         if self._lost is not None:
@@ -444,6 +361,12 @@ class Initiator:
                     task.connection.outstanding -= 1
                 if future is not None and not future.done():
                     future.set_exception(TaskAborted(f"rejected, reason {event.pdu.reason:#04x}"))
+            elif isinstance(event, TaskGone):
+                future = self._futures.get(event.initiator_task_tag)
+                if future is not None and not future.done():
+                    future.set_exception(
+                        TaskAborted("the connection was lost and the target knows nothing of it")
+                    )
             else:
                 self.async_messages = [*self.async_messages[-99:], event]
                 if event.pdu.async_event in (AsyncEvent.SESSION_DROPPED, AsyncEvent.CONNECTION_DROPPED):
@@ -455,21 +378,58 @@ class Initiator:
         if future is not None and not future.done():
             future.set_result(value)
 
-    def connection_lost(self, link: _Link | None, text: str) -> None:
+    def connection_lost(self, link: Link | None, text: str) -> None:
         """A connection ended (called by the links): fail its login, or the whole session."""
         if link is not None and link.leaving:
             return
         if link is not None and not link.core.full_feature:
             return
+        alive = self._lost is None and not self._logging_out
+        if link is not None and alive and self._session.agreed.error_recovery_level == 2:
+            link.core.full_feature = False
+            task = asyncio.get_running_loop().create_task(self._recover(link, text))
+            self._recoveries.add(task)
+            task.add_done_callback(self._recoveries.discard)
+            return
+        self._give_up_session(text)
+
+    def _give_up_session(self, text: str) -> None:
         if self._lost is None:
             self._lost = text
         for future in list(self._futures.values()):
             if not future.done():
                 future.set_exception(ConnectionLost(self._lost))
 
+    async def _recover(self, link: Link, text: str) -> None:
+        """Make a lost connection anew (connection reinstatement) and go on with what was under way on it."""
+        loop = asyncio.get_running_loop()
+        agreed, old, cid = self._session.agreed, link.core, link.core.cid
+        deadline = loop.time() + agreed.default_time2wait + agreed.default_time2retain
+        await link.stop(abort=True)
+        await asyncio.sleep(agreed.default_time2wait)
+        while True:
+            try:
+                await self._log_in(replace(self._wish, tsih=self._session.tsih, cid=cid), link.connect)
+            except (ConnectionLost, OSError):
+                self._session.connections[cid] = old
+                if loop.time() >= deadline:
+                    self._give_up_session(text)
+                    return
+                await asyncio.sleep(_RECONNECT_S)
+            except IscsiError as error:
+                self._give_up_session(f"{text}; not recovered: {error}")
+                return
+            else:
+                self._session.connections[cid].take_over(old)
+                self.dispatch()
+                return
+
     async def _shut(self, text: str, *, abort: bool) -> None:
         if self._lost is None:
             self._lost = text
+        for recovery in list(self._recoveries):
+            recovery.cancel()
+        await asyncio.gather(*self._recoveries, return_exceptions=True)
         links, self._links = list(self._links.values()), {}
         self._session.connections.clear()
         for link in links:
@@ -477,70 +437,6 @@ class Initiator:
         for future in list(self._futures.values()):
             if not future.done():
                 future.set_exception(ConnectionLost(self._lost))
-
-
-class _Link:
-    """One connection's two tasks: reading into the core, writing out of it."""
-
-    def __init__(
-        self, owner: Initiator, core: InitiatorConnection, stream: Connection, login: asyncio.Future[object]
-    ) -> None:
-        self.core = core
-        self.leaving = False
-        self._owner = owner
-        self._stream = stream
-        self._login = login
-        self._work = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
-
-    def start(self) -> None:
-        """Begin to read and write."""
-        self._work.set()
-        loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._read()), loop.create_task(self._write())]
-
-    def wake(self) -> None:
-        """There may be something to write."""
-        self._work.set()
-
-    async def stop(self, *, abort: bool) -> None:
-        """End both tasks and close the stream."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        if abort:
-            self._stream.abort()
-        else:
-            self._stream.close()
-
-    async def _read(self) -> None:
-        try:
-            while True:
-                chunk = await self._stream.read()
-                if not chunk:
-                    raise ConnectionLost("the target closed the connection")
-                self.core.receive(chunk)
-                self._owner.dispatch()
-        except (IscsiError, AuthenticationFailed) as error:
-            self._fail(error)
-
-    async def _write(self) -> None:
-        try:
-            while True:
-                await self._work.wait()
-                self._work.clear()
-                while output := self.core.take_output():
-                    await self._stream.write(output)
-        except IscsiError as error:
-            self._fail(error)
-
-    def _fail(self, error: Exception) -> None:
-        if not self._login.done():
-            if isinstance(error, AuthenticationFailed):
-                error = NegotiationError(str(error))
-            self._login.set_exception(error)
-            return
-        self._owner.connection_lost(self, str(error))
 
 
 async def discover(
@@ -566,20 +462,3 @@ async def discover(
     finally:
         await session.logout()
     return [DiscoveredTarget(name, tuple(addresses)) for name, addresses in found]
-
-
-def _blocks(size: int, block_bytes: int) -> int:
-    if not size or size % block_bytes:
-        raise ValueError(f"{size} bytes are not whole blocks of {block_bytes}")
-    return size // block_bytes
-
-
-def _range_cdb(opcode: int, lba: int, blocks: int) -> bytes:
-    return bytes((opcode, 0)) + lba.to_bytes(8, "big") + blocks.to_bytes(4, "big") + bytes(2)
-
-
-def _is_unit_attention(sense: bytes) -> bool:
-    if not sense:
-        return False
-    key = sense[1] if sense[0] & 0x7E == 0x72 else sense[2] if len(sense) > 2 else 0
-    return key & 0x0F == _UNIT_ATTENTION

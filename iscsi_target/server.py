@@ -12,15 +12,16 @@ import contextlib
 import logging
 import os
 import socket
+import threading
 import time
-from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import assert_never
 
 from iscsi_target.buffers import ConnectionInfo, SendBuffers, UnlimitedBuffers
-from iscsi_target.executor import ScsiResult
+from iscsi_target.executor import LogicalUnits, ScsiCommand, ScsiResult
 from iscsi_target.server_connection import ServerConnection
 from iscsi_target.session.events import (
     ConnectionAdded,
@@ -43,6 +44,7 @@ _HOUSEKEEPING_S = 0.25
 _POLL_WAITING_S = 0.002
 _POLL_IDLE_S = 0.005
 _BACKLOG = 256
+_TURNS = 8
 _CHECK_CONDITION = 0x02
 _INTERNAL_TARGET_FAILURE = fixed_sense(0x04, 0x4400)
 
@@ -85,7 +87,8 @@ class TargetServer:
         self._threads = threads
         self._listeners: list[tuple[socket.socket, Portal]] = []
         self._connections: dict[TargetConnection, ServerConnection] = {}
-        self._completed: deque[tuple[TargetSession, Task, ScsiResult]] = deque()
+        self._completed: list[tuple[TargetSession, Task, ScsiResult]] = []
+        self._completed_lock = threading.Lock()
         self._running = 0
         self._pool: ThreadPoolExecutor | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -166,6 +169,18 @@ class TargetServer:
             for session in self.node.sessions.values()
         ]
 
+    def request_logout(self, tsih: int, time_s: int = 10) -> bool:
+        """Ask the initiator of a session to log out within `time_s`; False: there is no such session."""
+        found = self.node.request_logout(tsih, time_s)
+        self.serve_touched()
+        return found
+
+    def report_scsi_event(self, target_name: str, lun: int, sense: bytes) -> int:
+        """Send sense data to every session with the target as an asynchronous message; returns how many were told."""
+        told = self.node.report_scsi_event(self.node.targets[target_name], lun, sense)
+        self.serve_touched()
+        return told
+
     # -- sockets ------------------------------------------------------------------------------------------------
 
     def _close_listeners(self) -> None:
@@ -238,7 +253,7 @@ class TargetServer:
             return
         units = session.target.logical_units
         if not units.blocking(task.command):
-            session.complete(task, units.execute(task.command))
+            session.complete(task, _run(units, task.command))
             return
         task.state = TaskState.EXECUTING
         self._running += 1
@@ -247,21 +262,20 @@ class TargetServer:
 
     def _execute_in_thread(self, session: TargetSession, task: Task) -> None:
         assert session.target is not None
-        try:
-            result = session.target.logical_units.execute(task.command)
-        except Exception:  # noqa: BLE001 - a defect in the device server must not leave the initiator unanswered
-            _log.exception("the device server failed on CDB %s", task.command.cdb.hex())
-            result = ScsiResult(_CHECK_CONDITION, sense=_INTERNAL_TARGET_FAILURE, transfer_length=0)
-        self._completed.append((session, task, result))
-        if len(self._completed) == 1:
+        result = _run(session.target.logical_units, task.command)
+        with self._completed_lock:
+            self._completed.append((session, task, result))
+            first = len(self._completed) == 1
+        if first:
             assert self._loop is not None
             # A closed loop has nobody left to answer; `stop` waits for the threads before that.
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._take_completed)
 
     def _take_completed(self) -> None:
-        while self._completed:
-            session, task, result = self._completed.popleft()
+        with self._completed_lock:
+            completed, self._completed = self._completed, []
+        for session, task, result in completed:
             self._running -= 1
             session.complete(task, result)
         self.serve_touched()
@@ -274,8 +288,8 @@ class TargetServer:
         self.node.touched.discard(connection.core)
 
     def units_came_back(self) -> None:
-        """Units were released: those that wait longest try first."""
-        for connection in list(self.waiting):
+        """Units may be there again: the next few that wait try their luck; who is refused goes to the end."""
+        for connection in list(islice(self.waiting, _TURNS)):
             del self.waiting[connection]
             self.node.touched.add(connection.core)
 
@@ -296,6 +310,7 @@ class TargetServer:
             if core.next_deadline() <= now_ns:
                 core.handle_timer(now_ns)
             connection.handle_timer(now_ns)
+        self.node.handle_timer(now_ns)
         self.serve_touched()
         self._housekeeping = self._loop.call_later(_HOUSEKEEPING_S, self._keep_house)
 
@@ -326,6 +341,15 @@ class TargetServer:
                     _log.info("session %d of %s with %s ended: %s", tsih, name, target or "discovery", text)
                 case _:
                     assert_never(event)
+
+
+def _run(units: LogicalUnits, command: ScsiCommand) -> ScsiResult:
+    """Execute; a defect of the device server is logged and answered, so that no initiator waits for ever."""
+    try:
+        return units.execute(command)
+    except Exception:  # noqa: BLE001 - whatever it is, the initiator gets an answer and the log gets the traceback
+        _log.exception("the device server failed on CDB %s", command.cdb.hex())
+        return ScsiResult(_CHECK_CONDITION, sense=_INTERNAL_TARGET_FAILURE, transfer_length=0)
 
 
 def _listen(portal: Portal) -> tuple[socket.socket, Portal]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import struct
 import time
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from iscsi_target.server import TargetServer
 
 
+_log = logging.getLogger(__name__)
 _READ_BYTES = 256 * 1024
 _IOV_MAX = 1024
 _SMALLEST_GRANT_BYTES = 16 * 1024
@@ -95,7 +97,12 @@ class ServerConnection:
             return
         if self._finishing_since_ns:
             return  # the goodbye is said; what still comes is of no interest
-        self.core.receive(chunk, time.monotonic_ns())
+        try:
+            self.core.receive(chunk, time.monotonic_ns())
+        except Exception:  # noqa: BLE001 - a defect of ours costs this connection, not the others
+            _log.exception("a defect ended the connection of %s", self.core.peer)
+            self._lost("internal error")
+            return
         self._server.node.touched.add(self.core)
         self._server.serve_touched()
 

@@ -5,26 +5,40 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from pathlib import Path
 
 from iscsi_target.scsi.logical_unit import LogicalUnit, LogicalUnitConfig, derive_identity
+from iscsi_target.scsi.reservation_file import ReservationFile
 from iscsi_target.scsi.stores.description import open_store
 from iscsi_target.scsi.target_device import TargetDevice
 
 
 def target_device(
-    target_name: str, luns: Sequence[str], config: LogicalUnitConfig | None = None
+    target_name: str,
+    luns: Sequence[str],
+    config: LogicalUnitConfig | None = None,
+    *,
+    direct: bool = False,
+    target_ports: Sequence[int] = (1,),
+    reservations: Path | None = None,
 ) -> TargetDevice:
-    """A target with LUNs 0, 1, … from descriptions ("64MiB", "null:1GiB", a path), all with one configuration.
+    """A target with LUNs 0, 1, … from descriptions ("64MiB", "null:1GiB", "snapshot:PATH", a path).
 
-    Raises StoreError or InvalidConfiguration, with everything closed that was open by then.
+    All have one configuration. `target_ports` are the portal group tags. `reservations` is a directory in which each
+    unit keeps its persistent reservations through a power loss; without it APTPL is refused. Raises StoreError or
+    InvalidConfiguration, with everything closed that was open by then.
     """
     config = config or LogicalUnitConfig()
     with ExitStack() as opened:
         units = {}
         for lun, description in enumerate(luns):
-            store = open_store(description, read_only=config.read_only)
+            store = open_store(description, read_only=config.read_only, direct=direct)
             opened.callback(store.close)
-            units[lun] = LogicalUnit(store, derive_identity(target_name, lun), config)
-        device = TargetDevice(target_name, units)
+            identity = derive_identity(target_name, lun)
+            memory = (
+                None if reservations is None else ReservationFile(reservations / f"{identity.serial}.json")
+            )
+            units[lun] = LogicalUnit(store, identity, config, reservation_memory=memory)
+        device = TargetDevice(target_name, units, target_ports=target_ports)
         opened.pop_all()
     return device

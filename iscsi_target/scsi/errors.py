@@ -39,7 +39,11 @@ class StatusOnly(ScsiError):
 
 
 class StoreError(ScsiError):
-    """A backing store failed; the text names the store and what to do."""
+    """A backing store failed; the text names the store and what to do. `full`: for want of space."""
+
+    def __init__(self, text: str, *, full: bool = False) -> None:
+        super().__init__(text)
+        self.full = full
 
 
 class InvalidConfiguration(ScsiError):

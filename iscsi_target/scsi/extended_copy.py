@@ -168,7 +168,14 @@ class Segment(NamedTuple):
     length: int
 
 
-def _find(task: Task, descriptor: Any) -> LogicalUnit:
+class Reached(NamedTuple):
+    """A unit that a CSCD descriptor names, and whether the initiator may write to it."""
+
+    unit: LogicalUnit
+    writable: bool
+
+
+def _find(task: Task, descriptor: Any) -> Reached:
     """The unit a CSCD descriptor names, among those the initiator may see."""
     designator: bytes = descriptor.designator[: descriptor.designator_length]
     initiator = task.command.initiator_name
@@ -183,7 +190,7 @@ def _find(task: Task, descriptor: Any) -> LogicalUnit:
             _T10_VENDOR_ID: (unit.config.vendor.encode().ljust(8) + unit.identity.serial.encode())[:20],
         }
         if designator and names.get(descriptor.kind.designator_type) == designator:
-            return unit
+            return Reached(unit, task.target.may_write(initiator, lun))
     raise check(Condition.COPY_TARGET_DEVICE_NOT_REACHABLE)
 
 
@@ -200,11 +207,13 @@ def _check_access(task: Task, unit: LogicalUnit, access: Access) -> None:
         raise check(Condition.THIRD_PARTY_DEVICE_FAILURE)
 
 
-def _segment(task: Task, units: Sequence[LogicalUnit], descriptor: Any) -> Segment:
+def _segment(task: Task, units: Sequence[Reached], descriptor: Any) -> Segment:
     """Check one segment descriptor against the units it names."""
     if max(descriptor.source, descriptor.destination) >= len(units):
         raise check(Condition.COPY_TARGET_DEVICE_NOT_REACHABLE)
-    source, destination = units[descriptor.source], units[descriptor.destination]
+    source, (destination, writable) = units[descriptor.source].unit, units[descriptor.destination]
+    if not writable:
+        raise check(Condition.THIRD_PARTY_DEVICE_FAILURE)
     _check_access(task, source, Access.READ)
     _check_access(task, destination, Access.WRITE)
     # DC says whose block length the number of blocks counts (SPC-4 6.4.6.3).

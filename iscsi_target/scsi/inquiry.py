@@ -12,7 +12,7 @@ from iscsi_target.scsi.errors import invalid_field_in_cdb
 from iscsi_target.scsi.layout import CdbLayout, bits, control, flag, opcode, reserved
 from iscsi_target.scsi.logical_unit import DeviceType, LogicalUnit
 from iscsi_target.scsi.operation import ALWAYS, Operation, Task, cut
-from iscsi_target.scsi.vpd import pages_of
+from iscsi_target.scsi.vpd import padded, pages_of
 
 NO_UNIT = bytes((0x7F,))
 """PERIPHERAL QUALIFIER 011b, device type 1Fh: no logical unit can be here (SPC-4 table 146)."""
@@ -76,10 +76,6 @@ _EXPLICIT_ALUA = 2
 """TPGS: access states change by SET TARGET PORT GROUPS only (SPC-4 table 150)."""
 
 
-def _padded(text: str, width: int) -> bytes:
-    return text.encode("ascii").ljust(width)
-
-
 def standard_data(unit: LogicalUnit) -> bytes:
     """The standard INQUIRY data of a unit."""
     config = unit.config
@@ -97,9 +93,9 @@ def standard_data(unit: LogicalUnit) -> bytes:
             },
             "services": {"encserv": False, "multip": True},
             "queueing": {"cmdque": True},
-            "vendor": _padded(config.vendor, 8),
-            "product": _padded(config.product, 16),
-            "revision": _padded(config.revision, 4),
+            "vendor": padded(config.vendor, 8),
+            "product": padded(config.product, 16),
+            "revision": padded(config.revision, 4),
             "version_descriptors": (*versions, *(0,) * (8 - len(versions))),
         }
     )

@@ -117,6 +117,10 @@ class SanitizeInProgress(Protocol):
         """NOT READY, SANITIZE IN PROGRESS, with the progress."""
         ...
 
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for its end; False when it still runs."""
+        ...
+
     def stop(self) -> None:
         """End it soon; its medium stays partly sanitized."""
         ...
@@ -178,7 +182,7 @@ class LogicalUnit:
             )
         self.max_transfer_blocks = MAX_TRANSFER_BYTES // config.block_length
         self.read_only = config.read_only or store.read_only
-        self.thin = store.thin and not self.read_only
+        self.thin = store.thin
         self.mode = ModeParameters(
             cdrom_pages()
             if config.device_type is DeviceType.CDROM
@@ -231,10 +235,13 @@ class LogicalUnit:
             self.attention(condition, (nexus for nexus in nexuses if nexus in self.nexuses))
 
     def add_nexus(self, nexus: Nexus, initiator_name: str) -> None:
-        """A session began: POWER ON OCCURRED waits for it (SAM-5 5.14, 6.3.1)."""
+        """A session began: POWER ON, RESET, OR BUS DEVICE RESET OCCURRED waits for it (SAM-5 5.14, 6.3.1).
+
+        It is the most general of the codes for a power on (SPC-4 table 56), and the one that initiators expect.
+        """
         with self.lock:
             self.nexuses[nexus] = initiator_name
-            self.attentions.establish(nexus, Condition.POWER_ON_OCCURRED)
+            self.attentions.establish(nexus, Condition.POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED)
 
     def lose_nexus(self, nexus: Nexus) -> None:
         """I_T nexus loss (SAM-5 6.3.4)."""
@@ -253,8 +260,13 @@ class LogicalUnit:
             self.mode.reset()
             self.attention(Condition.BUS_DEVICE_RESET_FUNCTION_OCCURRED, self.nexuses)
 
+    def interrupt(self) -> None:
+        """End a sanitize operation that runs."""
+        running = self.sanitize
+        if running is not None:
+            running.stop()
+
     def close(self) -> None:
         """Stop what runs and close the store."""
-        if self.sanitize is not None:
-            self.sanitize.stop()
+        self.interrupt()
         self.store.close()

@@ -135,10 +135,11 @@ def _block_descriptor(unit: LogicalUnit, cdb: ModeSense) -> bytes:
     return built
 
 
-def _device_specific(unit: LogicalUnit) -> dict[str, bool]:
+def _device_specific(task: Task) -> dict[str, bool]:
+    unit = task.unit
     if unit.config.device_type is not DeviceType.DISK:
         return {"wp": False, "dpofua": False}
-    return {"wp": unit.write_protect is not None, "dpofua": True}
+    return {"wp": task.read_only or unit.write_protect is not None, "dpofua": True}
 
 
 def mode_sense_6(task: Task, cdb: ModeSense) -> ScsiResult:
@@ -148,7 +149,7 @@ def mode_sense_6(task: Task, cdb: ModeSense) -> ScsiResult:
         {
             "mode_data_length": min(255, 3 + len(descriptor) + len(pages)),
             "medium_type": 0,
-            "device_specific": _device_specific(task.unit),
+            "device_specific": _device_specific(task),
             "block_descriptor_length": len(descriptor),
         }
     )
@@ -162,7 +163,7 @@ def mode_sense_10(task: Task, cdb: ModeSense) -> ScsiResult:
         {
             "mode_data_length": 6 + len(descriptor) + len(pages),
             "medium_type": 0,
-            "device_specific": _device_specific(task.unit),
+            "device_specific": _device_specific(task),
             "flags": {"longlba": bool(cdb.llbaa and descriptor)},
             "block_descriptor_length": len(descriptor),
         }
@@ -228,10 +229,14 @@ def _mode_select(task: Task, cdb: ModeSelect, header: c.Construct) -> ScsiResult
     start = header.sizeof() + parsed.block_descriptor_length
     long = header is HEADER_10 and bool(parsed.flags.longlba)
     _check_block_descriptor(unit, data, header.sizeof(), parsed.block_descriptor_length, long=long)
-    proposed = list(_proposed_pages(unit, data, start))
-    changed = [unit.mode.select(page, value) for page, value in proposed]
-    if any(changed):
-        unit.attention(Condition.MODE_PARAMETERS_CHANGED, unit.nexuses, but=task.nexus)
+    with unit.lock:
+        proposed = list(_proposed_pages(unit, data, start))
+        was_cached = unit.mode.wce
+        changed = [unit.mode.select(page, value) for page, value in proposed]
+        if any(changed):
+            unit.attention(Condition.MODE_PARAMETERS_CHANGED, unit.nexuses, but=task.nexus)
+    if was_cached and not unit.mode.wce and not unit.read_only:
+        unit.store.flush()  # what is in the cache that is switched off
     return GOOD
 
 
@@ -258,7 +263,7 @@ OPERATIONS = (
         "MODE SELECT (6)",
         SELECT_6,
         mode_select_6,
-        traits=Traits.STANDBY,
+        traits=Traits.STANDBY | Traits.STORE,
         access=Access.WRITE,
         data_out_length=_select_length,
     ),
@@ -266,7 +271,7 @@ OPERATIONS = (
         "MODE SELECT (10)",
         SELECT_10,
         mode_select_10,
-        traits=Traits.STANDBY,
+        traits=Traits.STANDBY | Traits.STORE,
         access=Access.WRITE,
         data_out_length=_select_length,
     ),

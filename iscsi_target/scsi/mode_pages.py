@@ -139,7 +139,7 @@ _MM_CAPABILITIES_FORMAT = c.BitStruct(
     "prevent_jumper" / c.Flag,
     "lock_state" / c.Flag,
     "lock" / c.Flag,
-    c.Padding(13 * 8),
+    c.Padding(15 * 8),
 )
 """MMC-6 annex E.3 (CD/DVD capabilities and mechanical status), without write speeds."""
 

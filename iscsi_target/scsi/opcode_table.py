@@ -14,10 +14,13 @@ from iscsi_target.scsi import (
     inquiry,
     medium,
     mode,
+    multimedia,
     provisioning,
     read_write,
     report_luns,
-    reservation_commands,
+    reservation_in,
+    reservation_out,
+    reserve_release,
     sanitize,
     supported,
     verify,
@@ -38,9 +41,12 @@ OPERATIONS: tuple[Operation, ...] = (
     *defect_data.OPERATIONS,
     *supported.OPERATIONS,
     *alua.OPERATIONS,
-    *reservation_commands.OPERATIONS,
+    *reservation_in.OPERATIONS,
+    *reservation_out.OPERATIONS,
+    *reserve_release.OPERATIONS,
     *extended_copy.OPERATIONS,
     *sanitize.OPERATIONS,
+    *multimedia.OPERATIONS,
 )
 
 

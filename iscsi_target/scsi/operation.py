@@ -34,6 +34,10 @@ class TargetView(Protocol):
         """The logical unit an initiator sees under a LUN."""
         ...
 
+    def may_write(self, initiator_name: str, lun: int) -> bool:
+        """Whether this initiator may write to the unit under a LUN."""
+        ...
+
     @property
     def target_ports(self) -> Sequence[int]:
         """The relative target ports (portal group tags), ascending."""
@@ -50,6 +54,8 @@ class Task:
     target: TargetView
     operations: tuple[Operation, ...] = ()
     """Every command this unit has."""
+    read_only: bool = False
+    """The initiator may read this unit only."""
 
     @property
     def data_out(self) -> Buffer:

@@ -22,6 +22,8 @@ MAX_UNMAP_BLOCKS = 0xFFFFFFFF
 MAX_WRITE_SAME_BYTES = MAX_TRANSFER_BYTES
 _CHUNK_BYTES = 1 << 20
 _MAX_STATUS_DESCRIPTORS = 1024
+_MAX_STATUS_BYTES = 64 << 30
+"""How far one GET LBA STATUS looks; what lies behind is asked for with the next one."""
 
 
 class Unmap(NamedTuple):
@@ -146,10 +148,14 @@ def unmap(task: Task, cdb: Unmap) -> ScsiResult:
     listed = min(header.unmap_block_descriptor_data_length, len(data) - start) // size
     if listed > MAX_UNMAP_DESCRIPTORS:
         raise invalid_field_in_parameter_list(2)
-    extents = []
+    extents, blocks = [], 0
     for index in range(listed):
-        descriptor = UNMAP_BLOCK_DESCRIPTOR.parse(data[start + index * size : start + (index + 1) * size])
+        at = start + index * size
+        descriptor = UNMAP_BLOCK_DESCRIPTOR.parse(data[at : at + size])
         extents.append(unit.extent(descriptor.lba, descriptor.blocks))
+        blocks += descriptor.blocks
+        if blocks > MAX_UNMAP_BLOCKS:
+            raise invalid_field_in_parameter_list(at + 8)
     for offset, length in extents:
         if length:
             with unit.ranges.exclusive(offset, length):
@@ -218,8 +224,8 @@ def get_lba_status(task: Task, cdb: GetLbaStatus) -> ScsiResult:
     room = min(max(1, (cdb.allocation_length - 8) // size), _MAX_STATUS_DESCRIPTORS)
     descriptors: list[bytes] = []
     lba = cdb.lba
-    end = unit.blocks * unit.block_length
-    for extent in unit.store.extents(offset, end - offset):
+    length = min(unit.blocks * unit.block_length - offset, _MAX_STATUS_BYTES)
+    for extent in unit.store.extents(offset, length):
         if len(descriptors) == room:
             break
         # A block that is only partly mapped is mapped.

@@ -47,7 +47,7 @@ class ReservationFile:
             if len(raw) > _MAX_FILE_BYTES:
                 raise ValueError("too long")
             return _decode(json.loads(raw))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise StoreError(f"{self.path} holds no reservations this version can read: {error}") from None
 
     def save(self, state: ReservationState) -> None:

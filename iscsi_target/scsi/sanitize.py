@@ -74,6 +74,10 @@ class SanitizeJob:
         progress = self._done_bytes * 0x10000 // max(1, self._total_bytes)
         return SenseData(Condition.NOT_READY_SANITIZE_IN_PROGRESS, progress=min(progress, 0xFFFF))
 
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for its end; False when it still runs."""
+        return self._finished.wait(timeout_s)
+
     def stop(self) -> None:
         """End soon, and wait for it: the store is about to be closed."""
         self._stopped.set()
@@ -91,7 +95,7 @@ class SanitizeJob:
                 if rate:
                     self._stopped.wait(length / rate)
             store.flush()
-        except StoreError:
+        except (StoreError, ValueError):  # ValueError: the store was closed meanwhile
             return False
         finally:
             with self._unit.lock:

@@ -21,9 +21,10 @@ _INQUIRY, _REPORT_LUNS, _REQUEST_SENSE = 0x12, 0xA0, 0x03
 
 @dataclass(frozen=True, slots=True)
 class LunMap:
-    """What one initiator sees: its LUN → the target's own LUN."""
+    """What one initiator sees: its LUN → the target's own LUN; `read_only` are those of its LUNs it may only read."""
 
     luns: Mapping[int, int] = field(default_factory=dict)
+    read_only: frozenset[int] = frozenset()
 
 
 class TargetDevice:
@@ -50,6 +51,7 @@ class TargetDevice:
         self._maps = {
             initiator: dict(sorted(seen.luns.items())) for initiator, seen in (lun_maps or {}).items()
         }
+        self._servers_by_lun: dict[str, dict[int, DeviceServer]] = {}
         for lun in (*self._servers, *(lun for seen in self._maps.values() for lun in seen)):
             if not 0 <= lun <= MAX_LUN:
                 raise InvalidConfiguration(f"LUN {lun} is not 0 to {MAX_LUN}")
@@ -57,6 +59,12 @@ class TargetDevice:
             for lun, own in seen.items():
                 if own not in self._servers:
                     raise InvalidConfiguration(f"LUN {lun} of {initiator} maps to {own}, which is not there")
+            reading = (lun_maps or {})[initiator].read_only
+            self._servers_by_lun[initiator] = {
+                lun: DeviceServer(units[own], read_only=True) if lun in reading else self._servers[own]
+                for lun, own in seen.items()
+            }
+        self._default_servers = {} if masked else self._servers
 
     @property
     def units(self) -> Mapping[int, LogicalUnit]:
@@ -70,8 +78,7 @@ class TargetDevice:
         return {} if self._masked else self._every
 
     def _server(self, initiator_name: str, lun: int) -> DeviceServer | None:
-        own = self._seen_by(initiator_name).get(lun)
-        return None if own is None else self._servers[own]
+        return self._servers_by_lun.get(initiator_name, self._default_servers).get(lun)
 
     def luns_for(self, initiator_name: str) -> Sequence[int]:
         return tuple(self._seen_by(initiator_name))
@@ -80,6 +87,11 @@ class TargetDevice:
         """The logical unit an initiator sees under a LUN."""
         server = self._server(initiator_name, lun)
         return None if server is None else server.unit
+
+    def may_write(self, initiator_name: str, lun: int) -> bool:
+        """Whether this initiator may write to the unit under a LUN."""
+        server = self._server(initiator_name, lun)
+        return server is not None and not server.read_only
 
     def data_out_length(self, command: ScsiCommand) -> int:
         server = self._server(command.initiator_name, command.lun)
@@ -93,7 +105,7 @@ class TargetDevice:
         server = self._server(command.initiator_name, command.lun)
         if server is None:
             return self._without_unit(command)
-        return server.execute(command, Nexus(command.initiator_port, command.target_port), self)
+        return server.execute(command, self)
 
     def _without_unit(self, command: ScsiCommand) -> ScsiResult:
         """A LUN without a unit (SAM-5 4.7.4, SPC-4 6.6.1, 6.33.1, 6.39)."""
@@ -137,6 +149,14 @@ class TargetDevice:
         elif kind is ResetKind.CLEAR_TASK_SET:
             unit.attention(Condition.COMMANDS_CLEARED_BY_ANOTHER_INITIATOR, unit.nexuses, but=nexus)
         return True
+
+    def interrupt(self) -> None:
+        """End what runs long (SANITIZE), so that a server can stop: call it before the server's own stop.
+
+        A sanitize operation that is ended leaves its medium partly sanitized, and its command fails.
+        """
+        for server in self._servers.values():
+            server.unit.interrupt()
 
     def close(self) -> None:
         """Close every store."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from iscsi_target.scsi.sense import Condition
 
-MAX_PENDING = 16
+MAX_PENDING = 6
 """Bound of one nexus' queue; a condition that does not fit is dropped, as SAM-5 5.14.1 allows."""
 
 _RESETS = frozenset(

@@ -58,7 +58,10 @@ def _check(unit: LogicalUnit, cdb: Verify) -> tuple[int, int]:
         raise invalid_field_in_cdb(1, 7)
     if cdb.bytchk == 2:
         raise invalid_field_in_cdb(1, 2)
-    return unit.extent(cdb.lba, cdb.blocks)
+    extent = unit.extent(cdb.lba, cdb.blocks)
+    if cdb.blocks > unit.max_transfer_blocks:
+        raise invalid_field_in_cdb(7)
+    return extent
 
 
 def _verify_length(unit: LogicalUnit, cdb: Verify) -> int:
@@ -66,11 +69,7 @@ def _verify_length(unit: LogicalUnit, cdb: Verify) -> int:
     _, length = _check(unit, cdb)
     if cdb.bytchk == _NO_COMPARE or not length:
         return 0
-    if cdb.bytchk == _COMPARE_ONE:
-        return unit.block_length
-    if cdb.blocks > unit.max_transfer_blocks:
-        raise invalid_field_in_cdb(7)
-    return length
+    return unit.block_length if cdb.bytchk == _COMPARE_ONE else length
 
 
 def _write_length(unit: LogicalUnit, cdb: Verify) -> int:
@@ -78,8 +77,6 @@ def _write_length(unit: LogicalUnit, cdb: Verify) -> int:
     _, length = _check(unit, cdb)
     if cdb.bytchk == _COMPARE_ONE:
         raise invalid_field_in_cdb(1, 2)
-    if cdb.blocks > unit.max_transfer_blocks:
-        raise invalid_field_in_cdb(7)
     return length
 
 

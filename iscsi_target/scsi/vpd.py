@@ -15,7 +15,8 @@ from iscsi_target.scsi.provisioning import MAX_UNMAP_BLOCKS, MAX_UNMAP_DESCRIPTO
 VpdPage = Callable[[Task], bytes]
 
 
-def _padded(text: str, width: int) -> bytes:
+def padded(text: str, width: int) -> bytes:
+    """ASCII, left-aligned and filled with spaces (SPC-4 4.3.1)."""
     return text.encode("ascii").ljust(width)
 
 
@@ -65,7 +66,7 @@ def scsi_name(text: str) -> bytes:
 def _device_identification(task: Task) -> bytes:
     unit, port = task.unit, task.nexus.target_port
     port_bytes = (port & 0xFFFF).to_bytes(4, "big")
-    vendor_specific = _padded(unit.config.vendor, 8) + unit.identity.serial.encode("ascii")
+    vendor_specific = padded(unit.config.vendor, 8) + unit.identity.serial.encode("ascii")
     return b"".join(
         (
             _designator(_LOGICAL_UNIT, _NAA, _BINARY, unit.identity.naa),

@@ -19,7 +19,7 @@ from iscsi_target.session.task import (
 )
 from iscsi_target.wire.codec import CODECS
 from iscsi_target.wire.framing import Frame
-from iscsi_target.wire.opcodes import RESERVED_TAG, Opcode
+from iscsi_target.wire.opcodes import RESERVED_TAG, Opcode, RejectReason
 
 if TYPE_CHECKING:
     from iscsi_target.session.target_connection import TargetConnection
@@ -50,7 +50,6 @@ def start(session: TargetSession, task: Task, immediate_data: memoryview, final:
         session.fail_task(task, b"", status=TASK_SET_FULL)
         return
     task.data_out_needed = needed
-    task.unsolicited_offset = len(immediate_data)
     task.received = min(len(immediate_data), needed)
     task.data_out = immediate_data[:needed]
     if final:
@@ -58,8 +57,7 @@ def start(session: TargetSession, task: Task, immediate_data: memoryview, final:
             _ready(session, task)
             return
     else:
-        task.unsolicited_open = True
-        task.unsolicited_limit = unsolicited_limit
+        task.unsolicited = Transfer(RESERVED_TAG, len(immediate_data), unsolicited_limit)
     task.state = TaskState.COLLECTING
     task.next_r2t_offset = len(immediate_data)
     if final and (session.waiting_for_budget or not solicit(session, task)):
@@ -77,51 +75,58 @@ def receive(session: TargetSession, connection: TargetConnection, frame: Frame) 
         return
     if task.connection is not connection:
         raise ProtocolError("Data-Out on another connection than its command (connection allegiance)")
-    data = frame.data
     if not frame.data_digest_ok:
-        session.fail_task(task, fixed_sense(ABORTED_COMMAND, PROTOCOL_SERVICE_CRC_ERROR))
-        return
-    if target_transfer_tag == RESERVED_TAG:
-        _unsolicited(session, task, data, data_sn, buffer_offset, final)
-        return
-    transfer = task.transfers.get(target_transfer_tag)
+        # Section 7.8: reject and discard; then ask again, or end the task.
+        connection.reject(frame, RejectReason.DATA_DIGEST_ERROR, "data digest error in Data-Out")
+        if not session.agreed.error_recovery_level:
+            session.fail_task(task, fixed_sense(ABORTED_COMMAND, PROTOCOL_SERVICE_CRC_ERROR))
+            return
+    solicited = target_transfer_tag != RESERVED_TAG
+    transfer = task.transfers.get(target_transfer_tag) if solicited else task.unsolicited
     if transfer is None:
-        raise ProtocolError("Data-Out with a target transfer tag that no R2T gave")
-    end = buffer_offset + len(data)
-    wrong = buffer_offset != transfer.offset or end > transfer.end or data_sn != transfer.data_sn
-    if wrong or final != (end == transfer.end):
-        session.fail_task(task, fixed_sense(ABORTED_COMMAND, INCORRECT_AMOUNT_OF_DATA))
-        return
-    task.store(buffer_offset, data)
-    transfer.offset = end
-    transfer.data_sn += 1
-    if final:
-        del task.transfers[target_transfer_tag]
-        _advance(session, task)
-
-
-def _unsolicited(
-    session: TargetSession, task: Task, data: memoryview, data_sn: int, buffer_offset: int, final: bool
-) -> None:
-    end = buffer_offset + len(data)
-    if not task.unsolicited_open:
+        if solicited:
+            raise ProtocolError("Data-Out with a target transfer tag that no R2T gave")
         session.fail_task(task, fixed_sense(ABORTED_COMMAND, UNEXPECTED_UNSOLICITED_DATA))
         return
-    if (
-        buffer_offset != task.unsolicited_offset
-        or data_sn != task.unsolicited_data_sn
-        or end > task.unsolicited_limit
-        or (end == task.unsolicited_limit and not final)
-    ):
+    end = buffer_offset + len(frame.data)
+    if not _fits(session, transfer, data_sn, buffer_offset, end, final, solicited=solicited):
         session.fail_task(task, fixed_sense(ABORTED_COMMAND, INCORRECT_AMOUNT_OF_DATA))
         return
-    task.store(buffer_offset, data)
-    task.unsolicited_offset = end
-    task.unsolicited_data_sn += 1
+    if buffer_offset > transfer.offset:
+        transfer.missing.append((transfer.offset, buffer_offset))
+    if frame.data_digest_ok:
+        task.store(buffer_offset, frame.data)
+    else:
+        transfer.missing.append((buffer_offset, end))
+    transfer.offset = end
+    transfer.data_sn = data_sn + 1
     if final:
-        task.unsolicited_open = False
-        task.next_r2t_offset = end
+        if solicited:
+            del task.transfers[target_transfer_tag]
+        else:
+            task.unsolicited = None
+            task.next_r2t_offset = end
+        for start, stop in transfer.missing:
+            _send_r2t(session, task, start, min(stop, task.data_out_needed))
         _advance(session, task)
+
+
+def _fits(
+    session: TargetSession,
+    transfer: Transfer,
+    data_sn: int,
+    offset: int,
+    end: int,
+    final: bool,
+    *,
+    solicited: bool,
+) -> bool:
+    """Whether a PDU continues its sequence; with recovery it may leave a gap, which is asked for again."""
+    if end > transfer.end or final < (end == transfer.end) or (solicited and final and end != transfer.end):
+        return False
+    if session.agreed.error_recovery_level:
+        return offset >= transfer.offset and data_sn >= transfer.data_sn
+    return offset == transfer.offset and data_sn == transfer.data_sn
 
 
 def _advance(session: TargetSession, task: Task) -> None:
@@ -150,11 +155,43 @@ def send_r2ts(session: TargetSession, task: Task) -> None:
     while task.next_r2t_offset < task.data_out_needed and len(task.transfers) < agreed.max_outstanding_r2t:
         offset = task.next_r2t_offset
         length = min(agreed.max_burst_length, task.data_out_needed - offset)
-        tag = session.new_transfer_tag()
-        task.transfers[tag] = Transfer(tag, offset, offset + length)
         task.next_r2t_offset = offset + length
-        task.connection.send_r2t(task, tag, offset, length)
-        task.r2t_sn += 1
+        _send_r2t(session, task, offset, offset + length)
+
+
+def ask_again(session: TargetSession, task: Task) -> None:
+    """Solicit everything that was on its way and has not come: the connection or PDUs were lost."""
+    gaps: list[tuple[int, int]] = []
+    for transfer in task.transfers.values():
+        gaps += [*transfer.missing, (transfer.offset, transfer.end)]
+    task.transfers.clear()
+    if task.unsolicited is not None:
+        gaps += task.unsolicited.missing
+        task.next_r2t_offset = task.unsolicited.offset
+        task.unsolicited = None
+    for start, end in gaps:
+        _send_r2t(session, task, start, min(end, task.data_out_needed))
+    _advance(session, task)
+
+
+def ask_for_all_again(session: TargetSession, connection: TargetConnection) -> None:
+    """Solicit again what is missing of every write on a connection."""
+    for task in list(session.tasks.values()):
+        if (
+            task.connection is connection
+            and task.state is TaskState.COLLECTING
+            and task not in session.waiting_for_budget
+        ):
+            ask_again(session, task)
+
+
+def _send_r2t(session: TargetSession, task: Task, offset: int, end: int) -> None:
+    if end <= offset:
+        return
+    tag = session.new_transfer_tag()
+    task.transfers[tag] = Transfer(tag, offset, end)
+    task.connection.send_r2t(task, tag, offset, end - offset)
+    task.r2t_sn += 1
 
 
 def _ready(session: TargetSession, task: Task) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from iscsi_target.errors import ProtocolError
 from iscsi_target.executor import Buffer
@@ -14,17 +15,21 @@ from iscsi_target.session.initiator_events import (
     CommandEnded,
     LoggedIn,
     Rejected,
+    TaskGone,
     TextAnswered,
 )
 from iscsi_target.session.initiator_login import InitiatorLogin, LoginWish
 from iscsi_target.session.initiator_session import InitiatorSession, InitiatorTask
+from iscsi_target.session.serial import before
+from iscsi_target.session.status_tracker import StatusTracker
 from iscsi_target.wire.codec import CODECS, decode_pdu, encode_pdu
 from iscsi_target.wire.digest import digest_of
 from iscsi_target.wire.framing import Frame, Framer
-from iscsi_target.wire.opcodes import RESERVED_TAG, Opcode
+from iscsi_target.wire.opcodes import RESERVED_TAG, Opcode, SnackType, TaskFunction, TaskResponse
 from iscsi_target.wire.requests import (
     LogoutRequest,
     NopOut,
+    SnackRequest,
     TaskManagementRequest,
     TextRequest,
 )
@@ -50,6 +55,15 @@ _pack_command = CODECS[Opcode.SCSI_COMMAND].pack
 _pack_data_out = CODECS[Opcode.DATA_OUT].pack
 _unpack_data_in = CODECS[Opcode.DATA_IN].unpack
 
+_STATUS_BEARING = (
+    ScsiResponse,
+    TextResponse,
+    LogoutResponse,
+    TaskManagementResponse,
+    Reject,
+    AsyncMessage,
+)
+
 Request = NopOut | TextRequest | LogoutRequest | TaskManagementRequest
 
 
@@ -73,6 +87,13 @@ class InitiatorConnection:
         self._output: list[Buffer] = []
         self._pending: deque[InitiatorTask | tuple[type[Request], dict[str, object]]] = deque()
         self._exp_stat_sn = 0
+        self._statuses = StatusTracker()
+        self._held_statuses: dict[int, int] = {}
+        """Task tag to StatSN of tasks whose status came before all of their data."""
+        self._recovering = False
+        self._unanswered: dict[int, tuple[type[Request], dict[str, object], int]] = {}
+        """Numbered requests other than SCSI commands, with their CmdSN (only with recovery)."""
+        self._reassigning: dict[int, InitiatorTask] = {}
         self._texts: dict[int, bytes] = {}
         self._header_digest = False
         self._data_digest = False
@@ -101,6 +122,55 @@ class InitiatorConnection:
             self._pending.append((kind, fields))
             self.session.touched.add(self)
         return tag
+
+    def take_over(self, old: InitiatorConnection) -> None:
+        """Go on with everything that was under way on `old`, which is gone (error recovery level 2, section 7.2.2)."""
+        old.full_feature = False
+        for item in old._pending:
+            if isinstance(item, InitiatorTask):
+                item.connection = self
+            self._pending.append(item)
+        old._pending.clear()
+        for tag, (kind, fields, cmd_sn) in old._unanswered.items():
+            if before(cmd_sn, self.session.exp_cmd_sn):
+                self.session.events.append(TaskGone(tag))
+            else:
+                self._send_request(kind, fields, cmd_sn)
+        old._unanswered.clear()
+        for task in [task for task in self.session.tasks.values() if task.connection is old]:
+            self._reassign(task)
+        self.outstanding += old.outstanding
+        old.outstanding = 0
+        self.session.touched.add(self)
+
+    def _reassign(self, task: InitiatorTask) -> None:
+        task.connection = self
+        task.pending_status = None
+        if task.missing:
+            task.restart()
+        tag = self.request(
+            TaskManagementRequest,
+            immediate=True,
+            function=TaskFunction.TASK_REASSIGN,
+            lun=task.lun_field,
+            referenced_task_tag=task.initiator_task_tag,
+            ref_cmd_sn=task.cmd_sn,
+            exp_data_sn=task.next_data_sn,
+        )
+        self._reassigning[tag] = task
+
+    def _reassigned(self, task: InitiatorTask, response: int) -> None:
+        """The target's answer: it goes on, or it never saw the command and has to be told again."""
+        session = self.session
+        if response == TaskResponse.FUNCTION_COMPLETE or task.initiator_task_tag not in session.tasks:
+            return
+        if response == TaskResponse.TASK_DOES_NOT_EXIST and not before(task.cmd_sn, session.exp_cmd_sn):
+            task.restart()
+            self._send_command(task, task.cmd_sn)
+            return
+        del session.tasks[task.initiator_task_tag]
+        self.outstanding -= 1
+        session.events.append(TaskGone(task.initiator_task_tag))
 
     def admit(self) -> None:
         """Number and send what waits, as far as the window and the connection allow."""
@@ -136,7 +206,9 @@ class InitiatorConnection:
                 self._data_in(frame)
                 continue
             if not frame.data_digest_ok:
-                raise ProtocolError("data digest error in a PDU other than Data-In")
+                if not self._recovering:
+                    raise ProtocolError("data digest error in a PDU other than Data-In")
+                continue  # its StatSN stays open and is asked for again
             pdu = decode_pdu(frame.whole())
             if not self.full_feature:
                 if not isinstance(pdu, LoginResponse):
@@ -162,22 +234,24 @@ class InitiatorConnection:
         else:
             session.update_window(pdu.exp_cmd_sn, pdu.max_cmd_sn)
         self._exp_stat_sn = (pdu.stat_sn + 1) & _MASK
+        self._statuses = StatusTracker(self._exp_stat_sn)
         self._max_send = agreed.max_send_data_segment_length
         self._header_digest = agreed.header_digest == "CRC32C"
         self._data_digest = agreed.data_digest == "CRC32C"
         self._framer.header_digest = self._header_digest
         self._framer.data_digest = self._data_digest
         self._framer.max_data_segment_length = agreed.max_recv_data_segment_length
+        self._recovering = session.agreed.error_recovery_level > 0
         self.full_feature = True
         session.connections[self.cid] = self
         session.events.append(LoggedIn(self.cid))
 
     # -- full-feature phase, out --------------------------------------------------------------------------------
 
-    def _send_command(self, task: InitiatorTask) -> None:
+    def _send_command(self, task: InitiatorTask, cmd_sn: int | None = None) -> None:
         session = self.session
         agreed = session.agreed
-        task.cmd_sn = session.take_cmd_sn()
+        task.cmd_sn = session.take_cmd_sn() if cmd_sn is None else cmd_sn
         task.cmd_sn_assigned = True
         data = task.data_out
         write = bool(len(data))
@@ -227,9 +301,17 @@ class InitiatorConnection:
             data_sn += 1
             offset = stop
 
-    def _send_request(self, kind: type[Request], fields: dict[str, object]) -> None:
+    def _send_request(
+        self, kind: type[Request], fields: dict[str, object], cmd_sn: int | None = None
+    ) -> None:
         session = self.session
-        cmd_sn = session.cmd_sn if fields.get("immediate") else session.take_cmd_sn()
+        if fields.get("immediate"):
+            cmd_sn = session.cmd_sn
+        else:
+            cmd_sn = session.take_cmd_sn() if cmd_sn is None else cmd_sn
+            tag = fields["initiator_task_tag"]
+            if self._recovering and isinstance(tag, int):
+                self._unanswered[tag] = (kind, fields, cmd_sn)
         pdu = kind(cmd_sn=cmd_sn, exp_stat_sn=self._exp_stat_sn, **fields)  # type: ignore[arg-type]
         self._emit(CODECS[pdu.OPCODE].header(pdu), (pdu.data,) if pdu.data else (), len(pdu.data))
 
@@ -258,45 +340,125 @@ class InitiatorConnection:
     def _data_in(self, frame: Frame) -> None:
         (
             _,
-            _,
+            acknowledge,
             overflow,
             underflow,
             with_status,
             status,
             _,
             size,
-            _,
+            lun_field,
             initiator_task_tag,
-            _,
+            target_transfer_tag,
             stat_sn,
             exp_cmd_sn,
             max_cmd_sn,
-            _,
+            data_sn,
             offset,
             residual_count,
         ) = _unpack_data_in(frame.header, frame.offset)
-        if not frame.data_digest_ok:
-            raise ProtocolError("data digest error in Data-In")
         session = self.session
         session.update_window(exp_cmd_sn, max_cmd_sn)
-        if with_status:
-            self._exp_stat_sn = (stat_sn + 1) & _MASK
         task = session.tasks.get(initiator_task_tag)
+        if not frame.data_digest_ok:
+            if not self._recovering:
+                raise ProtocolError("data digest error in Data-In")
+            if task is not None and task.connection is self and data_sn in task.missing:
+                self._snack(SnackType.DATA_OR_R2T, data_sn, 1, initiator_task_tag, task.lun_field)
+            elif task is not None and task.connection is self:
+                self._data_gap(task, data_sn + 1)
+            return
+        if with_status and not self._take_status(stat_sn, initiator_task_tag):
+            return
         if task is None or task.connection is not self:
             return  # the task was given up while its data were on the way
         if task.data_in is None or offset + size > len(task.data_in):
             raise ProtocolError("Data-In beyond what the command expects")
+        if self._recovering and not self._take_data_sn(task, data_sn):
+            return
         task.data_in[offset : offset + size] = frame.data
         task.received += size
+        if acknowledge and self._recovering:
+            first_missing = min(task.missing, default=task.next_data_sn)
+            self._snack(SnackType.DATA_ACK, first_missing, 0, RESERVED_TAG, lun_field, target_transfer_tag)
         if with_status:
             self._end(task, 0, status, b"", overflow, underflow, residual_count)
+        elif task.pending_status is not None and not task.missing:
+            self._conclude(task, task.pending_status)
+
+    # -- recovery within the connection (RFC 7143 section 7.2, error recovery level 1) ---------------------------
+
+    def _take_data_sn(self, task: InitiatorTask, data_sn: int) -> bool:
+        """Note the DataSN and ask for what was skipped; False for a duplicate."""
+        if data_sn in task.missing:
+            task.missing.discard(data_sn)
+            return True
+        if data_sn < task.next_data_sn:
+            return False
+        self._data_gap(task, data_sn)
+        task.next_data_sn = data_sn + 1
+        return True
+
+    def _data_gap(self, task: InitiatorTask, end: int) -> None:
+        """Everything before DataSN `end` that has not come was lost: ask for it."""
+        if end <= task.next_data_sn:
+            return
+        begin = task.next_data_sn
+        task.missing.update(range(begin, end))
+        task.next_data_sn = end
+        self._snack(SnackType.DATA_OR_R2T, begin, end - begin, task.initiator_task_tag, task.lun_field)
+
+    def _take_status(self, stat_sn: int, task_tag: int = RESERVED_TAG) -> bool:
+        """Number a status; with recovery: ask for those that were skipped, and False for a duplicate.
+
+        The status of a task is not acknowledged before its data are complete: the target would forget them.
+        """
+        if not self._recovering:
+            self._exp_stat_sn = (stat_sn + 1) & _MASK
+            return True
+        new, gap = self._statuses.take(stat_sn)
+        if new and task_tag in self.session.tasks:
+            self._held_statuses[task_tag] = stat_sn
+        self._acknowledge()
+        if gap is not None:
+            self._snack(SnackType.STATUS, *gap, RESERVED_TAG, bytes(8))
+        return new
+
+    def _acknowledge(self) -> None:
+        self._exp_stat_sn = self._statuses.expected
+        for stat_sn in self._held_statuses.values():
+            if before(stat_sn, self._exp_stat_sn):
+                self._exp_stat_sn = stat_sn
+
+    def _snack(
+        self,
+        kind: SnackType,
+        beg_run: int,
+        run_length: int,
+        task_tag: int,
+        lun_field: bytes,
+        target_transfer_tag: int = RESERVED_TAG,
+    ) -> None:
+        request = SnackRequest(
+            type_=kind,
+            lun=lun_field,
+            initiator_task_tag=task_tag,
+            target_transfer_tag=target_transfer_tag,
+            exp_stat_sn=self._exp_stat_sn,
+            beg_run=beg_run,
+            run_length=run_length,
+        )
+        self._emit(CODECS[Opcode.SNACK_REQUEST].header(request), (), 0)
 
     def _full_feature(self, pdu: object) -> None:
         session = self.session
+        if isinstance(pdu, _STATUS_BEARING) and not self._status(pdu):
+            return
         if isinstance(pdu, ScsiResponse):
-            self._status(pdu)
             task = session.tasks.get(pdu.initiator_task_tag)
             if task is not None and task.connection is self:
+                if self._recovering and task.data_in is not None:
+                    self._data_gap(task, pdu.exp_data_sn)
                 sense = pdu.data[2 : 2 + int.from_bytes(pdu.data[:2], "big")]
                 self._end(
                     task, pdu.response, pdu.status, sense, pdu.overflow, pdu.underflow, pdu.residual_count
@@ -313,22 +475,25 @@ class InitiatorConnection:
         elif isinstance(pdu, NopIn):
             session.update_window(pdu.exp_cmd_sn, pdu.max_cmd_sn)
             if pdu.initiator_task_tag != RESERVED_TAG:
-                self._exp_stat_sn = (pdu.stat_sn + 1) & _MASK
+                if not self._take_status(pdu.stat_sn):
+                    return
+                self._unanswered.pop(pdu.initiator_task_tag, None)
                 session.events.append(Answered(pdu.initiator_task_tag, pdu))
+            elif self._recovering and (gap := self._statuses.announced(pdu.stat_sn)) is not None:
+                self._snack(SnackType.STATUS, *gap, RESERVED_TAG, bytes(8))
             if pdu.target_transfer_tag != RESERVED_TAG:
                 self._answer_ping(pdu)
         elif isinstance(pdu, TextResponse):
-            self._status(pdu)
             self._text_response(pdu)
+        elif isinstance(pdu, TaskManagementResponse) and pdu.initiator_task_tag in self._reassigning:
+            self._reassigned(self._reassigning.pop(pdu.initiator_task_tag), pdu.response)
         elif isinstance(pdu, LogoutResponse | TaskManagementResponse):
-            self._status(pdu)
+            self._unanswered.pop(pdu.initiator_task_tag, None)
             session.events.append(Answered(pdu.initiator_task_tag, pdu))
         elif isinstance(pdu, Reject):
-            self._status(pdu)
             tag = int.from_bytes(pdu.data[16:20], "big") if len(pdu.data) >= 48 else RESERVED_TAG
             session.events.append(Rejected(tag, pdu))
         elif isinstance(pdu, AsyncMessage):
-            self._status(pdu)
             session.events.append(AsyncReceived(self.cid, pdu))
         else:
             raise ProtocolError(f"a {type(pdu).__name__} from the target in full-feature phase")
@@ -336,9 +501,11 @@ class InitiatorConnection:
     def _status(
         self,
         pdu: ScsiResponse | TextResponse | LogoutResponse | TaskManagementResponse | Reject | AsyncMessage,
-    ) -> None:
-        self._exp_stat_sn = (pdu.stat_sn + 1) & _MASK
+    ) -> bool:
         self.session.update_window(pdu.exp_cmd_sn, pdu.max_cmd_sn)
+        return self._take_status(
+            pdu.stat_sn, pdu.initiator_task_tag if isinstance(pdu, ScsiResponse) else RESERVED_TAG
+        )
 
     def _end(
         self,
@@ -350,23 +517,30 @@ class InitiatorConnection:
         underflow: bool,
         residual_count: int,
     ) -> None:
+        data_in = task.data_in if task.data_in is not None else memoryview(b"")
+        ended = CommandEnded(
+            task.initiator_task_tag,
+            response,
+            status,
+            sense,
+            data_in,
+            task.received,
+            overflow,
+            underflow,
+            residual_count,
+        )
+        if task.missing:
+            task.pending_status = ended
+        else:
+            self._conclude(task, ended)
+
+    def _conclude(self, task: InitiatorTask, ended: CommandEnded) -> None:
         session = self.session
         del session.tasks[task.initiator_task_tag]
         self.outstanding -= 1
-        data_in = task.data_in if task.data_in is not None else memoryview(b"")
-        session.events.append(
-            CommandEnded(
-                task.initiator_task_tag,
-                response,
-                status,
-                sense,
-                data_in[: task.received],
-                task.received,
-                overflow,
-                underflow,
-                residual_count,
-            )
-        )
+        if self._held_statuses.pop(task.initiator_task_tag, None) is not None:
+            self._acknowledge()
+        session.events.append(replace(ended, data_in=ended.data_in[: task.received], received=task.received))
         if self._pending:
             session.touched.add(self)
 
@@ -387,6 +561,7 @@ class InitiatorConnection:
         text = self._texts.pop(pdu.initiator_task_tag, b"") + pdu.data
         if len(text) > _TEXT_LIMIT_BYTES:
             raise ProtocolError(f"more than {_TEXT_LIMIT_BYTES} bytes of text")
+        self._unanswered.pop(pdu.initiator_task_tag, None)
         if pdu.final:
             self.session.events.append(TextAnswered(pdu.initiator_task_tag, text))
             return

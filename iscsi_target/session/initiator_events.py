@@ -62,6 +62,13 @@ class Rejected:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskGone:
+    """After the loss of a connection the target knows nothing of this request, and it cannot be sent again."""
+
+    initiator_task_tag: int
+
+
+@dataclass(frozen=True, slots=True)
 class AsyncReceived:
     """The target sent an asynchronous message."""
 
@@ -69,4 +76,4 @@ class AsyncReceived:
     pdu: AsyncMessage
 
 
-InitiatorEvent = LoggedIn | CommandEnded | TextAnswered | Answered | Rejected | AsyncReceived
+InitiatorEvent = LoggedIn | CommandEnded | TextAnswered | Answered | Rejected | TaskGone | AsyncReceived

@@ -7,7 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from iscsi_target.executor import Buffer
-from iscsi_target.session.initiator_events import InitiatorEvent
+from iscsi_target.session.initiator_events import CommandEnded, InitiatorEvent
 from iscsi_target.session.parameters import Agreed
 from iscsi_target.session.serial import before
 from iscsi_target.wire.opcodes import RESERVED_TAG
@@ -33,6 +33,9 @@ class InitiatorTask:
         "immediate",
         "initiator_task_tag",
         "lun_field",
+        "missing",
+        "next_data_sn",
+        "pending_status",
         "received",
     )
 
@@ -60,6 +63,18 @@ class InitiatorTask:
         self.cmd_sn = 0
         self.cmd_sn_assigned = False
         self.received = 0
+        self.next_data_sn = 0
+        self.missing: set[int] = set()
+        """DataSNs that were lost and asked for again (error recovery level 1 and above)."""
+        self.pending_status: CommandEnded | None = None
+        """The status that came before the missing data."""
+
+    def restart(self) -> None:
+        """Nothing of the data counts any more: they come again from the beginning."""
+        self.received = 0
+        self.next_data_sn = 0
+        self.missing.clear()
+        self.pending_status = None
 
 
 class InitiatorSession:

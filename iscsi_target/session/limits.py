@@ -34,6 +34,8 @@ class Limits:
     """Data-Out of one command."""
     solicited_bytes: int = 32 * 1024 * 1024
     """Data-Out solicited at one time by one session; further commands wait for their turn."""
+    retained_bytes: int = 32 * 1024 * 1024
+    """Data-In of one connection kept until acknowledged (error recovery level 1 and above)."""
     send_queue_bytes: int = 1024 * 1024
     """Bytes waiting in user space for a slow reader; beyond it no further Data-In is made."""
     data_in_chunk_bytes: int = 256 * 1024

@@ -14,8 +14,9 @@ from iscsi_target.session.chap import Chap
 from iscsi_target.session.events import ConnectionAdded, Event, SessionEnded, SessionEstablished
 from iscsi_target.session.limits import Limits
 from iscsi_target.session.parameters import Parameters
+from iscsi_target.wire.lun import lun_to_bytes
 from iscsi_target.wire.names import name_problem
-from iscsi_target.wire.opcodes import LoginStatus
+from iscsi_target.wire.opcodes import AsyncEvent, LoginStatus
 
 if TYPE_CHECKING:
     from iscsi_target.session.target_connection import TargetConnection
@@ -33,7 +34,9 @@ class Target:
     """Initiator names that may log in; None: all."""
     chap: Chap | None = None
     """What initiators have to prove, and how we prove ourselves; None: no authentication."""
-    parameters: Parameters = field(default_factory=Parameters)
+    moved_to: str = ""
+    """TargetAddress that logins are sent on to (temporarily moved, section 11.13.5); empty: they are served here."""
+    parameters: Parameters = field(default_factory=lambda: Parameters(error_recovery_level=2))
 
     def __post_init__(self) -> None:
         problem = name_problem(self.name)
@@ -89,6 +92,12 @@ class TargetNode:
             raise SessionRefused(
                 LoginStatus.AUTHORIZATION_FAILURE, f"{initiator_name!r} may not log in to {target_name}"
             )
+        if target.moved_to:
+            raise SessionRefused(
+                LoginStatus.TARGET_MOVED_TEMPORARILY,
+                f"{target_name} has moved to {target.moved_to}",
+                [("TargetAddress", target.moved_to)],
+            )
         return target
 
     def visible_targets(self, initiator_name: str) -> list[Target]:
@@ -142,7 +151,7 @@ class TargetNode:
         """A further connection's login is complete; the same CID replaces the old connection (section 6.3.4)."""
         old = session.connections.get(connection.cid)
         if old is not None:
-            session.detach(old, "connection reinstatement")
+            session.detach(old, "connection reinstatement", recover=True)
             old.close()
         elif len(session.connections) >= session.agreed.max_connections:
             raise SessionRefused(
@@ -164,6 +173,31 @@ class TargetNode:
             name = session.target.name
             session.target.logical_units.i_t_nexus_loss(session.initiator_port, session.portal_group_tag)
         self.events.append(SessionEnded(session.initiator_name, name, session.tsih, text))
+
+    def request_logout(self, tsih: int, time_s: int) -> bool:
+        """Ask the initiator to log the session out within `time_s` (async event 1); False: there is no such session."""
+        session = self.sessions.get(tsih)
+        if session is None:
+            return False
+        for connection in session.connections.values():
+            connection.send_async(AsyncEvent.LOGOUT_REQUESTED, parameters=(0, 0, time_s))
+        return True
+
+    def report_scsi_event(self, target: Target, lun: int, sense: bytes) -> int:
+        """Tell every session with the target of a SCSI event (async event 0); returns how many were told."""
+        told = 0
+        for session in self.sessions_of(target):
+            for connection in list(session.connections.values())[:1]:
+                data = len(sense).to_bytes(2, "big") + sense
+                connection.send_async(AsyncEvent.SCSI_EVENT, lun_field=lun_to_bytes(lun), data=data)
+                told += 1
+        return told
+
+    def handle_timer(self, now_ns: int) -> None:
+        """Time has passed: connections that nobody recovered are given up."""
+        for session in list(self.sessions.values()):
+            if session.allegiance.suspended:
+                session.allegiance.handle_timer(now_ns)
 
     def sessions_of(self, target: Target | None) -> list[TargetSession]:
         """The sessions with one target."""

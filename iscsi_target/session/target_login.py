@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -83,7 +83,7 @@ class TargetLogin:
         except AuthenticationFailed as error:
             return self._refuse(request, LoginStatus.AUTHENTICATION_FAILURE, str(error))
         except SessionRefused as error:
-            return self._refuse(request, error.status, str(error))
+            return self._refuse(request, error.status, str(error), error.pairs)
 
     def _step(self, request: LoginRequest) -> LoginStep:
         self._exchanges += 1
@@ -110,6 +110,10 @@ class TargetLogin:
             answers += self._security(pairs)
             ready = self._chap is None or self._chap.state is ChapState.DONE
         else:
+            # Some initiators offer AuthMethod=None here; without a need for authentication there is nothing to refuse.
+            if self._chap is None and ("AuthMethod", "None") in pairs:
+                pairs.remove(("AuthMethod", "None"))
+                answers.append(("AuthMethod", "None"))
             answers += self._negotiation.receive(pairs, When.OPERATIONAL)
             answers += self._negotiation.declare()
             ready = True
@@ -261,7 +265,8 @@ class TargetLogin:
             data=encode_text(pairs),
         )
 
-    def _refuse(self, request: LoginRequest, status: LoginStatus, text: str) -> LoginStep:
-        return LoginStep(
-            self._response(request, transit=False, pairs=[], status=status), failed=True, text=text
-        )
+    def _refuse(
+        self, request: LoginRequest, status: LoginStatus, text: str, pairs: Sequence[Pair] = ()
+    ) -> LoginStep:
+        response = self._response(request, transit=False, pairs=list(pairs), status=status)
+        return LoginStep(response, failed=True, text=text)

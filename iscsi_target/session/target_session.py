@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from iscsi_target.errors import ProtocolError
 from iscsi_target.executor import ScsiCommand, ScsiResult
 from iscsi_target.session import data_out
+from iscsi_target.session.allegiance import Allegiance
 from iscsi_target.session.parameters import Agreed
 from iscsi_target.session.serial import before
-from iscsi_target.session.task import Task, TaskState
+from iscsi_target.session.task import DataInSource, Task, TaskState
 from iscsi_target.session.task_management import PendingFunction, TaskManagement
 from iscsi_target.wire.ahs import decode_ahs
 from iscsi_target.wire.codec import CODECS
@@ -56,6 +57,7 @@ class TargetSession:
         self.connections: dict[int, TargetConnection] = {}
         self.tasks: dict[int, Task] = {}
         self.management = TaskManagement(self)
+        self.allegiance = Allegiance(self)
         self.solicited_bytes = 0
         self.waiting_for_budget: deque[Task] = deque()
         self.commands = 0
@@ -81,18 +83,28 @@ class TargetSession:
         """A connection entered full-feature phase."""
         self.connections[connection.cid] = connection
 
-    def detach(self, connection: TargetConnection, text: str) -> None:
-        """A connection is gone: its tasks end with it (error recovery level below 2); the last one ends the session."""
+    def detach(self, connection: TargetConnection, text: str, *, recover: bool = False) -> None:
+        """A connection is gone: its tasks end with it, and the session with its last connection.
+
+        With `recover`, and at error recovery level 2, they wait to be reassigned instead.
+        """
         if self.connections.get(connection.cid) is not connection:
             return
         del self.connections[connection.cid]
-        for task in [task for task in self.tasks.values() if task.connection is connection]:
-            self.drop_task(task)
+        if recover and self.allegiance.wanted:
+            self.allegiance.suspend(connection)
+        else:
+            self.drop_tasks_of(connection)
         for cmd_sn, owner, _ in self.held_commands():
             if owner is connection:
                 del self._held[cmd_sn]
-        if not self.connections and text != "connection reinstatement":
+        if not self.connections and not self.allegiance.suspended and text != "connection reinstatement":
             self.end(text)
+
+    def drop_tasks_of(self, connection: TargetConnection) -> None:
+        """End the tasks of a connection."""
+        for task in [task for task in self.tasks.values() if task.connection is connection]:
+            self.drop_task(task)
 
     def end(self, text: str) -> None:
         """The session is over: close what is left of it and lose the nexus."""
@@ -203,6 +215,7 @@ class TargetSession:
             attr,
             read_length,
         )
+        self.allegiance.acknowledged(initiator_task_tag)  # who uses a task tag again has the old answer
         task = Task(connection, initiator_task_tag, lun_field, cmd_sn, immediate, command)
         self.tasks[initiator_task_tag] = task
         if write or frame.data or not final:
@@ -215,23 +228,37 @@ class TargetSession:
         if task.state is TaskState.ENDED:
             self.management.task_ended(task)
             return
+        if self.allegiance.keep(task, result):
+            return
+        self.answer(task, result)
+
+    def answer(self, task: Task, result: ScsiResult, *, first_data_sn: int = 0) -> None:
+        """Send Data-In and status; with `first_data_sn` only the Data-In from that DataSN on (reassigned task)."""
         command = task.command
-        expected = command.expected_length
+        total = sum([len(buffer) for buffer in result.data_in])
+        transfer = total if result.transfer_length is None else result.transfer_length
         if command.read and not command.write:
-            total = sum([len(buffer) for buffer in result.data_in])
-            transfer = total if result.transfer_length is None else result.transfer_length
-            total = min(total, expected)
-            if total:
-                self.read_bytes += total
+            total = min(total, command.expected_length)
+            start = (
+                task.sent_data[min(first_data_sn, len(task.sent_data)) - 1]
+                if first_data_sn and task.sent_data
+                else 0
+            )
+            if start < total:
+                self.read_bytes += total - start
                 task.state = TaskState.SENDING
-                task.connection.queue_data_in(task, result, total, transfer)
+                source = DataInSource(task, result, total, transfer, self.agreed.max_burst_length)
+                if start:
+                    data_sn = min(first_data_sn, len(task.sent_data))
+                    source = source.from_offset(start, data_sn, self.agreed.max_burst_length)
+                task.connection.queue_data_in(source)
                 return
+            first_data_sn = len(task.sent_data)
         elif command.write:
-            transfer = task.data_out_wanted if result.transfer_length is None else result.transfer_length
+            if result.transfer_length is None:
+                transfer = task.data_out_wanted
             self.written_bytes += task.received
-        else:
-            transfer = expected if not expected else 0
-        task.connection.send_response(task, result, transfer)
+        task.connection.send_response(task, result, transfer, first_data_sn)
         self.finish(task)
 
     def finish(self, task: Task) -> None:
@@ -239,14 +266,19 @@ class TargetSession:
         task.state = TaskState.ENDED
         if self.tasks.get(task.initiator_task_tag) is task:
             del self.tasks[task.initiator_task_tag]
+        if task.result is not None:
+            self.allegiance.answered[task.initiator_task_tag] = task
         self._release_budget(task)
-        self._done(task.immediate)
+        if not task.released:
+            task.released = True
+            self._done(task.immediate)
 
     def drop_task(self, task: Task) -> None:
         """End a task without an answer (abort, reset, connection lost). One that executes is answered to nobody."""
         executing = task.state is TaskState.EXECUTING
         if task.state is TaskState.ENDED:
             return
+        task.result = None
         self.finish(task)
         task.transfers.clear()
         task.connection.forget_task(task)

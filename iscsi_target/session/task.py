@@ -28,15 +28,19 @@ class TaskState(enum.Enum):
 
 
 class Transfer:
-    """One solicited sequence: an R2T and the Data-Out it asked for."""
+    """One sequence of Data-Out: unsolicited, or asked for by an R2T. Positions in bytes of the whole transfer."""
 
-    __slots__ = ("data_sn", "end", "offset", "target_transfer_tag")
+    __slots__ = ("data_sn", "end", "missing", "offset", "target_transfer_tag")
 
     def __init__(self, target_transfer_tag: int, offset: int, end: int) -> None:
         self.target_transfer_tag = target_transfer_tag
         self.offset = offset
+        """Where the next PDU begins."""
         self.end = end
+        """Where the sequence ends, at the latest."""
         self.data_sn = 0
+        self.missing: list[tuple[int, int]] = []
+        """Ranges that were lost on the way (error recovery level 1 and above)."""
 
 
 class Task:
@@ -55,13 +59,13 @@ class Task:
         "next_r2t_offset",
         "r2t_sn",
         "received",
+        "released",
+        "result",
+        "sent_data",
         "solicited",
         "state",
         "transfers",
-        "unsolicited_data_sn",
-        "unsolicited_limit",
-        "unsolicited_offset",
-        "unsolicited_open",
+        "unsolicited",
     )
 
     def __init__(
@@ -86,10 +90,13 @@ class Task:
         self.data_out_wanted = 0
         """What the device server needs."""
         self.received = 0
-        self.unsolicited_open = False
-        self.unsolicited_offset = 0
-        self.unsolicited_limit = 0
-        self.unsolicited_data_sn = 0
+        self.released = False
+        """Its place in the command window was given back."""
+        self.result: ScsiResult | None = None
+        """The device server's answer, kept at error recovery level 2 until the status is acknowledged."""
+        self.sent_data: list[int] = []
+        """Where each Data-In PDU ended, by DataSN (error recovery level 2)."""
+        self.unsolicited: Transfer | None = None
         self.next_r2t_offset = 0
         self.r2t_sn = 0
         self.solicited = 0
@@ -108,9 +115,14 @@ class Task:
         self.received += end - offset
 
     @property
+    def window_step(self) -> int:
+        """By how much the command window moves with this task's status."""
+        return 0 if self.immediate or self.released else 1
+
+    @property
     def complete(self) -> bool:
         """True when all Data-Out has come."""
-        return not self.unsolicited_open and not self.transfers and self.received >= self.data_out_needed
+        return self.unsolicited is None and not self.transfers and self.received >= self.data_out_needed
 
 
 class DataInSource:
@@ -124,6 +136,8 @@ class DataInSource:
         "inner",
         "offset",
         "result",
+        "snack_tag",
+        "stat_sn",
         "task",
         "total",
         "transfer",
@@ -132,7 +146,7 @@ class DataInSource:
     def __init__(self, task: Task, result: ScsiResult, total: int, transfer: int, burst: int) -> None:
         self.task = task
         self.result = result
-        self.buffers = [memoryview(buffer).cast("B") for buffer in result.data_in if len(buffer)]
+        self.buffers = [memoryview(buffer) for buffer in result.data_in if len(buffer)]
         self.total = total
         """Bytes that will be sent."""
         self.transfer = transfer
@@ -142,11 +156,32 @@ class DataInSource:
         self.data_sn = 0
         self.index = 0
         self.inner = 0
+        self.snack_tag = 0
+        """Tag of the R-Data SNACK that asked for these data; 0: none did."""
+        self.stat_sn: int | None = None
+        """StatSN of the status that is to be sent again; None: a new one."""
+
+    def from_offset(self, offset: int, data_sn: int, burst: int) -> DataInSource:
+        """The same data from `offset` on, numbered from `data_sn`."""
+        again = DataInSource(self.task, self.result, self.total, self.transfer, burst)
+        if offset:
+            again.take(offset)
+        again.data_sn = data_sn
+        again.burst_left = burst - offset % burst
+        return again
 
     def take(self, size: int) -> list[memoryview]:
         """The next `size` bytes, without a copy."""
-        pieces: list[memoryview] = []
         self.offset += size
+        buffer = self.buffers[self.index]
+        if self.inner + size < len(buffer) or (not self.inner and size == len(buffer)):
+            start, self.inner = self.inner, self.inner + size
+            if self.inner == len(buffer):
+                self.index += 1
+                self.inner = 0
+                return [buffer]
+            return [buffer[start : start + size]]
+        pieces: list[memoryview] = []
         while size:
             buffer = self.buffers[self.index]
             piece = buffer[self.inner : self.inner + size]

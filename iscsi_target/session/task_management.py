@@ -64,6 +64,13 @@ class TaskManagement:
     def receive(self, connection: TargetConnection, request: TaskManagementRequest) -> None:
         """Carry out one request and answer it, now or when executing tasks have ended."""
         response = self._refusal(request)
+        if response is None and request.function == TaskFunction.TASK_REASSIGN:
+            allegiance = self._session.allegiance
+            response = allegiance.reassign(connection, request)
+            connection.send_task_management_response(request.initiator_task_tag, response)
+            if response is TaskResponse.FUNCTION_COMPLETE:
+                allegiance.resume(connection, request)
+            return
         if response is None and request.function in (TaskFunction.QUERY_TASK, TaskFunction.QUERY_TASK_SET):
             response = self._query(request)
         if response is None and request.function == TaskFunction.ABORT_TASK:
@@ -89,8 +96,6 @@ class TaskManagement:
     def _refusal(self, request: TaskManagementRequest) -> TaskResponse | None:
         if self._session.target is None:
             return TaskResponse.FUNCTION_REJECTED
-        if request.function == TaskFunction.TASK_REASSIGN:
-            return TaskResponse.REASSIGNMENT_NOT_SUPPORTED
         if request.function == TaskFunction.CLEAR_ACA:
             return TaskResponse.FUNCTION_NOT_SUPPORTED
         if request.function in (
@@ -100,7 +105,10 @@ class TaskManagement:
         ):
             level = self._session.agreed.iscsi_protocol_level
             return None if level >= 2 else TaskResponse.FUNCTION_NOT_SUPPORTED
-        if request.function == TaskFunction.ABORT_TASK or request.function in _RESETS:
+        if (
+            request.function in (TaskFunction.ABORT_TASK, TaskFunction.TASK_REASSIGN)
+            or request.function in _RESETS
+        ):
             return None
         return TaskResponse.FUNCTION_NOT_SUPPORTED
 

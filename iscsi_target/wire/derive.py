@@ -271,6 +271,9 @@ def _source(items: list[_Item], names: tuple[str, ...]) -> str:
     )
 
 
-def has_default(pdu: type[Any], name: str) -> bool:
-    """True when the dataclass gives the field a default value."""
-    return next(field for field in fields(pdu) if field.name == name).default is not MISSING
+def default_of(pdu: type[Any], name: str | None) -> Any:
+    """The default value that the dataclass gives the field; None when it has none."""
+    for field in fields(pdu):
+        if field.name == name and field.default is not MISSING:
+            return field.default
+    return None

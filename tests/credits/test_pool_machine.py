@@ -469,3 +469,115 @@ def test_every_order_of_verbs_agrees_with_the_model(
             print_blob=True,
         ),
     )
+
+
+class OpenHoldsMachine(RuleBasedStateMachine):
+    """Holds that stay open while everything else goes on: what they promise is kept, what they leave is whole."""
+
+    @initialize(total=st.integers(10, 60), pages=st.integers(0, 3))
+    def open(self, total: int, pages: int) -> None:
+        self.pool = Pool(
+            PoolConfig(
+                name="holds",
+                kind=UnitKind.TCP,
+                unit_bytes=10,
+                total_units=total,
+                unsplit_pages=pages,
+                page_bytes=30,
+            )
+        )
+        self.holds: dict[int, tuple[Target, int]] = {}
+        self.promised: dict[Target, int] = {}
+        self.live: list[Allocation] = []
+        self.requests = 0
+
+    def once(self) -> dict[str, Any]:
+        self.requests += 1
+        return {"request_id": f"r{self.requests}", "now_ns": 0}
+
+    @rule(wanted=st.sampled_from(NAMED[:2]), units=SIZES)
+    def hold(self, wanted: Target, units: int) -> None:
+        try:
+            held = self.pool.hold(wanted, units * 10, ttl_ns=10, **self.once())
+        except Refused:
+            return
+        assert wanted not in [other for other, _ in self.holds.values()]
+        self.holds[held.hold_id] = wanted, units
+
+    @precondition(lambda self: self.holds)
+    @rule(data=st.data(), confirm=st.booleans())
+    def end_a_hold(self, data: st.DataObject, confirm: bool) -> None:
+        hold_id = data.draw(st.sampled_from(sorted(self.holds)))
+        target, units = self.holds.pop(hold_id)
+        if confirm:
+            assert self.pool.confirm_hold(hold_id, **self.once()).reserved_units == units
+            self.promised[target] = units
+        else:
+            self.pool.void_hold(hold_id, **self.once())
+
+    @rule(wanted=st.sampled_from(NAMED[:2]), units=SIZES)
+    def update(self, wanted: Target, units: int) -> None:
+        try:
+            self.pool.update(wanted, units * 10, **self.once())
+        except Refused:
+            return
+        self.promised[wanted] = units
+
+    @rule(wanted=st.sampled_from(NAMED[:2]), drain=st.booleans())
+    def release(self, wanted: Target, drain: bool) -> None:
+        try:
+            self.pool.release(wanted, drain=drain, **self.once())
+        except Refused:
+            return
+        del self.promised[wanted]
+
+    @rule(claims=st.lists(st.sampled_from(NAMED[:2]), min_size=1, max_size=2), units=SIZES)
+    def allocate(self, claims: list[Target], units: int) -> None:
+        allocation = self.pool.try_allocate(claims, units, "h", True)
+        if allocation is not None:
+            self.live.append(allocation)
+
+    @precondition(lambda self: self.live)
+    @rule(data=st.data())
+    def free(self, data: st.DataObject) -> None:
+        allocation = data.draw(st.sampled_from(self.live))
+        self.pool.free(allocation, data.draw(st.integers(1, allocation.units)))
+        if not allocation.units:
+            self.live.remove(allocation)
+
+    @invariant()
+    def every_promise_is_backed(self) -> None:
+        if not hasattr(self, "pool"):
+            return
+        self.pool.audit()
+        assert self.pool.statistics().conserved
+        held = [target for target, _ in self.holds.values()]
+        for row in self.pool.reservation_table():
+            if row.state != "released":
+                assert row.reserved_units == self.promised[row.target]
+                if row.target not in held:
+                    assert row.backed_units == row.reserved_units
+
+    def teardown(self) -> None:
+        if hasattr(self, "pool"):
+            for hold_id in list(self.holds):
+                self.pool.void_hold(hold_id, **self.once())
+            for allocation in self.live:
+                self.pool.free(allocation)
+            self.every_promise_is_backed()
+            statistics = self.pool.statistics()
+            assert statistics.held_units == statistics.in_use_units == statistics.draining_units == 0
+            assert statistics.reserved_idle_units == sum(self.promised.values())
+
+
+def test_holds_that_stay_open_keep_what_they_promise() -> None:
+    run_state_machine_as_test(
+        OpenHoldsMachine,
+        settings=settings(
+            max_examples=150,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow],
+            print_blob=True,
+        ),
+    )

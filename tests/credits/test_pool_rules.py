@@ -461,3 +461,50 @@ def test_pickled_targets_are_still_the_same_target() -> None:
     for twin in (pickle.loads(pickle.dumps(target)), copy.copy(target), copy.deepcopy(target)):
         assert twin == target
         assert twin.key == target.key
+
+
+def test_an_update_may_grow_as_far_as_it_can_when_told_so(world: World, counted: Counted) -> None:
+    pool = world.pool(pages=2)
+    pool.reserve(world.p1, world.bytes(40), **world.once())
+    pool.allocate([], 50, holder="host")
+    with pytest.raises(Refused):
+        pool.update(world.p1, world.bytes(60), **world.once())
+    result = pool.update(world.p1, world.bytes(60), partial=True, **world.once())
+    assert (result.reserved_units, result.requested_bytes) == (54, world.bytes(54))
+    assert counted(pool) == {"free": 0, "idle": 54, "in_use": 50, "draining": 0}
+    with pytest.raises(Refused):
+        pool.update(world.p1, world.bytes(60), partial=True, **world.once())
+    assert pool.reservation_table()[0].reserved_units == 54
+
+
+def test_information_is_what_the_target_sees(world: World) -> None:
+    pool = world.pool(pages=3)
+    for _ in range(2):
+        pool.reserve(world.new_connection(), world.bytes(10), **world.once())
+    pool.reserve(world.p2, world.bytes(5), **world.once())
+    pool.allocate([world.p2], 2, holder="h")
+    seen = pool.information(world.p2)
+    assert (seen.reserved_units, seen.allocated_units, seen.available_units) == (5, 2, 75)
+    assert (seen.expandable_units, seen.unit_bytes) == (6, world.config.unit_bytes)
+    assert seen.revision == pool.statistics().revision
+    assert pool.information(world.p1).reserved_units == 20, "a pair stands for its connections"
+    assert pool.information(world.numbered(7)).reserved_units == 0
+
+
+def test_the_rows_of_the_documents_tables(world: World) -> None:
+    pool = world.pool(total_units=4096, buffer_id_seeds=(10000, 15000))
+    sizes = (2_100_000, 4_500_000)
+    for (local_port, remote_port), size in zip(world.ports, sizes, strict=True):
+        pool.reserve(port_pair(local_port, remote_port), size, **world.once())
+        pool.reserve(Target(TargetKind.CONNECTION, local_port, remote_port), 1, **world.once())
+    rows = [row for row in pool.reservation_table() if row.target.kind is TargetKind.PORT_PAIR]
+    assert [(row.target.local_port, row.target.remote_port, row.requested_bytes) for row in rows] == [
+        (*ports, size) for ports, size in zip(world.ports, sizes, strict=True)
+    ]
+    counts = {UnitKind.TCP: [1026, 2198], UnitKind.FC: [978, 2095]}
+    assert [row.reserved_units for row in rows] == counts[world.config.kind]
+    assert len({row.buffer_address for row in pool.reservation_table()}) == 4
+    assert [(row.local_port, row.remote_port, row.buffer_id) for row in pool.buffer_id_table()] == [
+        (*world.ports[0], 10000),
+        (*world.ports[1], 15000),
+    ]

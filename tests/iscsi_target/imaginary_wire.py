@@ -97,7 +97,9 @@ def make_node(disk: RamDisk | None = None, *, limits: Limits | None = None, **ta
     return node
 
 
-def accept(node: TargetNode, *, seed: int = 1, now_ns: int = 0, peer: str = "192.0.2.9:40000") -> TargetConnection:
+def accept(
+    node: TargetNode, *, seed: int = 1, now_ns: int = 0, peer: str = "192.0.2.9:40000"
+) -> TargetConnection:
     return TargetConnection(
         node,
         peer=peer,
@@ -121,7 +123,9 @@ def run_ready(connection: TargetConnection) -> None:
 class Conversation:
     """A hand-driven initiator in front of a real target connection: PDUs in, PDUs out."""
 
-    def __init__(self, node: TargetNode, *, cid: int = 0, tsih: int = 0, isid: bytes = ISID, seed: int = 1) -> None:
+    def __init__(
+        self, node: TargetNode, *, cid: int = 0, tsih: int = 0, isid: bytes = ISID, seed: int = 1
+    ) -> None:
         self.node = node
         self.target = accept(node, seed=seed, peer=f"192.0.2.9:{40000 + cid}")
         self.framer = Framer(1 << 24)
@@ -258,7 +262,9 @@ class Pair2Ends:
         tag = self.session.new_task_tag()
         buffer = memoryview(bytearray(data_in)) if data_in else None
         connection.submit(
-            InitiatorTask(connection, tag, lun_to_bytes(0), cdb.ljust(16, b"\0"), data_out=data_out, data_in=buffer)
+            InitiatorTask(
+                connection, tag, lun_to_bytes(0), cdb.ljust(16, b"\0"), data_out=data_out, data_in=buffer
+            )
         )
         return tag
 

@@ -8,7 +8,7 @@ import pytest
 
 from iscsi_target.session.limits import Limits
 from iscsi_target.session.parameters import Parameters
-from iscsi_target.session.target_connection import Phase
+from iscsi_target.session.target_output import Phase
 from iscsi_target.wire.ahs import AdditionalHeaders, encode_ahs
 from iscsi_target.wire.codec import Pdu
 from iscsi_target.wire.lun import lun_to_bytes
@@ -22,6 +22,7 @@ from iscsi_target.wire.requests import (
 )
 from iscsi_target.wire.responses import (
     R2T,
+    AsyncMessage,
     DataIn,
     LogoutResponse,
     NopIn,
@@ -67,7 +68,9 @@ def test_the_window_opens_at_the_cmd_sn_of_the_login() -> None:
     assert (response.exp_cmd_sn, response.max_cmd_sn) == (2, 33)
 
 
-@pytest.mark.parametrize("cmd_sn", [0, 0x80000000, 1 + 128, 5000], ids=["below", "far", "just above", "above"])
+@pytest.mark.parametrize(
+    "cmd_sn", [0, 0x80000000, 1 + 128, 5000], ids=["below", "far", "just above", "above"]
+)
 def test_a_command_outside_the_window_is_silently_ignored(cmd_sn: int) -> None:
     disk = RamDisk()
     conversation = logged_in(disk=disk)
@@ -166,7 +169,7 @@ def test_command_numbers_wrap_to_zero() -> None:
 
 def test_stat_sn_advances_with_every_status_and_with_nothing_else() -> None:
     conversation = logged_in(("MaxRecvDataSegmentLength", "512"))
-    start = conversation.login_stat_sn() if hasattr(conversation, "login_stat_sn") else 1
+    start = 1  # the Login Response had 0
     read = conversation.command(read_16(0, 4), tag=1, read=True, expected_data_transfer_length=4 * BLOCK)
     data = conversation.send(read)
     assert [pdu.stat_sn for pdu in data if isinstance(pdu, DataIn)] == [0, 0, 0, start]
@@ -267,9 +270,7 @@ def test_the_rest_of_a_write_is_solicited_burst_by_burst() -> None:
     assert disk.content[:size] == payload
 
 
-def _data_out(
-    tag: int, ttt: int, data_sn: int, offset: int, data: bytes, *, final: bool = True
-) -> DataOut:
+def _data_out(tag: int, ttt: int, data_sn: int, offset: int, data: bytes, *, final: bool = True) -> DataOut:
     return DataOut(
         final=final,
         lun=lun_to_bytes(0),
@@ -489,7 +490,9 @@ def test_an_answer_to_the_ping_keeps_the_connection() -> None:
     (ping,) = conversation.answers()
     assert isinstance(ping, NopIn)
     conversation.now_ns = 120
-    conversation.send(NopOut(immediate=True, target_transfer_tag=ping.target_transfer_tag, cmd_sn=1, exp_stat_sn=0))
+    conversation.send(
+        NopOut(immediate=True, target_transfer_tag=ping.target_transfer_tag, cmd_sn=1, exp_stat_sn=0)
+    )
     conversation.target.handle_timer(150)
     assert not conversation.target.closing
 
@@ -680,7 +683,9 @@ def test_a_login_in_full_feature_phase_ends_the_connection() -> None:
 
 
 def test_a_data_segment_beyond_the_declared_length_ends_the_connection() -> None:
-    conversation = logged_in(parameters=Parameters(max_recv_data_segment_length=1024, first_burst_length=1024))
+    conversation = logged_in(
+        parameters=Parameters(max_recv_data_segment_length=1024, first_burst_length=1024)
+    )
     conversation.send(NopOut(immediate=True, initiator_task_tag=1, cmd_sn=1, exp_stat_sn=0, data=bytes(8193)))
     assert conversation.target.closing
 
@@ -710,3 +715,29 @@ def test_a_lost_connection_ends_its_session_and_its_tasks() -> None:
     assert len(disk.lost) == 1
     run_ready(conversation.target)
     assert disk.executed == []
+
+
+# -- asynchronous messages (section 11.9) -----------------------------------------------------------------------------
+
+
+def test_the_target_can_ask_for_a_logout() -> None:
+    conversation = logged_in()
+    assert conversation.node.request_logout(conversation.tsih, 7)
+    (message,) = conversation.answers()
+    assert isinstance(message, AsyncMessage)
+    assert (message.async_event, message.parameter_3, message.stat_sn) == (1, 7, 1)
+    assert not conversation.node.request_logout(999, 7)
+    conversation.assert_alive()
+
+
+def test_a_scsi_event_carries_its_sense_data_to_every_session() -> None:
+    node = make_node()
+    one, two = Conversation(node), Conversation(node, isid=bytes(6))
+    one.log_in()
+    two.log_in()
+    sense = bytes(range(18))
+    assert node.report_scsi_event(node.targets[TARGET], 3, sense) == 2
+    for conversation in (one, two):
+        (message,) = conversation.answers()
+        assert isinstance(message, AsyncMessage)
+        assert (message.async_event, message.lun, message.data) == (0, lun_to_bytes(3), b"\0\x12" + sense)

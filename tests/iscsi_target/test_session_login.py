@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from tests.iscsi_target.imaginary_wire import HOST, ISID, TARGET, Conversation, Pair2Ends, RamDisk, login_pairs, make_node
 
 from iscsi_target.errors import LoginFailed, NegotiationError
 from iscsi_target.session.chap import ALGORITHMS, AuthenticationFailed, Chap, Credentials
@@ -11,11 +10,21 @@ from iscsi_target.session.events import LoginRefused, SessionEstablished
 from iscsi_target.session.initiator_login import InitiatorLogin, LoginWish
 from iscsi_target.session.limits import Limits
 from iscsi_target.session.parameters import Parameters
-from iscsi_target.session.target_connection import Phase
+from iscsi_target.session.target_output import Phase
 from iscsi_target.wire.opcodes import LoginStatus, Stage
 from iscsi_target.wire.requests import NopOut
 from iscsi_target.wire.responses import LoginResponse
 from iscsi_target.wire.text import encode_text
+from tests.iscsi_target.imaginary_wire import (
+    HOST,
+    ISID,
+    TARGET,
+    Conversation,
+    Pair2Ends,
+    RamDisk,
+    login_pairs,
+    make_node,
+)
 
 NAMES = [("InitiatorName", HOST), ("TargetName", TARGET)]
 
@@ -99,13 +108,22 @@ def test_continued_text_is_taken_as_one() -> None:
         ({"tsih": 77}, LoginStatus.SESSION_DOES_NOT_EXIST),
     ],
 )
-def test_a_login_that_cannot_be_is_refused_with_its_status(fields: dict[str, object], status: LoginStatus) -> None:
+def test_a_login_that_cannot_be_is_refused_with_its_status(
+    fields: dict[str, object], status: LoginStatus
+) -> None:
     assert refusal(Conversation(make_node()), **fields) == status
 
 
 def test_an_initiator_that_may_not_is_refused() -> None:
     node = make_node(allowed_initiators=frozenset({"iqn.2026-11.example:other"}))
     assert refusal(Conversation(node)) == LoginStatus.AUTHORIZATION_FAILURE
+
+
+def test_a_target_that_has_moved_says_where_to() -> None:
+    ends = Pair2Ends(make_node(moved_to="192.0.2.77:3260,2"))
+    with pytest.raises(LoginFailed, match=r"192\.0\.2\.77:3260,2") as moved:
+        ends.connect()
+    assert moved.value.status == LoginStatus.TARGET_MOVED_TEMPORARILY
 
 
 def test_another_pdu_than_login_ends_the_connection() -> None:
@@ -256,10 +274,14 @@ def test_a_target_with_the_wrong_secret_is_not_believed() -> None:
 
 
 def test_a_reflected_challenge_is_refused() -> None:
-    conversation = Conversation(make_node(chap=Chap(accepted=(Credentials("h", b"s"),), own=Credentials("t", b"s"))))
+    conversation = Conversation(
+        make_node(chap=Chap(accepted=(Credentials("h", b"s"),), own=Credentials("t", b"s")))
+    )
     start = conversation.login_request([*NAMES, ("AuthMethod", "CHAP")], csg=0, nsg=1, transit=False)
     conversation.send(start)
-    (response,) = conversation.send(conversation.login_request([("CHAP_A", "5")], csg=0, nsg=1, transit=False))
+    (response,) = conversation.send(
+        conversation.login_request([("CHAP_A", "5")], csg=0, nsg=1, transit=False)
+    )
     assert isinstance(response, LoginResponse)
     challenge = login_pairs(response)
     stolen = [("CHAP_N", "h"), ("CHAP_R", "0x00"), ("CHAP_I", "1"), ("CHAP_C", challenge["CHAP_C"])]

@@ -76,7 +76,13 @@ def test_the_target_answers_by_the_rule_of_the_key(key: str, offered: str, expec
 
 @pytest.mark.parametrize("key", ["MaxConnections", "InitialR2T", "MaxBurstLength", "TaskReporting"])
 def test_what_means_nothing_in_a_discovery_session_is_irrelevant(key: str) -> None:
-    value = "Yes" if KEYS[key].rule in (Rule.OR, Rule.AND) else "RFC3720" if KEYS[key].rule is Rule.LIST else "1000"
+    value = (
+        "Yes"
+        if KEYS[key].rule in (Rule.OR, Rule.AND)
+        else "RFC3720"
+        if KEYS[key].rule is Rule.LIST
+        else "1000"
+    )
     assert answer(key, value, discovery=True) == "Irrelevant"
 
 
@@ -135,7 +141,9 @@ def test_the_table_holds_each_default_that_the_outcome_has() -> None:
 
 segment = st.integers(512, 0xFFFFFF)
 wishes = st.builds(
-    lambda burst, first, **rest: Parameters(max_burst_length=max(burst, first), first_burst_length=first, **rest),
+    lambda burst, first, **rest: Parameters(
+        max_burst_length=max(burst, first), first_burst_length=first, **rest
+    ),
     segment,
     segment,
     max_connections=st.integers(1, 65535),

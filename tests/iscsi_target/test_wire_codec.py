@@ -51,7 +51,9 @@ def as_container(pdu: Pdu) -> dict[str, Any]:
         inner = getattr(part, "subcon", None)
         nested = getattr(getattr(inner, "subcon", None), "subcons", None)
         if nested is not None:
-            container[part.name] = {bit.name: getattr(pdu, bit.name) for bit in nested if hasattr(pdu, bit.name or "")}
+            container[part.name] = {
+                bit.name: getattr(pdu, bit.name) for bit in nested if hasattr(pdu, bit.name or "")
+            }
         elif part.name and hasattr(pdu, part.name):
             container[part.name] = getattr(pdu, part.name)
     return container
@@ -88,7 +90,9 @@ def test_reserved_bits_are_ignored_and_never_sent(raw: bytes, kind: type[Pdu]) -
     pdu = decode_pdu(bytes(header))
     again = encode_pdu(pdu)
     assert decode_pdu(again) == pdu
-    assert all(mine & ~theirs == 0 for mine, theirs in zip(again[2:48], header[2:48], strict=True) if mine != 0xFF)
+    assert all(
+        mine & ~theirs == 0 for mine, theirs in zip(again[2:48], header[2:48], strict=True) if mine != 0xFF
+    )
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
@@ -121,7 +125,9 @@ def test_a_data_segment_that_is_cut_short_is_malformed() -> None:
         decode_pdu(whole[:-1])
 
 
-@pytest.mark.parametrize(("field", "value"), [("attr", 8), ("cmd_sn", 1 << 32), ("cdb", bytes(15)), ("lun", b"")])
+@pytest.mark.parametrize(
+    ("field", "value"), [("attr", 8), ("cmd_sn", 1 << 32), ("cdb", bytes(15)), ("lun", b"")]
+)
 def test_a_value_that_does_not_fit_is_refused_by_the_encoder(field: str, value: Any) -> None:
     good: dict[str, Any] = {"initiator_task_tag": 1, "cmd_sn": 1, "exp_stat_sn": 1, "cdb": bytes(16)}
     with pytest.raises(ValueError, match=field):

@@ -87,7 +87,9 @@ def test_text_is_read_in_order_and_null_padding_is_tolerated() -> None:
     assert decode_text(b"A=1\0B=\0\0\0C==x\0") == [("A", "1"), ("B", ""), ("C", "=x")]
 
 
-@pytest.mark.parametrize("data", [b"A=1", b"A\0", b"=1\0", b"K" * 64 + b"=1\0", b"A=\xff\0", b"A=" + b"x" * 8193 + b"\0"])
+@pytest.mark.parametrize(
+    "data", [b"A=1", b"A\0", b"=1\0", b"K" * 64 + b"=1\0", b"A=\xff\0", b"A=" + b"x" * 8193 + b"\0"]
+)
 def test_text_that_is_no_text_is_refused(data: bytes) -> None:
     with pytest.raises(NegotiationError):
         decode_text(data)

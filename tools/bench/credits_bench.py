@@ -182,8 +182,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
     parser.add_argument("--reservations", type=int, default=100_000, help="of the crowded pool")
     parser.add_argument("--seconds", type=float, default=3.0, help="for the durable part")
+    parser.add_argument(
+        "--directory", type=Path, help="on the disk to measure; the system's temporary one if not said"
+    )
     options = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory(prefix="credits-bench-", dir=Path.cwd()) as name:
+    with tempfile.TemporaryDirectory(prefix="credits-bench-", dir=options.directory) as name:
         directory = Path(name)
         results = [
             *measure_data_path(directory, options.reservations),

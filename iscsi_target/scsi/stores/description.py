@@ -10,6 +10,7 @@ from iscsi_target.scsi.errors import InvalidConfiguration, StoreError
 from iscsi_target.scsi.stores.file import BlockDeviceStore, FileStore
 from iscsi_target.scsi.stores.memory import MemoryStore
 from iscsi_target.scsi.stores.null import NullStore
+from iscsi_target.scsi.stores.snapshot import SnapshotStore
 from iscsi_target.scsi.stores.store import BackingStore
 
 _UNITS = {
@@ -40,9 +41,10 @@ def parse_size(text: str) -> int | None:
 
 
 def open_store(description: str, *, read_only: bool = False, direct: bool = False) -> BackingStore:
-    """Open what `description` names: a size, "null:SIZE", or the path of a file or block device that exists.
+    """Open what `description` names: a size, "null:SIZE", "snapshot:PATH", or the path of a file or block device.
 
-    A name that looks like a size is a path when written with a slash ("./64MiB").
+    A snapshot keeps its changes in thin memory and leaves the file as it is. A name that looks like a size is a path
+    when written with a slash ("./64MiB").
     """
     kind, _, rest = description.partition(":")
     if kind == "null" and rest:
@@ -50,6 +52,9 @@ def open_store(description: str, *, read_only: bool = False, direct: bool = Fals
         if size is None:
             raise InvalidConfiguration(f"{description!r}: after null: comes a size such as 64MiB")
         return NullStore(size)
+    if kind == "snapshot" and rest:
+        origin = open_store(rest, read_only=True, direct=direct)
+        return SnapshotStore(origin, MemoryStore(origin.size_bytes))
     size = parse_size(description)
     if size is not None:
         return MemoryStore(size)

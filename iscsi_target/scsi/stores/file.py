@@ -16,7 +16,7 @@ from pathlib import Path
 
 from iscsi_target.executor import Buffer
 from iscsi_target.scsi.errors import InvalidConfiguration, StoreError
-from iscsi_target.scsi.stores.holes import punch_hole
+from iscsi_target.scsi.stores.linux import lives_in_memory, punch_hole
 from iscsi_target.scsi.stores.store import Extent, inside, merged
 
 _DIRECT_ALIGNMENT = 4096
@@ -41,8 +41,12 @@ class FileStore:
         *,
         read_only: bool = False,
         direct: bool = False,
+        waits: bool | None = None,
     ) -> None:
-        """Open `path`; with `size_bytes` a missing file is created sparse, an existing one must have this size."""
+        """Open `path`; with `size_bytes` a missing file is created sparse, an existing one must have this size.
+
+        `waits` says whether calls may wait for a device; None: they do, unless the file lives in tmpfs.
+        """
         self.path = Path(path)
         self._read_only = read_only
         self._direct = direct
@@ -50,7 +54,8 @@ class FileStore:
         self._fd = self._open(create=size_bytes is not None and not read_only)
         try:
             self._size_bytes = self._measure(size_bytes)
-            self._thin = not read_only and self._can_punch()
+            self._thin = self._can_punch()
+            self._waits = not lives_in_memory(self._fd) if waits is None else waits
         except BaseException:
             os.close(self._fd)
             raise
@@ -61,7 +66,7 @@ class FileStore:
 
     @property
     def blocking(self) -> bool:
-        return True
+        return self._waits
 
     @property
     def read_only(self) -> bool:
@@ -108,7 +113,12 @@ class FileStore:
         return status.st_size
 
     def _can_punch(self) -> bool:
-        """Whether discarding gives space back; asked past the end of the file, where nothing can be lost."""
+        """Whether discarding gives space back; asked past the end of the file, where nothing can be lost.
+
+        A file open for reading has holes to tell of, and is not discarded from.
+        """
+        if self._read_only:
+            return True
         end = -(-self._size_bytes // 4096) * 4096
         try:
             return punch_hole(self._fd, end, 4096)
@@ -120,7 +130,8 @@ class FileStore:
         try:
             yield
         except OSError as error:
-            raise StoreError(f"{what} {self.path}: {error.strerror or error}") from error
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            raise StoreError(f"{what} {self.path}: {error.strerror or error}", full=full) from error
 
     def read(self, offset: int, length: int) -> Sequence[Buffer]:
         inside(self._size_bytes, offset, length)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PERSISTENT RESERVE IN and OUT (SPC-4 6.15, 6.16), RESERVE (6) and RELEASE (6) (SPC-2 7.16, 7.21)."""
+"""PERSISTENT RESERVE OUT (SPC-4 6.16)."""
 
 from __future__ import annotations
 
@@ -13,18 +13,12 @@ from iscsi_target.scsi import transport_id
 from iscsi_target.scsi.errors import StoreError, check, invalid_field_in_cdb, invalid_field_in_parameter_list
 from iscsi_target.scsi.layout import CdbLayout, bits, control, opcode, reserved, service_action
 from iscsi_target.scsi.logical_unit import LogicalUnit
-from iscsi_target.scsi.operation import DISK_ONLY, GOOD, Access, Operation, Task, Traits, cut
+from iscsi_target.scsi.operation import DISK_ONLY, GOOD, Access, Operation, Task, Traits
 from iscsi_target.scsi.reservations import Outcome, ReservationType
 from iscsi_target.scsi.sense import Condition
 from iscsi_target.scsi.unit_attention import Nexus
 
 MAX_PARAMETER_LIST_LENGTH = 8192
-
-
-class ReserveIn(NamedTuple):
-    """Fields of the PERSISTENT RESERVE IN CDB."""
-
-    allocation_length: int
 
 
 class ReserveOut(NamedTuple):
@@ -33,25 +27,6 @@ class ReserveOut(NamedTuple):
     scope: int
     type: int
     parameter_list_length: int
-
-
-class ReserveUnit(NamedTuple):
-    """Fields of RESERVE (6) and RELEASE (6); extents and third parties are obsolete."""
-
-    third_party: int
-    extent: int
-
-
-def _in(action: int) -> CdbLayout[ReserveIn]:
-    return CdbLayout(
-        ReserveIn,
-        opcode(0x5E),
-        reserved(3),
-        service_action(action),
-        reserved(40),
-        bits("allocation_length", 16),
-        control(),
-    )
 
 
 def _out(action: int) -> CdbLayout[ReserveOut]:
@@ -68,24 +43,9 @@ def _out(action: int) -> CdbLayout[ReserveOut]:
     )
 
 
-def _unit(code: int) -> CdbLayout[ReserveUnit]:
-    return CdbLayout(
-        ReserveUnit,
-        opcode(code),
-        reserved(3),
-        bits("third_party", 1),
-        reserved(3),
-        bits("extent", 1),
-        reserved(24),
-        control(),
-    )
-
-
-READ_KEYS, READ_RESERVATION, REPORT_CAPABILITIES, READ_FULL_STATUS = (_in(action) for action in range(4))
 REGISTER, RESERVE, RELEASE, CLEAR, PREEMPT, PREEMPT_AND_ABORT, REGISTER_AND_IGNORE, REGISTER_AND_MOVE = (
     _out(action) for action in range(8)
 )
-RESERVE_6, RELEASE_6 = _unit(0x16), _unit(0x17)
 
 PARAMETER_LIST = c.Struct(
     "reservation_key" / c.Int64ub,
@@ -106,133 +66,6 @@ MOVE_PARAMETER_LIST = c.Struct(
     "transport_id_length" / c.Int32ub,
 )
 """REGISTER AND MOVE parameter list before its TransportID, SPC-4 table 232."""
-
-CAPABILITIES = c.Struct(
-    "length" / c.Const(8, c.Int16ub),
-    "flags"
-    / c.BitStruct(
-        "rlr_c" / c.Flag,
-        c.Padding(2),
-        "crh" / c.Flag,
-        "sip_c" / c.Flag,
-        "atp_c" / c.Flag,
-        c.Padding(1),
-        "ptpl_c" / c.Flag,
-        "tmv" / c.Flag,
-        "allow_commands" / c.BitsInteger(3),
-        c.Padding(3),
-        "ptpl_a" / c.Flag,
-    ),
-    "type_mask"
-    / c.BitStruct(
-        "wr_ex_ar" / c.Flag,
-        "ex_ac_ro" / c.Flag,
-        "wr_ex_ro" / c.Flag,
-        c.Padding(1),
-        "ex_ac" / c.Flag,
-        c.Padding(1),
-        "wr_ex" / c.Flag,
-        c.Padding(1),
-        c.Padding(7),
-        "ex_ac_ar" / c.Flag,
-    ),
-    c.Padding(2),
-)
-"""REPORT CAPABILITIES parameter data, SPC-4 table 220."""
-
-RESERVATION_DESCRIPTOR = c.Struct(
-    "reservation_key" / c.Int64ub,
-    c.Padding(5),
-    "scope_type" / c.BitStruct("scope" / c.BitsInteger(4), "type" / c.BitsInteger(4)),
-    c.Padding(2),
-)
-"""READ RESERVATION descriptor, SPC-4 table 218."""
-
-FULL_STATUS_DESCRIPTOR = c.Struct(
-    "reservation_key" / c.Int64ub,
-    c.Padding(4),
-    "flags" / c.BitStruct(c.Padding(6), "all_tg_pt" / c.Flag, "r_holder" / c.Flag),
-    "scope_type" / c.BitStruct("scope" / c.BitsInteger(4), "type" / c.BitsInteger(4)),
-    c.Padding(4),
-    "relative_target_port" / c.Int16ub,
-    "transport_id" / c.Prefixed(c.Int32ub, c.GreedyBytes),
-)
-"""Full status descriptor, SPC-4 table 226."""
-
-
-def _answer(task: Task, additional: bytes, allocation_length: int) -> ScsiResult:
-    generation = task.unit.reservations.generation
-    return cut(
-        generation.to_bytes(4, "big") + len(additional).to_bytes(4, "big") + additional, allocation_length
-    )
-
-
-def read_keys(task: Task, cdb: ReserveIn) -> ScsiResult:
-    """READ KEYS: one key per registered nexus."""
-    keys = b"".join(key.to_bytes(8, "big") for key in task.unit.reservations.registrations.values())
-    return _answer(task, keys, cdb.allocation_length)
-
-
-def read_reservation(task: Task, cdb: ReserveIn) -> ScsiResult:
-    """READ RESERVATION: the reservation, if any; key 0 for the all-registrants types."""
-    state = task.unit.reservations
-    held = state.reservation
-    if held is None:
-        return _answer(task, b"", cdb.allocation_length)
-    key = 0 if held.holder is None else state.registrations[held.holder]
-    descriptor = RESERVATION_DESCRIPTOR.build(
-        {"reservation_key": key, "scope_type": {"scope": 0, "type": held.kind}}
-    )
-    return _answer(task, descriptor, cdb.allocation_length)
-
-
-def report_capabilities(task: Task, cdb: ReserveIn) -> ScsiResult:
-    """REPORT CAPABILITIES."""
-    durable = task.unit.reservation_memory is not None
-    data = CAPABILITIES.build(
-        {
-            "flags": {
-                "rlr_c": False,
-                "crh": False,
-                "sip_c": True,
-                "atp_c": True,
-                "ptpl_c": durable,
-                "tmv": True,
-                "allow_commands": 0,
-                "ptpl_a": durable and task.unit.reservations.aptpl,
-            },
-            "type_mask": {
-                "wr_ex_ar": True,
-                "ex_ac_ro": True,
-                "wr_ex_ro": True,
-                "ex_ac": True,
-                "wr_ex": True,
-                "ex_ac_ar": True,
-            },
-        }
-    )
-    return cut(data, cdb.allocation_length)
-
-
-def read_full_status(task: Task, cdb: ReserveIn) -> ScsiResult:
-    """READ FULL STATUS: every registration with its nexus."""
-    state = task.unit.reservations
-    descriptors = b""
-    for nexus, key in state.registrations.items():
-        holder = state.holds(nexus)
-        descriptors += FULL_STATUS_DESCRIPTOR.build(
-            {
-                "reservation_key": key,
-                "flags": {"all_tg_pt": False, "r_holder": holder},
-                "scope_type": {
-                    "scope": 0,
-                    "type": state.reservation.kind if holder and state.reservation is not None else 0,
-                },
-                "relative_target_port": nexus.target_port & 0xFFFF,
-                "transport_id": transport_id.build(nexus.initiator_port),
-            }
-        )
-    return _answer(task, descriptors, cdb.allocation_length)
 
 
 def _type_of(cdb: ReserveOut) -> ReservationType:
@@ -436,29 +269,6 @@ def register_and_move(task: Task, cdb: ReserveOut) -> ScsiResult:
     )
 
 
-def _check_unit(cdb: ReserveUnit) -> None:
-    if cdb.third_party:
-        raise invalid_field_in_cdb(1, 4)
-    if cdb.extent:
-        raise invalid_field_in_cdb(1, 0)
-
-
-def reserve_6(task: Task, cdb: ReserveUnit) -> ScsiResult:
-    """RESERVE (6)."""
-    _check_unit(cdb)
-    with task.unit.lock:
-        task.unit.reservations.reserve_unit(task.nexus)
-    return GOOD
-
-
-def release_6(task: Task, cdb: ReserveUnit) -> ScsiResult:
-    """RELEASE (6)."""
-    _check_unit(cdb)
-    with task.unit.lock:
-        task.unit.reservations.release_unit(task.nexus)
-    return GOOD
-
-
 def _out_operation(
     name: str, layout: CdbLayout[ReserveOut], handler: Callable[[Task, ReserveOut], ScsiResult]
 ) -> Operation:
@@ -473,24 +283,7 @@ def _out_operation(
     )
 
 
-def _in_operation(
-    name: str, layout: CdbLayout[ReserveIn], handler: Callable[[Task, ReserveIn], ScsiResult]
-) -> Operation:
-    return Operation(
-        f"PERSISTENT RESERVE IN, {name}",
-        layout,
-        handler,
-        Traits.STANDBY,
-        Access.RESERVATION,
-        device_types=DISK_ONLY,
-    )
-
-
 OPERATIONS = (
-    _in_operation("READ KEYS", READ_KEYS, read_keys),
-    _in_operation("READ RESERVATION", READ_RESERVATION, read_reservation),
-    _in_operation("REPORT CAPABILITIES", REPORT_CAPABILITIES, report_capabilities),
-    _in_operation("READ FULL STATUS", READ_FULL_STATUS, read_full_status),
     _out_operation("REGISTER", REGISTER, register),
     _out_operation("RESERVE", RESERVE, reserve),
     _out_operation("RELEASE", RELEASE, release),
@@ -499,13 +292,4 @@ OPERATIONS = (
     _out_operation("PREEMPT AND ABORT", PREEMPT_AND_ABORT, preempt_and_abort),
     _out_operation("REGISTER AND IGNORE EXISTING KEY", REGISTER_AND_IGNORE, register_and_ignore),
     _out_operation("REGISTER AND MOVE", REGISTER_AND_MOVE, register_and_move),
-    Operation("RESERVE (6)", RESERVE_6, reserve_6, access=Access.RESERVATION, device_types=DISK_ONLY),
-    Operation(
-        "RELEASE (6)",
-        RELEASE_6,
-        release_6,
-        traits=Traits.DESPITE_RESERVE,
-        access=Access.RESERVATION,
-        device_types=DISK_ONLY,
-    ),
 )
