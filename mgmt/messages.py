@@ -72,17 +72,22 @@ class BufferReserveRequest:
     """M5 (step 810): reserve this many bytes for the target.
 
     For a connection target ``target.buffer_id`` is ``None``: the answer carries the new ID. Its ``local_port``
-    and ``remote_port`` are recorded with the ID (table 1500).
+    and ``remote_port`` are recorded with the ID (table 1500). With ``lease_ns`` the reservation lapses unless it is
+    made again in time (GAP-10).
     """
 
     target: Target
     requested_bytes: int
     expected_revision: int | None = None
+    lease_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BufferReserveResponse:
-    """M6 (step 812): granted. ``replaced`` when the target already had a reservation (INC-8)."""
+    """M6 (step 812): granted. ``replaced`` when the target already had a reservation (INC-8).
+
+    ``epoch`` is the fencing number by which whoever made the reservation changes or releases it as its own.
+    """
 
     target: Target
     reserved_units: int
@@ -92,6 +97,60 @@ class BufferReserveResponse:
     replaced: bool
     revision: int
     buffer_id: int | None = None
+    epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BufferHoldRequest:
+    """M5 in two steps: set aside what reserving this would take, for ``ttl_ns`` at most (GAP-26).
+
+    Confirming it later is not refused for want of units, so a manager can reserve both ends or neither.
+    """
+
+    target: Target
+    requested_bytes: int
+    ttl_ns: int
+    lease_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BufferHoldResponse:
+    """Held. ``hold`` names it; an array that restarts has voided it, and never gives its name to another.
+
+    ``previous_units`` and ``previous_bytes`` are what the target has reserved, and had asked for, until then.
+    """
+
+    hold: str
+    target: Target
+    reserved_units: int
+    reserved_bytes: int
+    previous_units: int
+    previous_bytes: int
+    revision: int
+    buffer_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldConfirmRequest:
+    """Turn a hold into the reservation; answered by M6, or STALE where the hold is open no more."""
+
+    hold: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldVoidRequest:
+    """Give a hold up; STALE where it is open no more."""
+
+    hold: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldVoidResponse:
+    """The hold is gone, and what it had set aside is where it was."""
+
+    hold: str
+    target: Target
+    revision: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +160,9 @@ class CopyStartRequest:
     One such request is sent for every connection of every session. ``remote_host``, ``remote_port_number`` and
     ``remote_iqn`` say where the remote array's iSCSI target listens. The copy starts moving data when each of
     its ``sessions`` times ``connections_per_session`` requests has come up or has been refused.
+
+    ``claims`` are the open kinds that this copy matches besides ``target``, at most one of each: its volumes, their
+    groups, the application. The most specific kind that has a reservation serves it (GAP-24, paragraph 102).
     """
 
     copy_id: str
@@ -115,6 +177,7 @@ class CopyStartRequest:
     session: int
     connection: int
     buffer_id: int | None = None
+    claims: tuple[Target, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,11 +245,15 @@ class ChannelChangeNotify:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReservedBufferUpdateRequest:
-    """M10 (step 1206): bring the target's reservation to ``recommended_bytes`` (figure 10)."""
+    """M10 (step 1206): bring the target's reservation to ``recommended_bytes`` (figure 10).
+
+    With ``epoch`` only while it is the one made under that number (STALE otherwise).
+    """
 
     target: Target
     recommended_bytes: int
     expected_revision: int | None = None
+    epoch: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,10 +297,11 @@ class ReservationPreview:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReservationReleaseRequest:
-    """Give the reservation up (GAP-4): BUSY while units are in use unless ``drain``."""
+    """Give the reservation up (GAP-4): BUSY while units are in use unless ``drain``; ``epoch`` as in M10."""
 
     target: Target
     drain: bool = False
+    epoch: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,6 +337,11 @@ Message = (
     | InterfaceInfoGetResponse
     | BufferReserveRequest
     | BufferReserveResponse
+    | BufferHoldRequest
+    | BufferHoldResponse
+    | HoldConfirmRequest
+    | HoldVoidRequest
+    | HoldVoidResponse
     | CopyStartRequest
     | CopyStartResponse
     | CopyStopRequest

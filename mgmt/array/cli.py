@@ -8,17 +8,7 @@ from typing import Any
 
 import click
 
-
-class _Failed(click.ClickException):
-    """The thing asked for failed, in one line (design/cli.md, exit codes)."""
-
-    exit_code = 1
-
-
-class _BadValue(click.ClickException):
-    """A bad value or file, in one line."""
-
-    exit_code = 2
+from mgmt.cli.failures import BadValue, Failed
 
 
 @click.command(
@@ -64,7 +54,7 @@ def serve(file: Path | None, volumes: tuple[str, ...], **flags: Any) -> None:
         settings = Settings(**flags, volumes=parse_volumes(volumes))
         config = build(settings, load(file) if file is not None else None)
     except ConfigurationError as error:
-        raise _BadValue(str(error)) from None
+        raise BadValue(str(error)) from None
 
     def ready(listening: Listening) -> None:
         portal = host_port(config.port_address, listening.iscsi_port)
@@ -74,6 +64,6 @@ def serve(file: Path | None, volumes: tuple[str, ...], **flags: Any) -> None:
     try:
         serve_array(config, ready)
     except (ConfigurationError, VolumeError, AddressError) as error:
-        raise _BadValue(str(error)) from None
+        raise BadValue(str(error)) from None
     except (CannotServe, ListenError) as error:
-        raise _Failed(str(error)) from None
+        raise Failed(str(error)) from None

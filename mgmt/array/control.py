@@ -23,11 +23,14 @@ from mgmt.array.volumes import Volumes
 from mgmt.http import ProblemError
 from mgmt.messages import (
     BadMessage,
+    BufferHoldRequest,
     BufferReserveRequest,
     CopyStartRequest,
     CopyStatusRequest,
     CopyStopRequest,
     Envelope,
+    HoldConfirmRequest,
+    HoldVoidRequest,
     InterfaceInfoGetRequest,
     Message,
     ReservationPreviewRequest,
@@ -79,6 +82,12 @@ class Control:
                 return self._interface.information(message)
             case BufferReserveRequest():
                 return self._changed(self._interface.reserve(message, envelope.request_id))
+            case BufferHoldRequest():
+                return self._interface.hold(message, envelope.request_id)
+            case HoldConfirmRequest():
+                return self._changed(self._interface.confirm(message, envelope.request_id))
+            case HoldVoidRequest():
+                return self._interface.void(message, envelope.request_id)
             case ReservedBufferUpdateRequest():
                 return self._changed(self._interface.update(message, envelope.request_id))
             case ReservationPreviewRequest():

@@ -6,17 +6,24 @@ allocates and frees.
 
 from __future__ import annotations
 
+import threading
+import uuid
 from collections.abc import Callable, Sequence
 
 from credits.allocation import Allocation
 from credits.durable import DurablePool
-from credits.errors import CreditError
+from credits.errors import Code, CreditError, InvalidRequest, Refused
 from credits.results import ReserveResult, UpdateResult
 from credits.targets import RANK, Target, check_target
 from credits.verbs import Reserve, Update
 from mgmt.messages import (
+    BufferHoldRequest,
+    BufferHoldResponse,
     BufferReserveRequest,
     BufferReserveResponse,
+    HoldConfirmRequest,
+    HoldVoidRequest,
+    HoldVoidResponse,
     InterfaceInfoGetRequest,
     InterfaceInfoGetResponse,
     ReservationPreview,
@@ -31,13 +38,20 @@ from mgmt.messages import (
 class CommunicationInterface:
     """One interface's buffers, and the answers to the messages about them.
 
-    ``clock`` is the pool's monotonic clock in nanoseconds. Refusals are :class:`credits.errors.CreditError`.
+    ``clock`` is the pool's monotonic clock in nanoseconds; ``run`` tells this run of the array from its earlier ones.
+    Refusals are :class:`credits.errors.CreditError`.
     """
 
-    def __init__(self, name: str, pool: DurablePool, clock: Callable[[], int]) -> None:
+    def __init__(
+        self, name: str, pool: DurablePool, clock: Callable[[], int], *, run: str | None = None
+    ) -> None:
         self.name = name
         self.pool = pool
         self._clock = clock
+        self._run = run or uuid.uuid4().hex[:16]
+        self._holding = threading.Lock()
+        #: When each hold opened in this run ends, by its ID.
+        self._held: dict[int, int] = {}
 
     @property
     def unit_bytes(self) -> int:
@@ -75,17 +89,68 @@ class CommunicationInterface:
             request_id=request_id,
             now_ns=self._clock(),
             expected_revision=request.expected_revision,
+            lease_ns=request.lease_ns,
         )
-        return BufferReserveResponse(
+        return _granted(result)
+
+    def hold(self, request: BufferHoldRequest, request_id: str) -> BufferHoldResponse:
+        """Set aside what reserving would take (GAP-26). It lives in memory: a restart voids it.
+
+        A pool without a journal, or with a new one, counts the IDs of its holds from the beginning; so their names
+        carry the run, and one of an earlier run never means one of this.
+        """
+        now_ns = self._clock()
+        with self._holding:
+            result = self.pool.hold(
+                request.target,
+                request.requested_bytes,
+                ttl_ns=request.ttl_ns,
+                request_id=request_id,
+                now_ns=now_ns,
+                lease_ns=request.lease_ns,
+            )
+            self._held = {hold: end_ns for hold, end_ns in self._held.items() if end_ns > now_ns}
+            self._held[result.hold_id] = result.expires_at_ns
+        before = [row for row in self.pool.reservation_table() if row.target == result.target]
+        return BufferHoldResponse(
+            hold=f"{self._run}-{result.hold_id}",
             target=result.target,
             reserved_units=result.reserved_units,
             reserved_bytes=result.reserved_bytes,
             previous_units=result.previous_units,
-            pending_shrink_units=result.pending_shrink_units,
-            replaced=result.replaced,
+            previous_bytes=sum(row.requested_bytes for row in before),
             revision=result.revision,
             buffer_id=result.buffer_id,
         )
+
+    def confirm(self, request: HoldConfirmRequest, request_id: str) -> BufferReserveResponse:
+        """Turn a hold into the reservation. A retry gets the first answer, also after a restart.
+
+        For that the pool is asked about a hold of an earlier run as well: it answers from the journal, or STALE.
+        """
+        hold_id, of_this_run = self._hold_id(request.hold)
+        with self._holding:
+            if not of_this_run and self._held.get(hold_id, 0) > self._clock():
+                raise Refused(Code.BUSY, f"hold {request.hold!r:.80} is of an earlier run; ask again later")
+            result = self.pool.confirm_hold(hold_id, request_id=request_id, now_ns=self._clock())
+            self._held.pop(hold_id, None)
+        return _granted(result)
+
+    def void(self, request: HoldVoidRequest, request_id: str) -> HoldVoidResponse:
+        """Give a hold up."""
+        hold_id, of_this_run = self._hold_id(request.hold)
+        if not of_this_run:
+            raise Refused(Code.STALE, f"hold {request.hold!r:.80} is not open: the array has restarted since")
+        with self._holding:
+            result = self.pool.void_hold(hold_id, request_id=request_id, now_ns=self._clock())
+            self._held.pop(hold_id, None)
+        return HoldVoidResponse(hold=request.hold, target=result.target, revision=result.revision)
+
+    def _hold_id(self, hold: str) -> tuple[int, bool]:
+        run, _, number = hold.rpartition("-")
+        if not run or not (number.isascii() and number.isdigit()) or len(number) > 19:
+            raise InvalidRequest(Code.BAD_MESSAGE, f"{hold!r:.80} names no hold")
+        return int(number), run == self._run
 
     def update(self, request: ReservedBufferUpdateRequest, request_id: str) -> ReservedBufferUpdateResponse:
         """M11 (steps 1207, 1208; figure 10)."""
@@ -95,6 +160,7 @@ class CommunicationInterface:
             request_id=request_id,
             now_ns=self._clock(),
             expected_revision=request.expected_revision,
+            epoch=request.epoch,
         )
         return ReservedBufferUpdateResponse(
             target=result.target,
@@ -130,7 +196,11 @@ class CommunicationInterface:
     def release(self, request: ReservationReleaseRequest, request_id: str) -> ReservationReleaseResponse:
         """Give a reservation up (GAP-4)."""
         result = self.pool.release(
-            request.target, request_id=request_id, now_ns=self._clock(), drain=request.drain
+            request.target,
+            request_id=request_id,
+            now_ns=self._clock(),
+            drain=request.drain,
+            epoch=request.epoch,
         )
         return ReservationReleaseResponse(
             target=result.target,
@@ -165,3 +235,17 @@ class CommunicationInterface:
             if units := reserved.get(claim.key, 0):
                 return units
         return 0
+
+
+def _granted(result: ReserveResult) -> BufferReserveResponse:
+    return BufferReserveResponse(
+        target=result.target,
+        reserved_units=result.reserved_units,
+        reserved_bytes=result.reserved_bytes,
+        previous_units=result.previous_units,
+        pending_shrink_units=result.pending_shrink_units,
+        replaced=result.replaced,
+        revision=result.revision,
+        buffer_id=result.buffer_id,
+        epoch=result.epoch,
+    )

@@ -25,6 +25,7 @@ from iscsi_target.server import Limits, Portal, Target, TargetServer
 from iscsi_target.session.parameters import Parameters
 from mgmt.array.configuration import ArrayConfig, ConfigurationError
 from mgmt.array.control import Control
+from mgmt.array.expiry import Expiry
 from mgmt.array.host_buffers import HostBuffers
 from mgmt.array.interface import CommunicationInterface
 from mgmt.array.replication.iscsi_transport import Destination, IscsiCopyTransport
@@ -59,6 +60,7 @@ async def running(config: ArrayConfig) -> AsyncIterator[Listening]:
         stack.callback(volumes.close)
         pool = _open_pool(config)
         stack.callback(pool.close)
+        stack.enter_context(Expiry(pool, time.monotonic_ns))
         memory = _open_memory(config)  # given back with the last connection that uses it
         interface = CommunicationInterface(config.pool.name, pool, time.monotonic_ns)
         target = await _start_target(config, volumes, pool)

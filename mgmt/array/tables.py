@@ -14,7 +14,7 @@ Row = dict[str, Any]
 
 
 def pools(array: str, interface: CommunicationInterface) -> list[Row]:
-    """One row: the interface's pool, all of it in units."""
+    """One row: the interface's pool, all of it in units; ``held_units`` are those reserved idle that are in holds."""
     statistics = interface.pool.statistics()
     return [
         {
@@ -28,6 +28,8 @@ def pools(array: str, interface: CommunicationInterface) -> list[Row]:
             "in_use_units": statistics.in_use_units,
             "draining_units": statistics.draining_units,
             "expandable_units": statistics.expandable_units,
+            "held_units": statistics.held_units,
+            "degraded_units": statistics.degraded_units,
             "revision": statistics.revision,
         }
     ]

@@ -1,8 +1,9 @@
 """One measurement of a channel, seen from the master side (sans-IO; time and the nonce are arguments).
 
 First a few echoes, for the round-trip time; then packet trains, one at a time, for the bandwidth. The first train
-is short and only tells how long the next ones have to be. The whole never takes longer than
-:attr:`MeasurementConfig.limit_ns`; what is known by then counts.
+is short and only tells how long the next ones have to be. How long something is waited for follows from the round
+trip, once one is known: the first echo has :attr:`MeasurementConfig.echo_wait_ns`, for channels over satellites. The
+whole never takes longer than :attr:`MeasurementConfig.limit_ns`; what is known by then counts.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ class MeasurementConfig:
     """Length of the packets of a train."""
     echoes: int = 10
     echo_spacing_ns: int = 5_000_000
-    echo_wait_ns: int = 500_000_000
-    """How long after the last echo the answers are waited for."""
+    echo_wait_ns: int = 3_000_000_000
+    """How long after the last echo the first answer is waited for."""
     trains: int = 5
     scout_packets: int = 16
     """Length of the first train."""
@@ -34,8 +35,10 @@ class MeasurementConfig:
     train_span_ns: int = 40_000_000
     """How long a train should keep the channel busy."""
     repeat_ns: int = 100_000_000
-    """After how long an unanswered report request is sent again."""
-    limit_ns: int = 1_500_000_000
+    """After how long an unanswered report request is sent again, besides two round trips."""
+    trains_ns: int = 1_000_000_000
+    """How long all trains may take, besides two round trips for each."""
+    limit_ns: int = 15_000_000_000
 
     def __post_init__(self) -> None:
         if self.packet_bytes < PACKET_BYTES + self.ip_header_bytes:
@@ -86,7 +89,8 @@ class Measurement:
         self._config = config
         self._phase = _Phase.ECHOES
         self._found = _Found()
-        self._ends_at_ns = now_ns + config.limit_ns
+        self._gives_up_at_ns = now_ns + config.limit_ns
+        self._ends_at_ns = self._gives_up_at_ns
         self._next_echo_at_ns = now_ns
         self._echoes_sent = 0
         self._echoes_back: set[int] = set()
@@ -145,14 +149,20 @@ class Measurement:
             self._phase = _Phase.OVER
         elif self._phase is _Phase.ECHOES and self._echoes_sent == self._config.echoes:
             if now_ns >= self._next_echo_at_ns:
-                self._end_echoes()
+                self._end_echoes(now_ns)
         elif self._train is not None and now_ns >= self._train.repeat_at_ns:
-            self._train.repeat_at_ns = now_ns + self._config.repeat_ns
+            self._train.repeat_at_ns = now_ns + self._repeat_ns()
             self._report_due = True
 
     def outcome(self) -> Measured:
         """What was found. :class:`NotMeasurable`: not enough came back."""
         found = self._found
+        if not found.rtts_ns:
+            waited_s = min(self._config.echo_wait_ns, self._config.limit_ns) / 1_000_000_000
+            raise NotMeasurable(
+                f"nothing came back: no echo of {self._echoes_sent} in {waited_s:g} s; does a measuring device listen "
+                "there, and does UDP pass?"
+            )
         rtt_ns = round_trip_ns(found.rtts_ns)
         bandwidth_bps = channel_bandwidth_bps(found.train_bps or found.scout_bps)
         offered = max(found.offered_bps, default=None)
@@ -172,16 +182,34 @@ class Measurement:
         self._echoes_back.add(packet.sequence)
         self._found.rtts_ns.append(arrival_ns - packet.sent_ns - packet.hold_ns)
         if len(self._echoes_back) == self._config.echoes:
-            self._end_echoes()
+            self._end_echoes(arrival_ns)
+        elif self._echoes_sent == self._config.echoes:
+            # The others have left before: those that are still not here after another round trip are lost.
+            wait_ns = min(
+                2 * self._longest_rtt_ns() + self._config.echo_spacing_ns, self._config.echo_wait_ns
+            )
+            self._next_echo_at_ns = min(self._next_echo_at_ns, arrival_ns + wait_ns)
 
-    def _end_echoes(self) -> None:
-        self._phase = _Phase.TRAINS if self._found.rtts_ns else _Phase.OVER
+    def _end_echoes(self, now_ns: int) -> None:
+        if not self._found.rtts_ns:
+            self._phase = _Phase.OVER
+            return
+        self._phase = _Phase.TRAINS
+        config = self._config
+        trains_ns = config.trains_ns + 2 * (config.trains + 1) * self._longest_rtt_ns()
+        self._ends_at_ns = min(now_ns + trains_ns, self._gives_up_at_ns)
+
+    def _longest_rtt_ns(self) -> int:
+        return max(0, *self._found.rtts_ns, 0)
+
+    def _repeat_ns(self) -> int:
+        return self._config.repeat_ns + 2 * self._longest_rtt_ns()
 
     def _start_train(self, now_ns: int) -> list[bytes]:
         self._trains_sent += 1
         config = self._config
         packets = self._train_packets()
-        self._train = _Train(packets, now_ns + config.repeat_ns)
+        self._train = _Train(packets, now_ns + self._repeat_ns())
         payload_bytes = config.packet_bytes - config.ip_header_bytes
         burst = [
             encode(Packet(Kind.TRAIN, self._nonce, train=self._trains_sent, sequence=number), payload_bytes)

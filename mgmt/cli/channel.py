@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from mgmt.cli.answers import checked
 from mgmt.cli.options import (
     body,
     counts_options,
@@ -19,9 +20,11 @@ from mgmt.cli.options import (
 )
 from mgmt.cli.output import rows_of, show
 
+_ROW = {"local_port": str, "remote_port": str}
+
 
 @click.command(
-    epilog="Example: sancredit register --port-pair 192.0.2.1,198.51.100.1 --sessions 2 --connections 3"
+    epilog="Example: sancredit register --port-pair 127.0.0.1,127.0.0.2 --sessions 2 --connections 3"
 )
 @target_options
 @counts_options
@@ -39,10 +42,11 @@ def register(
     """Put a port pair into table 108, or change its sessions and connections."""
     request = body(make_target(**named), sessions=sessions, connections_per_session=connections)
     with open_station(station) as peer:
-        show([peer.post("/api/v1/pairs", request)], "channels", output, headers=not no_headers)
+        row = checked(peer, peer.post("/api/v1/pairs", request), **_ROW)
+    show([row], "channels", output, headers=not no_headers)
 
 
-@click.command(epilog="Example: sancredit unregister --port-pair 192.0.2.1,198.51.100.1")
+@click.command(epilog="Example: sancredit unregister --port-pair 127.0.0.1,127.0.0.2")
 @target_options
 @output_option
 @headers_option
@@ -50,11 +54,11 @@ def register(
 def unregister(output: str, no_headers: bool, station: str, **named: Any) -> None:
     """Take a port pair out of table 108; refused while anything is reserved for it. Shows the row that was."""
     with open_station(station) as peer:
-        row = peer.post("/api/v1/pairs/remove", body(make_target(**named)))
+        row = checked(peer, peer.post("/api/v1/pairs/remove", body(make_target(**named))), **_ROW)
     show([row], "channels", output, headers=not no_headers)
 
 
-@click.command(epilog="Example: sancredit measure --port-pair 192.0.2.1,198.51.100.1")
+@click.command(epilog="Example: sancredit measure --port-pair 127.0.0.1,127.0.0.2")
 @click.option("--port-pair", required=True, metavar="A,B", help="The local and the remote port.")
 @output_option
 @headers_option

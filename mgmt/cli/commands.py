@@ -71,12 +71,13 @@ COMMANDS: Mapping[str, Entry] = {
     "array": Entry(
         "A storage array.",
         children={"serve": Entry("Run a storage array.", "mgmt.array.cli:serve")},
-        example="sancredit array serve --help",
+        example="sancredit array serve --name east --listen http://127.0.0.1:0 --port-address 127.0.0.1 "
+        "--iscsi-port 0 --volume vol0=/tmp/east.img:64MiB",
     ),
     "probe": Entry(
         "A measuring device.",
         children={"serve": Entry("Run a measuring device.", "mgmt.channel.cli:serve")},
-        example="sancredit probe serve --help",
+        example="sancredit probe serve --listen http://127.0.0.1:0 --address 127.0.0.1",
     ),
     "station": Entry(
         "The management station.",

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import click
 
+from mgmt.cli.answers import checked
 from mgmt.cli.failures import FAILED
 from mgmt.cli.options import (
     body,
@@ -18,8 +19,9 @@ from mgmt.cli.options import (
     make_target,
     open_station,
     output_option,
+    port_options,
     station_option,
-    target_options,
+    two,
 )
 from mgmt.cli.output import say, show_list, show_one
 from mgmt.http import Peer
@@ -28,13 +30,32 @@ from mgmt.tables import percent, rate, size
 _START_TIMEOUT_S = 60.0
 _DIGEST_TIMEOUT_S = 660.0
 _POLL_S = 0.5
+_STATUS = {
+    "copy_id": str,
+    "state": str,
+    "total_bytes": int,
+    "acknowledged_bytes": int,
+    "goodput_bps": int,
+    "in_flight_bytes": int,
+    "reserved_bytes": int,
+}
 
 
 @click.command(epilog="Example: sancredit copy start --port-pair 192.0.2.1,198.51.100.1 --volume vol0 --wait")
-@target_options
+@port_options
 @counts_options
 @click.option("--volume", required=True, help="The volume to copy.")
 @click.option("--remote-volume", help="The volume that receives it; the same name unless told.")
+@click.option(
+    "--application",
+    metavar="NAME",
+    help="The application that copies, where buffers are reserved for one; remote-copy unless told.",
+)
+@click.option(
+    "--volume-group-pair",
+    metavar="A,B",
+    help="The groups that the volumes are in, where they are reserved for.",
+)
 @click.option("--wait", is_flag=True, help="Wait until the copy has ended; progress on stderr.")
 @output_option
 @station_option
@@ -43,25 +64,35 @@ def start(
     connections: int | None,
     volume: str,
     remote_volume: str | None,
+    application: str | None,
+    volume_group_pair: str | None,
     wait: bool,
     output: str,
     station: str,
     **named: Any,
 ) -> int:
-    """Start a remote copy: one request for each connection of each session of the pair."""
+    """Start a remote copy: one request for each connection of each session of the pair.
+
+    The most specific reservation that it matches serves it: connection, volume pair, volume-group pair, application,
+    port pair with its number, port pair; without any, the free buffers.
+    """
+    groups = None if volume_group_pair is None else list(two("--volume-group-pair", volume_group_pair))
     request = body(
         make_target(**named),
         sessions=sessions,
         connections_per_session=connections,
         volume=volume,
         remote_volume=remote_volume,
+        application=application,
+        volume_groups=groups,
     )
     with open_station(station, _START_TIMEOUT_S) as peer:
         answer = peer.post("/api/v1/copies", request)
+        checked(peer, answer, copy_id=str, connections=list, refusals=list)
         up, refusals = len(answer["connections"]), answer["refusals"]
         for refusal in refusals[:1]:
             say(
-                f"{len(refusals)} of {up + len(refusals)} connections were refused: {refusal.get('detail')}; the copy "
+                f"{len(refusals)} of {up + len(refusals)} connections were refused: {_detail(refusal)}; the copy "
                 f"runs on {up}; `sancredit copy stop {answer['copy_id']}` stops it"
             )
         if wait:
@@ -82,7 +113,7 @@ def status(copy_id: str | None, output: str, no_headers: bool, station: str) -> 
     with open_station(station) as peer:
         if copy_id is None:
             return show_list(peer, "copies", output, not no_headers)
-        found = peer.get(_path(copy_id))
+        found = checked(peer, peer.get(_path(copy_id)), **_STATUS)
         show_one(found, output, _sentence(found))
     return 0
 
@@ -94,7 +125,7 @@ def status(copy_id: str | None, output: str, no_headers: bool, station: str) -> 
 def stop(copy_id: str, output: str, station: str) -> None:
     """Stop the copy COPY_ID; its units return to the list they came from."""
     with open_station(station) as peer:
-        found = peer.post(_path(copy_id) + "/stop", {})
+        found = checked(peer, peer.post(_path(copy_id) + "/stop", {}), **_STATUS)
     show_one(found, output, _sentence(found))
 
 
@@ -106,8 +137,11 @@ def verify(copy_id: str, output: str, station: str) -> int:
     """Compare the volumes of the copy COPY_ID by SHA-256, each computed by its own array from its disk."""
     with open_station(station, _DIGEST_TIMEOUT_S) as peer:
         found = peer.post(_path(copy_id) + "/verify", {})
-    local, remote = found["local"], found["remote"]
-    equal = bool(found["sha256_match"])
+        checked(peer, found, local=dict, remote=dict, sha256_match=bool)
+        local, remote = (
+            checked(peer, found[end], sha256=str, length_bytes=int) for end in ("local", "remote")
+        )
+    equal = found["sha256_match"]
     sentence = f"equal: SHA-256 {local['sha256']} of {local['length_bytes']} bytes on both disks"
     if not equal:
         sentence = (
@@ -116,6 +150,10 @@ def verify(copy_id: str, output: str, station: str) -> int:
         )
     show_one(found, output, sentence)
     return 0 if equal else FAILED
+
+
+def _detail(refusal: object) -> object:
+    return refusal.get("detail") if isinstance(refusal, Mapping) else refusal
 
 
 def _path(copy_id: str) -> str:
@@ -128,7 +166,7 @@ def _wait(peer: Peer, copy_id: str) -> dict[str, Any]:
     final = {state.value for state in State if state.final}
     shown = sys.stderr.isatty()
     while True:
-        found: dict[str, Any] = peer.get(_path(copy_id))
+        found = checked(peer, peer.get(_path(copy_id)), **_STATUS)
         if shown:
             click.echo(f"\r{_sentence(found)}\x1b[K", err=True, nl=False)
         if found["state"] in final:

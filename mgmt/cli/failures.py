@@ -18,6 +18,18 @@ OURS = ("credits", "fcsim", "iscsi_target", "mgmt", "tools")
 _BAD_VALUES = ("INVALID_SIZE", "INVALID_TARGET", "BAD_MESSAGE")
 
 
+class Failed(click.ClickException):
+    """The thing asked for failed, in one line."""
+
+    exit_code = FAILED
+
+
+class BadValue(click.ClickException):
+    """A bad value or file, in one line."""
+
+    exit_code = USAGE
+
+
 def describe(error: Exception) -> tuple[int, str] | None:
     """Exit code and one line for an expected failure; ``None`` for a defect of ours, which keeps its traceback."""
     if isinstance(error, click.UsageError):
@@ -64,7 +76,12 @@ def _refused(error: Any) -> tuple[int, str]:
 
 def _unreachable(error: Any) -> tuple[int, str]:
     text = _line(str(error))
-    if error.who.startswith("the station"):
+    if error.who.startswith("the station") and "is it a sancredit station" not in text:
+        if error.answered:
+            return (
+                UNREACHABLE,
+                f"{text}: is it a sancredit station? Say where it is (--station, SANCREDIT_STATION)",
+            )
         text += "; start it with `sancredit station serve`, or say where it is (--station, SANCREDIT_STATION)"
     return UNREACHABLE, text
 

@@ -70,6 +70,12 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
 
+#: Above the example of a command that asks the station: what has to be there for it.
+_NEEDS_A_STATION = (
+    "It asks a station: sancredit station serve --array NAME=ADDRESS (see sancredit array serve --help)."
+)
+
+
 def _epilog(entry: Entry) -> str | None:
     return f"Example: {entry.example}" if entry.example else None
 
@@ -95,6 +101,8 @@ def _load(name: str, target: str) -> click.Command:
     command = getattr(module, attribute)
     assert isinstance(command, click.Command), target
     command.epilog = _unwrapped(command.epilog)
+    if command.epilog and any(parameter.name == "station" for parameter in command.params):
+        command.epilog = command.epilog.replace("\b\n", f"\b\n{_NEEDS_A_STATION}\n", 1)
     return command
 
 
@@ -131,6 +139,10 @@ def make_cli() -> click.Group:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; its exit code (0 done, 1 failed, 2 wrong usage, 3 other side not reached)."""
+    if arguments is None and any("@" in word for word in sys.argv):
+        from mgmt.cli.process_title import hide_passwords
+
+        hide_passwords()
     try:
         result = make_cli().main(args=arguments, prog_name="sancredit", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:

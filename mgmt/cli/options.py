@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -101,8 +102,16 @@ def counts_options(command: F) -> F:
     return click.option("--sessions", type=COUNT, help="Remote-copy sessions at the same time.")(command)
 
 
-def target_options(command: F) -> F:
-    """The options that name a reservation target; :func:`make_target` reads them."""
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A target as the options name it, and the port pair ``via`` that it goes over where it has no ports itself."""
+
+    target: Target
+    via: tuple[str, str] | None = None
+
+
+def port_options(command: F) -> F:
+    """The options that name a port pair or a connection; :func:`make_target` reads them."""
     for option in reversed(
         (
             click.option("--port-pair", metavar="A,B", help="The local and the remote port (1602)."),
@@ -119,13 +128,25 @@ def target_options(command: F) -> F:
                 type=click.IntRange(0, targets.BUFFER_ID_LIMIT),
                 help="The connection that has this buffer ID.",
             ),
-            click.option("--application", metavar="NAME", help="An application."),
-            click.option("--volume-pair", metavar="A,B", help="A pair of volumes."),
-            click.option("--volume-group-pair", metavar="A,B", help="A pair of volume groups."),
         )
     ):
         command = option(command)
     return command
+
+
+def target_options(command: F) -> F:
+    """The options that name a reservation target of any kind; :func:`make_target` reads them."""
+    for option in reversed(
+        (
+            click.option("--application", metavar="NAME", help="An application, over --port-pair."),
+            click.option("--volume-pair", metavar="A,B", help="A pair of volumes, over --port-pair."),
+            click.option(
+                "--volume-group-pair", metavar="A,B", help="A pair of volume groups, over --port-pair."
+            ),
+        )
+    ):
+        command = option(command)
+    return port_options(command)
 
 
 def make_target(
@@ -133,14 +154,16 @@ def make_target(
     remote_port: int | None,
     connection: bool,
     buffer_id: int | None,
-    application: str | None,
-    volume_pair: str | None,
-    volume_group_pair: str | None,
-) -> Target:
+    application: str | None = None,
+    volume_pair: str | None = None,
+    volume_group_pair: str | None = None,
+) -> Named:
     """The one target that the options name. Raises :class:`click.UsageError`."""
-    opens = [value for value in (application, volume_pair, volume_group_pair) if value is not None]
-    if len(opens) > 1 or (opens and (port_pair or remote_port or connection or buffer_id is not None)):
-        raise click.UsageError("name one target: a port pair, a connection, or one of the open kinds")
+    open_kind = _open_kind(application, volume_pair, volume_group_pair)
+    if open_kind is not None and (remote_port is not None or connection or buffer_id is not None):
+        raise click.UsageError(
+            "name one target: a port pair, a connection, or one of the open kinds over a port pair"
+        )
     if remote_port is not None and (connection or buffer_id is not None):
         raise click.UsageError("a target has a remote port number or is a connection, not both")
     if connection and buffer_id is not None:
@@ -149,45 +172,49 @@ def make_target(
         )
     if (remote_port is not None or connection) and port_pair is None:
         raise click.UsageError("--remote-port and --connection need --port-pair A,B")
-    target = _target(
-        port_pair, remote_port, connection, buffer_id, application, volume_pair, volume_group_pair
-    )
+    pair = two("--port-pair", port_pair) if port_pair is not None else None
+    if open_kind is not None:
+        named = Named(open_kind, pair)
+    else:
+        named = Named(_with_ports(pair, remote_port, connection, buffer_id))
     try:
-        targets.check_target(target)
+        targets.check_target(named.target)
     except InvalidRequest as error:
         raise click.UsageError(str(error)) from error
-    return target
+    return named
 
 
-def _target(
-    port_pair: str | None,
-    remote_port: int | None,
-    connection: bool,
-    buffer_id: int | None,
-    application: str | None,
-    volume_pair: str | None,
-    volume_group_pair: str | None,
-) -> Target:
+def _open_kind(
+    application: str | None, volume_pair: str | None, volume_group_pair: str | None
+) -> Target | None:
+    found = []
     if application is not None:
-        return targets.application(application)
+        found.append(targets.application(application))
     if volume_pair is not None:
-        return targets.volume_pair(*two("--volume-pair", volume_pair))
+        found.append(targets.volume_pair(*two("--volume-pair", volume_pair)))
     if volume_group_pair is not None:
-        return targets.volume_group_pair(*two("--volume-group-pair", volume_group_pair))
-    if port_pair is None:
+        found.append(targets.volume_group_pair(*two("--volume-group-pair", volume_group_pair)))
+    if len(found) > 1:
+        raise click.UsageError("name one target: an application, a volume pair or a volume-group pair")
+    return found[0] if found else None
+
+
+def _with_ports(
+    pair: tuple[str, str] | None, remote_port: int | None, connection: bool, buffer_id: int | None
+) -> Target:
+    if pair is None:
         if buffer_id is None:
             raise click.UsageError(
                 "name a target: --port-pair A,B [--remote-port N | --connection], or --buffer-id N"
             )
         return targets.connection(buffer_id)
-    local_port, remote = two("--port-pair", port_pair)
     if buffer_id is not None:
-        return Target(targets.TargetKind.CONNECTION, local_port, remote, buffer_id=buffer_id)
+        return Target(targets.TargetKind.CONNECTION, *pair, buffer_id=buffer_id)
     if connection:
-        return targets.new_connection(local_port, remote)
+        return targets.new_connection(*pair)
     if remote_port is not None:
-        return targets.port_pair_number(local_port, remote, remote_port)
-    return targets.port_pair(local_port, remote)
+        return targets.port_pair_number(*pair, remote_port)
+    return targets.port_pair(*pair)
 
 
 def two(option: str, text: str) -> tuple[str, str]:
@@ -198,8 +225,11 @@ def two(option: str, text: str) -> tuple[str, str]:
     return parts[0], parts[1]
 
 
-def body(target: Target, **values: Any) -> dict[str, Any]:
-    """A request body of the station's API: the target, and the values that were given."""
+def body(named: Named, **values: Any) -> dict[str, Any]:
+    """A request body of the station's API: the target, the pair it goes over, and the values that were given."""
     from mgmt.messages import to_plain
 
-    return {"target": to_plain(target)} | {name: value for name, value in values.items() if value is not None}
+    request: dict[str, Any] = {"target": to_plain(named.target)}
+    if named.via is not None:
+        request["via"] = {"local_port": named.via[0], "remote_port": named.via[1]}
+    return request | {name: value for name, value in values.items() if value is not None}

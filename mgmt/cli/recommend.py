@@ -10,6 +10,7 @@ import click
 
 from credits.sizing import NS_PER_METRE_ROUND_TRIP, POLICIES, Inputs
 from mgmt import sizing
+from mgmt.cli.answers import checked
 from mgmt.cli.options import (
     DELAY,
     DISTANCE,
@@ -24,7 +25,18 @@ from mgmt.cli.options import (
     station_option,
     target_options,
 )
-from mgmt.cli.output import rows_of, say, show, show_one
+from mgmt.cli.output import say, show, show_one
+
+#: What a row of the station's answer has besides what any recommendation has.
+_ROW = {
+    "policy": str,
+    "units": int,
+    "reserved_units": int,
+    "available_units": int,
+    "short_units": int,
+    "expandable_units": int,
+    "terms": dict,
+}
 
 
 @click.command(
@@ -103,7 +115,8 @@ def recommend(
             remeasure=remeasure,
         )
         with open_station(station, 120) as peer:
-            rows = rows_of(peer.post("/api/v1/recommend", request))
+            found = checked(peer, peer.post("/api/v1/recommend", request), items=list)["items"]
+            rows = [checked(peer, row, **_ROW) for row in found or [None]]
     if output in ("table", "wide") or policy == sizing.ALL:
         show(rows, "recommend", output, headers=not no_headers)
     else:

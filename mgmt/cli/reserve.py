@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import click
 
 from credits.targets import Target, TargetKind
+from mgmt.cli.answers import checked
 from mgmt.cli.options import (
     COUNT,
     DELAY,
@@ -27,6 +28,15 @@ from mgmt.tables import size as size_text
 
 #: A measurement comes before an automatic size.
 _TIMEOUT_S = 120.0
+#: What the sentences about a change are made of.
+_CHANGE = {
+    "array": str,
+    "reserved_bytes": int,
+    "reserved_units": int,
+    "previous_units": int,
+    "pending_shrink_units": int,
+}
+_PREVIEW = _CHANGE | {"free_units_before": int, "free_units_after": int, "expanded_units": int}
 
 
 @click.command(epilog="Example: sancredit reserve --port-pair 192.0.2.1,198.51.100.1 --size auto")
@@ -35,11 +45,21 @@ _TIMEOUT_S = 120.0
     "--size", type=AutoSize(), default="auto", show_default=True, help="auto: the recommended size; or bytes."
 )
 @counts_options
+@click.option(
+    "--lease", type=DELAY, help="It lapses after this time, unless it is made again or units are in use."
+)
+@click.option(
+    "--both-ends",
+    is_flag=True,
+    help="Also on the array of the remote port, for the way back; both or neither.",
+)
 @click.option("--dry-run", is_flag=True, help="Only say what would change.")
 @output_option
 @station_option
 def reserve(
     size: int | None,
+    lease: int | None,
+    both_ends: bool,
     dry_run: bool,
     sessions: int | None,
     connections: int | None,
@@ -48,25 +68,35 @@ def reserve(
     **named: Any,
 ) -> None:
     """Reserve buffers for a target. A second reservation for the same target replaces the first."""
-    target = make_target(**named)
+    wanted = make_target(**named)
+    target = wanted.target
     if target.kind is TargetKind.CONNECTION and target.buffer_id is not None:
         raise click.UsageError(
             "a reservation for a connection is given a new ID: use --connection, or update"
         )
-    if dry_run:
-        supposed = body(target, size_bytes=size, sessions=sessions, connections_per_session=connections)
-        _preview(station, output, supposed, target)
+    values = {"size_bytes": size, "sessions": sessions, "connections_per_session": connections}
+    if both_ends:
+        if target.kind is not TargetKind.PORT_PAIR or dry_run:
+            raise click.UsageError("--both-ends is for a port pair alone, and not with --dry-run")
+        _reserve_both_ends(station, output, body(wanted, **values, lease_ns=lease), target)
         return
-    request = body(
-        target,
-        size_bytes=size,
-        sessions=sessions,
-        connections_per_session=connections,
-        request_id=uuid.uuid4().hex,
-    )
+    if dry_run:
+        _preview(station, output, body(wanted, **values), target)
+        return
+    request = body(wanted, **values, lease_ns=lease, request_id=uuid.uuid4().hex)
     with open_station(station, _TIMEOUT_S) as peer:
-        answer = peer.post("/api/v1/reserve", request)
+        answer = checked(peer, peer.post("/api/v1/reserve", request), **_CHANGE)
     show_one(answer, output, _changed("reserved", target, answer))
+    _warn(answer)
+
+
+def _reserve_both_ends(station: str, output: str, request: Mapping[str, Any], target: Target) -> None:
+    mirrored = Target(target.kind, target.remote_port, target.local_port)
+    with open_station(station, _TIMEOUT_S) as peer:
+        answer = checked(peer, peer.post("/api/v1/reserve-both-ends", request), local=dict, remote=dict)
+        local, remote = (checked(peer, answer[end], **_CHANGE) for end in ("local", "remote"))
+    sentence = f"{_changed('reserved', target, local)}\n{_changed('reserved', mirrored, remote)}"
+    show_one(answer, output, sentence)
     _warn(answer)
 
 
@@ -83,14 +113,14 @@ def update(
     size: int | None, if_revision: int | None, dry_run: bool, output: str, station: str, **named: Any
 ) -> None:
     """Bring the reservation of a target to another size: grow from the free list, shrink back to it."""
-    target = make_target(**named)
+    wanted = make_target(**named)
     if dry_run:
-        _preview(station, output, body(target, size_bytes=size), target)
+        _preview(station, output, body(wanted, size_bytes=size), wanted.target)
         return
-    request = body(target, size_bytes=size, expected_revision=if_revision, request_id=uuid.uuid4().hex)
+    request = body(wanted, size_bytes=size, expected_revision=if_revision, request_id=uuid.uuid4().hex)
     with open_station(station, _TIMEOUT_S) as peer:
-        answer = peer.post("/api/v1/update", request)
-    show_one(answer, output, _changed("now reserved", target, answer))
+        answer = checked(peer, peer.post("/api/v1/update", request), **_CHANGE)
+    show_one(answer, output, _changed("now reserved", wanted.target, answer))
     _warn(answer)
 
 
@@ -139,8 +169,8 @@ def preview(
     supposed: dict[str, int] | None, size: int | None, output: str, station: str, **named: Any
 ) -> None:
     """What a reservation would change, on the channel as it is or as it might become. Nothing is changed."""
-    target = make_target(**named)
-    _preview(station, output, body(target, size_bytes=size, **(supposed or {})), target)
+    wanted = make_target(**named)
+    _preview(station, output, body(wanted, size_bytes=size, **(supposed or {})), wanted.target)
 
 
 @click.command(epilog="Example: sancredit release --port-pair 192.0.2.1,198.51.100.1")
@@ -150,10 +180,12 @@ def preview(
 @station_option
 def release(drain: bool, output: str, station: str, **named: Any) -> None:
     """Give the reservation of a target up; its idle units return to the free list."""
-    target = make_target(**named)
+    wanted = make_target(**named)
+    request = body(wanted, drain=drain, request_id=uuid.uuid4().hex)
     with open_station(station) as peer:
-        answer = peer.post("/api/v1/release", body(target, drain=drain, request_id=uuid.uuid4().hex))
-    sentence = f"released {answer['released_units']} units of {target} on array {answer['array']}"
+        answer = peer.post("/api/v1/release", request)
+        checked(peer, answer, array=str, released_units=int, draining_units=int)
+    sentence = f"released {answer['released_units']} units of {wanted.target} on array {answer['array']}"
     if answer["draining_units"]:
         sentence += f"; {answer['draining_units']} more follow as they become free"
     show_one(answer, output, sentence)
@@ -161,7 +193,7 @@ def release(drain: bool, output: str, station: str, **named: Any) -> None:
 
 def _preview(station: str, output: str, request: Mapping[str, Any], target: Target) -> None:
     with open_station(station) as peer:
-        answer = peer.post("/api/v1/preview", request)
+        answer = checked(peer, peer.post("/api/v1/preview", request), **_PREVIEW)
     before, after = answer["previous_units"], answer["reserved_units"]
     sentence = (
         f"would reserve {size_text(answer['reserved_bytes'])} for {target} on array {answer['array']}: "
@@ -192,5 +224,6 @@ def _changed(verb: str, target: Target, answer: Mapping[str, Any]) -> str:
 
 
 def _warn(answer: Mapping[str, Any]) -> None:
-    if (answer.get("advice") or {}).get("stale"):
+    advice = answer.get("advice")
+    if isinstance(advice, dict) and advice.get("stale"):
         say("the size comes from stale values: the last measurement failed or is too long ago")

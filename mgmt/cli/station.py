@@ -31,15 +31,19 @@ def serve(listen: str, state: Path | None, arrays: tuple[str, ...], probes: tupl
     """Run the management station until SIGTERM or Ctrl-C. Prints one line once it is ready."""
     from mgmt.http import Address, parse_address
     from mgmt.http import serve as serve_http
+    from mgmt.http.address import masked
     from mgmt.station.api import make_app
     from mgmt.station.assembly import assemble
+    from mgmt.station.both_ends import Settler
 
     parse_address(listen)
     named = {}
     for text in arrays:
         name, sign, address = text.partition("=")
         if not sign or not name or not name.isprintable() or len(name) > 64 or name in named:
-            raise click.UsageError(f"--array is NAME=ADDRESS with a name of its own, not {text!r:.120}")
+            raise click.UsageError(
+                f"--array is NAME=ADDRESS with a name of its own, not {masked(text)!r:.120}"
+            )
         named[name] = parse_address(address)
     station = assemble(state or _default_state(), named, [parse_address(text) for text in probes])
 
@@ -48,7 +52,8 @@ def serve(listen: str, state: Path | None, arrays: tuple[str, ...], probes: tupl
         sys.stdout.flush()
 
     try:
-        serve_http(make_app(station), listen, ready)
+        with Settler(station):
+            serve_http(make_app(station), listen, ready)
     finally:
         station.close()
     _leave()

@@ -8,7 +8,7 @@ import signal
 import stat
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,11 +16,14 @@ import click
 
 if TYPE_CHECKING:
     from iscsi_target.scsi.stores.store import BackingStore
+    from iscsi_target.scsi.target_device import TargetDevice
     from iscsi_target.server import Portal, Target
     from iscsi_target.session.chap import Chap
 
 DEFAULT_IQN = "iqn.2003-10.example.sancredit:target"
 _LARGEST_SECRET_BYTES = 255
+_SHORT_SECRET_BYTES = 12
+"""96 bits: what a secret has to have at least (RFC 7143 section 9.2.1)."""
 
 
 class _BadValue(click.ClickException):
@@ -58,24 +61,26 @@ def serve(portals: tuple[str, ...], iqn: str, luns: tuple[str, ...], users: tupl
     Prints one line for each portal and LUN once it is ready.
     """
     from iscsi_target.scsi.errors import InvalidConfiguration, StoreError
+    from iscsi_target.server import Target
 
     where = [_portal(text) for text in portals or ("127.0.0.1:3260",)]
     chap = _chap(users)
-    with ExitStack() as stack:
+    try:
+        device = _device(iqn, luns or ("64MiB",))
+    except (InvalidConfiguration, StoreError) as error:
+        raise _BadValue(str(error)) from error
+    with closing(device):
         try:
-            stores = [_store(text) for text in luns or ("64MiB",)]
-            for store in stores:
-                stack.callback(store.close)
-            target = _target(iqn, stores, chap)
-        except (InvalidConfiguration, StoreError, ValueError) as error:
+            target = Target(name=iqn, logical_units=device, chap=chap)
+        except ValueError as error:
             raise _BadValue(str(error)) from error
         import uvloop
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(target, where, len(stores)))
+            runner.run(_serve(target, device, where))
 
 
-async def _serve(target: Target, portals: Sequence[Portal], luns: int) -> None:
+async def _serve(target: Target, device: TargetDevice, portals: Sequence[Portal]) -> None:
     from iscsi_target.server import TargetServer
 
     stop = asyncio.Event()
@@ -85,16 +90,16 @@ async def _serve(target: Target, portals: Sequence[Portal], luns: int) -> None:
     try:
         await server.start()
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise click.ClickException(reason[:1].lower() + reason[1:]) from error
+        reason = (error.strerror or str(error)).lower()
+        raise click.ClickException(f"cannot listen on iscsi://{error.filename}: {reason}") from error
     try:
         for portal in server.portals:
-            host = f"[{portal.host}]" if ":" in portal.host else portal.host
-            for lun in range(luns):
-                sys.stdout.write(f"listening iscsi://{host}:{portal.port}/{target.name}/{lun}\n")
+            for lun in device.units:
+                sys.stdout.write(f"listening iscsi://{portal.spelled()}/{target.name}/{lun}\n")
         sys.stdout.flush()
         await stop.wait()
     finally:
+        device.interrupt()  # a SANITIZE may run for hours, and stopping waits for what runs
         await server.stop()
 
 
@@ -117,16 +122,22 @@ def _store(text: str) -> BackingStore:
     return open_store(text, read_only=read_only)
 
 
-def _target(iqn: str, stores: Sequence[BackingStore], chap: Chap | None) -> Target:
+def _device(iqn: str, luns: Sequence[str]) -> TargetDevice:
+    """The LUNs from 0 on; nothing stays open when one of them cannot be served."""
     from iscsi_target.scsi.logical_unit import LogicalUnit, LogicalUnitConfig, derive_identity
     from iscsi_target.scsi.target_device import TargetDevice
-    from iscsi_target.server import Target
 
-    units = {
-        lun: LogicalUnit(store, derive_identity(iqn, lun), LogicalUnitConfig(read_only=store.read_only))
-        for lun, store in enumerate(stores)
-    }
-    return Target(name=iqn, logical_units=TargetDevice(iqn, units), chap=chap)
+    with ExitStack() as opened:
+        units = {}
+        for lun, text in enumerate(luns):
+            store = _store(text)
+            opened.callback(store.close)
+            units[lun] = LogicalUnit(
+                store, derive_identity(iqn, lun), LogicalUnitConfig(read_only=store.read_only)
+            )
+        device = TargetDevice(iqn, units)
+        opened.pop_all()
+    return device
 
 
 def _chap(users: Sequence[str]) -> Chap | None:
@@ -154,4 +165,10 @@ def _secret(path: Path) -> bytes:
         raise _BadValue(f"cannot read the secret in {path}: {(error.strerror or '').lower()}") from error
     if not 1 <= len(secret) <= _LARGEST_SECRET_BYTES:
         raise _BadValue(f"the secret in {path} has {len(secret)} bytes, not 1 to {_LARGEST_SECRET_BYTES}")
+    if len(secret) < _SHORT_SECRET_BYTES:
+        click.echo(
+            f"warning: the secret in {path} has {len(secret)} bytes: whoever records a login can find it out by trial;"
+            f" use {_SHORT_SECRET_BYTES} random bytes or more (RFC 7143 section 9.2.1)",
+            err=True,
+        )
     return secret

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import time
 import uuid
@@ -41,7 +42,10 @@ class Peer:
         unix = self.address.scheme == "unix"
         self._client = httpx.Client(
             transport=httpx.HTTPTransport(uds=self.address.path if unix else None),
-            base_url="http://localhost" if unix else str(self.address),
+            base_url="http://localhost" if unix else f"{self.address.scheme}://{self.address.host_and_port}",
+            auth=httpx.BasicAuth(self.address.username, self.address.password)
+            if self.address.username or self.address.password
+            else None,
             timeout=httpx.Timeout(timeout_s),
             trust_env=False,
         )
@@ -75,7 +79,9 @@ class Peer:
         try:
             return decode(data).message
         except BadMessage as error:
-            raise PeerUnreachable(self.who, f"its answer is no message of ours: {error}") from error
+            raise PeerUnreachable(
+                self.who, f"its answer is no message of ours: {error}", answered=True
+            ) from error
 
     def get(self, path: str) -> Any:
         """GET ``path``; the JSON value."""
@@ -89,11 +95,11 @@ class Peer:
         try:
             return json.loads(data)
         except (ValueError, RecursionError) as error:
-            raise PeerUnreachable(self.who, "its answer is not JSON") from error
+            raise PeerUnreachable(self.who, "its answer is not JSON", answered=True) from error
 
     def _exchange(self, method: str, path: str, body: bytes | None, timeout_s: float | None = None) -> bytes:
         limit_s = timeout_s or self._timeout_s
-        late = PeerUnreachable(self.who, f"no whole answer in {limit_s:g} s", timed_out=True)
+        late = PeerUnreachable(self.who, f"no whole answer in {limit_s:g} s", timed_out=True, answered=True)
         deadline = time.monotonic() + limit_s
         if self.address.scheme == "unix":
             self._knock()
@@ -106,11 +112,15 @@ class Peer:
                 for chunk in response.iter_bytes():
                     data += chunk
                     if len(data) > ANSWER_LIMIT_BYTES:
-                        raise PeerUnreachable(self.who, "its answer is too long")
+                        raise PeerUnreachable(self.who, "its answer is too long", answered=True)
                     if time.monotonic() > deadline:
                         raise late
+        except httpx.ConnectTimeout as error:
+            raise PeerUnreachable(self.who, f"no connection in {limit_s:g} s", timed_out=True) from error
         except httpx.TimeoutException as error:
             raise late from error
+        except httpx.RemoteProtocolError as error:
+            raise PeerUnreachable(self.who, _no_http(error), answered=True) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise PeerUnreachable(self.who, _cause(error)) from error
         if response.is_success:
@@ -125,6 +135,14 @@ class Peer:
                 knock.connect(self.address.path)
             except OSError as error:
                 raise PeerUnreachable(self.who, _cause(error)) from error
+
+
+def _no_http(error: httpx.RemoteProtocolError) -> str:
+    """What came instead of an answer, where the library says it."""
+    said = re.search(r"bytearray\(b['\"](.{1,60})", str(error))
+    if said:
+        return f"what listens there does not speak HTTP; it sent {said[1].rstrip(chr(39) + chr(34) + ')')!r}"
+    return f"what listens there does not answer HTTP: {str(error).rstrip('.').lower()}"
 
 
 def _cause(error: Exception) -> str:

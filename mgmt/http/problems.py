@@ -48,14 +48,16 @@ class PeerError(Exception):
 class PeerUnreachable(PeerError):
     """No answer: nobody listens, the connection broke, or the time was up (exit code 3).
 
-    ``who`` is the other side's name and address; ``detail`` what happened.
+    ``who`` is the other side's name and address; ``detail`` what happened; ``answered`` says that something is
+    there, though it is not the server that was meant.
     """
 
-    def __init__(self, who: str, detail: str, *, timed_out: bool = False) -> None:
+    def __init__(self, who: str, detail: str, *, timed_out: bool = False, answered: bool = False) -> None:
         super().__init__(f"{who} does not answer: {detail}")
         self.who = who
         self.detail = detail
         self.timed_out = timed_out
+        self.answered = answered
 
 
 class PeerRefused(PeerError):

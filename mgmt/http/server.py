@@ -39,6 +39,8 @@ def listening(address: str | Address) -> Iterator[tuple[socket.socket, Address]]
         raise ListenError(
             f"cannot listen on {wanted}: this server does not speak TLS; use http:// on loopback"
         )
+    if wanted.username or wanted.password:
+        raise ListenError(f"cannot listen on {wanted}: a server's address has no user name and no password")
     if not wanted.is_loopback:
         raise ListenError(f"cannot listen on {wanted}: plain HTTP is for loopback addresses and Unix sockets")
     try:

@@ -8,118 +8,35 @@ answered, and the arrays that did not. Refusals are RFC 9457 problems. The descr
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from credits.errors import Code
-from credits.targets import BUFFER_ID_LIMIT, NAME_LIMIT, PORT_NUMBER_LIMIT, Target, TargetKind
-from mgmt import sizing
 from mgmt.http import exception_handlers, make_problem, message_endpoint
 from mgmt.http.problems import PROBLEM_TYPE, problem
 from mgmt.messages import BadMessage, ChannelChangeNotify, Envelope, Message, to_plain
-from mgmt.station import channels, copies, reservations, sizes
+from mgmt.station import both_ends, channels, copies, reservations, sizes
 from mgmt.station.arrays import Gathered
-from mgmt.station.context import Station, canonical
+from mgmt.station.bodies import (
+    BothEndsBody,
+    CopyBody,
+    MeasureBody,
+    PairBody,
+    PreviewBody,
+    RecommendBody,
+    ReleaseBody,
+    RequestId,
+    ReserveBody,
+    TargetOnlyBody,
+    UpdateBody,
+)
+from mgmt.station.context import Station
 from mgmt.station.store import StationStoreError
-
-Text = Annotated[str, StringConstraints(min_length=1, max_length=NAME_LIMIT)]
-Count = Annotated[int, Field(ge=1, le=channels.COUNT_LIMIT)]
-Size = Annotated[int, Field(ge=1, lt=2**63)]
-RequestId = Annotated[str, StringConstraints(min_length=1, max_length=128)]
-
-
-class _Body(BaseModel):
-    """Strict JSON: no unknown fields, no numbers as texts."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class TargetBody(_Body):
-    """A reservation target; which fields belong to which kind: :mod:`credits.targets`."""
-
-    kind: Annotated[TargetKind, Field(strict=False)]
-    local_port: Text | None = None
-    remote_port: Text | None = None
-    remote_port_number: Annotated[int, Field(ge=0, le=PORT_NUMBER_LIMIT)] | None = None
-    buffer_id: Annotated[int, Field(ge=0, le=BUFFER_ID_LIMIT)] | None = None
-    name: Text | None = None
-
-    def target(self) -> Target:
-        """The target, checked, its addresses in their usual spelling."""
-        return canonical(Target(**self.model_dump()))
-
-
-class TargetOnlyBody(_Body):
-    """A target and nothing else."""
-
-    target: TargetBody
-
-
-class PairBody(TargetOnlyBody):
-    """Step 801, screens 601 and 1401."""
-
-    sessions: Count | None = None
-    connections_per_session: Count | None = None
-
-
-class MeasureBody(_Body):
-    """Steps 802-804 for one pair."""
-
-    local_port: Text
-    remote_port: Text
-
-
-class RecommendBody(PairBody):
-    """Step 808, screen 701."""
-
-    remeasure: bool = False
-    policy: Text = sizing.DOCUMENT
-
-
-class ReserveBody(PairBody):
-    """Steps 809-812; without ``size_bytes`` the size is the recommended one (AUTO 704)."""
-
-    size_bytes: Size | None = None
-    request_id: RequestId | None = None
-
-
-class UpdateBody(_Body):
-    """Steps 1206-1208; without ``size_bytes`` the size is the recommended one."""
-
-    target: TargetBody
-    size_bytes: Size | None = None
-    expected_revision: int | None = None
-    request_id: RequestId | None = None
-
-
-class PreviewBody(PairBody):
-    """A reservation that is not made; the values given stand in for those of table 108."""
-
-    size_bytes: Size | None = None
-    bandwidth_bps: Annotated[int, Field(ge=1, le=10**15)] | None = None
-    rtt_ns: Annotated[int, Field(ge=1, le=10**12)] | None = None
-
-
-class ReleaseBody(_Body):
-    """Giving a reservation up; BUSY while units are in use unless ``drain``."""
-
-    target: TargetBody
-    drain: bool = False
-    request_id: RequestId | None = None
-
-
-class CopyBody(PairBody):
-    """Step 813."""
-
-    volume: Text
-    remote_volume: Text | None = None
-    copy_id: RequestId | None = None
 
 
 def make_app(station: Station) -> FastAPI:
@@ -204,7 +121,7 @@ def _add_verbs(app: FastAPI, station: Station) -> None:
         """Step 801: put a pair into table 108."""
         channel = channels.register(
             station,
-            body.target.target(),
+            body.row_target(),
             sessions=body.sessions,
             connections_per_session=body.connections_per_session,
         )
@@ -213,7 +130,7 @@ def _add_verbs(app: FastAPI, station: Station) -> None:
     @app.post("/api/v1/pairs/remove")
     def unregister(body: TargetOnlyBody) -> dict[str, Any]:
         """Take a pair out of table 108; refused while anything is reserved for it."""
-        return channels.row(station, channels.unregister(station, body.target.target()))
+        return channels.row(station, channels.unregister(station, body.row_target()))
 
     @app.post("/api/v1/channels/measure")
     def measure(body: MeasureBody) -> dict[str, Any]:
@@ -227,6 +144,7 @@ def _add_verbs(app: FastAPI, station: Station) -> None:
         advice = sizes.advise(
             station,
             body.target.target(),
+            via=body.pair,
             sessions=body.sessions,
             connections_per_session=body.connections_per_session,
             remeasure=body.remeasure,
@@ -240,12 +158,30 @@ def _add_verbs(app: FastAPI, station: Station) -> None:
         done = reservations.reserve(
             station,
             body.target.target(),
+            via=body.pair,
             size_bytes=body.size_bytes,
             sessions=body.sessions,
             connections_per_session=body.connections_per_session,
+            lease_ns=body.lease_ns,
             request_id=body.request_id,
         )
         return _change(done)
+
+    @app.post("/api/v1/reserve-both-ends")
+    def reserve_both_ends(body: BothEndsBody) -> dict[str, Any]:
+        """Reserve on both arrays of a port pair, or on neither."""
+        done = both_ends.reserve_both_ends(
+            station,
+            body.row_target(),
+            size_bytes=body.size_bytes,
+            sessions=body.sessions,
+            connections_per_session=body.connections_per_session,
+            lease_ns=body.lease_ns,
+        )
+        plain: dict[str, Any] = {"local": _change(done.local), "remote": _change(done.remote)}
+        if done.advice is not None:
+            plain["advice"] = sizes.rows(done.advice)[0]
+        return plain
 
     @app.post("/api/v1/update")
     def update(body: UpdateBody) -> dict[str, Any]:
@@ -253,6 +189,7 @@ def _add_verbs(app: FastAPI, station: Station) -> None:
         done = reservations.update(
             station,
             body.target.target(),
+            via=body.pair,
             size_bytes=body.size_bytes,
             expected_revision=body.expected_revision,
             request_id=body.request_id,
@@ -265,6 +202,7 @@ def _add_verbs(app: FastAPI, station: Station) -> None:
         found = reservations.preview(
             station,
             body.target.target(),
+            via=body.pair,
             size_bytes=body.size_bytes,
             bandwidth_bps=body.bandwidth_bps,
             rtt_ns=body.rtt_ns,
@@ -277,7 +215,7 @@ def _add_verbs(app: FastAPI, station: Station) -> None:
     def release(body: ReleaseBody) -> dict[str, Any]:
         """Give a reservation up."""
         array, answer = reservations.release(
-            station, body.target.target(), drain=body.drain, request_id=body.request_id
+            station, body.target.target(), via=body.pair, drain=body.drain, request_id=body.request_id
         )
         return {"array": array} | _plain(answer)
 
@@ -290,7 +228,12 @@ def _add_copies(app: FastAPI, station: Station) -> None:
             station,
             body.target.target(),
             body.volume,
+            via=body.pair,
             remote_volume=body.remote_volume,
+            application_name=body.application,
+            volume_groups=None
+            if body.volume_groups is None
+            else (body.volume_groups[0], body.volume_groups[1]),
             sessions=body.sessions,
             connections_per_session=body.connections_per_session,
             copy_id=body.copy_id,

@@ -17,6 +17,7 @@ T = TypeVar("T")
 _WORKERS = 32
 #: Rows taken over from one array for one table.
 _ROW_LIMIT = 100_000
+_NOT_OURS = "its answer is not what was asked for: is it an array of this version?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,21 @@ class Site:
         raise InvalidRequest(
             Code.INVALID_TARGET, f"array {self.array} has no volume {name!r}; its volumes: {known}"
         )
+
+    @property
+    def iscsi_port(self) -> int:
+        """The TCP port of the array's iSCSI target. Raises :class:`PeerUnreachable` where it says none."""
+        return self._whole(self.port, "iscsi_port", "port")
+
+    def lun(self, volume: Mapping[str, Any]) -> int:
+        """The LUN of a volume of this array. Raises :class:`PeerUnreachable` where it says none."""
+        return self._whole(volume, "lun", "volume")
+
+    def _whole(self, row: Mapping[str, Any], name: str, of: str) -> int:
+        value = row.get(name)
+        if type(value) is not int:
+            raise PeerUnreachable(self.peer.who, f"its {of} has no {name}: is it an array of this version?")
+        return value
 
 
 class Arrays:
@@ -102,6 +118,8 @@ class Arrays:
             row: dict[str, Any] = {"array": name, "address": str(self._peers[name].address)}
             if isinstance(info, PeerRefused | PeerUnreachable):
                 row |= {"state": "down", "ports": [], "volumes": [], "detail": info.detail}
+            elif not isinstance(info, dict):
+                row |= {"state": "down", "ports": [], "volumes": [], "detail": _NOT_OURS}
             else:
                 ports = [str(port.get("address")) for port in _dicts(info.get("ports"))]
                 row |= {"state": "up", "ports": ports, "volumes": _dicts(info.get("volumes")), "detail": ""}
@@ -145,8 +163,10 @@ class Arrays:
             if isinstance(answer, PeerRefused | PeerUnreachable):
                 detail = answer.detail or str(answer)
                 down.append(Down(name, str(self._peers[name].address), detail))
+            elif not isinstance(found := rows_of(answer), list):
+                down.append(Down(name, str(self._peers[name].address), _NOT_OURS))
             else:
-                rows += [{"array": name} | row | {"array": name} for row in _dicts(rows_of(answer))]
+                rows += [{"array": name} | row | {"array": name} for row in _dicts(found)]
         return Gathered(rows, down)
 
 

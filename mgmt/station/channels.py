@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from credits.errors import Code, InvalidRequest, Refused
-from credits.targets import Target, TargetKind
+from credits.targets import Target, TargetKind, port_pair
 from mgmt.http import PeerRefused, PeerUnreachable, ProblemError
 from mgmt.messages import ChannelChangeNotify, ChannelInfoGetRequest, ChannelInfoGetResponse
 from mgmt.station.context import Station, canonical_port
@@ -15,6 +15,8 @@ from mgmt.station.store import Channel
 
 #: Most concurrent sessions of a pair, and most connections of a session (section F of the specification).
 COUNT_LIMIT = 65535
+#: A local and a remote port: the channel that a target without ports of its own goes over.
+Pair = tuple[str, str]
 _RATE_LIMIT_BPS = 10**15
 _RTT_LIMIT_NS = 10**12
 
@@ -98,6 +100,26 @@ def not_registered(local_port: str, remote_port: str) -> ProblemError:
         status=404,
         title="Not in table 108",
     )
+
+
+def over(target: Target, via: Pair | None) -> Target:
+    """The target in whose row of table 108 the channel of ``target`` is: itself, or the pair ``via`` that it goes over.
+
+    The open kinds (paragraph 102) name no ports, and a connection may be named by its buffer ID alone. Raises
+    :class:`InvalidRequest` where ``via`` is another pair than the target's own.
+    """
+    if via is None:
+        return target
+    local_port, remote_port = canonical_port(via[0]), canonical_port(via[1])
+    if target.local_port is None:
+        if target.kind is TargetKind.CONNECTION:
+            return replace(target, local_port=local_port, remote_port=remote_port)
+        return port_pair(local_port, remote_port)
+    if (target.local_port, target.remote_port) != (local_port, remote_port):
+        raise InvalidRequest(
+            Code.INVALID_TARGET, f"{target} does not go over the port pair {local_port},{remote_port}"
+        )
+    return target
 
 
 def pair_of(target: Target) -> tuple[str, str]:

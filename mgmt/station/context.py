@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from ipaddress import ip_address
 
@@ -11,6 +13,27 @@ from credits.targets import Target, check_target
 from mgmt.http import Peer
 from mgmt.station.arrays import Arrays
 from mgmt.station.store import Store
+
+
+class Attempts:
+    """The attempts that this process is working on, so that nobody settles one while it is still being made."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._under_way: set[str] = set()
+
+    @contextmanager
+    def work_on(self, attempt: str) -> Iterator[bool]:
+        """Whether the attempt is the caller's alone inside the block."""
+        with self._lock:
+            mine = attempt not in self._under_way
+            self._under_way.add(attempt)
+        try:
+            yield mine
+        finally:
+            if mine:
+                with self._lock:
+                    self._under_way.discard(attempt)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +50,7 @@ class Station:
     utc_now: Callable[[], datetime]
     fresh_s: float = 600.0
     stale_after_s: float = 24 * 3600.0
+    attempts: Attempts = field(default_factory=Attempts)
 
     def close(self) -> None:
         """Close the connections and the store."""

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from credits.errors import Code, InvalidRequest, Refused
-from credits.targets import Target
+from credits.targets import Target, TargetKind, application, check_target, volume_group_pair, volume_pair
 from mgmt.http import PeerRefused, PeerUnreachable, ProblemError
 from mgmt.messages import (
     CopyStartRequest,
@@ -20,13 +20,15 @@ from mgmt.messages import (
     VolumeDigest,
     VolumeDigestRequest,
 )
-from mgmt.station.channels import counts, pair_of, register
+from mgmt.station.channels import Pair, counts, over, pair_of, register
 from mgmt.station.context import Station
 from mgmt.station.reservations import with_pair
 from mgmt.station.store import CopyRecord
 
 #: Connections of one copy: sessions x connections per session. Each is one M7 under way.
 CONNECTION_LIMIT = 256
+#: The name by which remote copy claims a reservation for an application, unless told another (paragraph 102).
+APPLICATION = "remote-copy"
 #: An M7 is answered when its connection has logged in and its units are allocated.
 START_TIMEOUT_S = 30.0
 #: Both disks are read whole.
@@ -47,20 +49,28 @@ def start(
     target: Target,
     volume: str,
     *,
+    via: Pair | None = None,
     remote_volume: str | None = None,
+    application_name: str = APPLICATION,
+    volume_groups: Pair | None = None,
     sessions: int | None = None,
     connections_per_session: int | None = None,
     copy_id: str | None = None,
 ) -> Started:
     """Step 813: M7 for every connection of every session, all at once; step 814 is the array's.
 
-    ``target`` names the port pair (with port number or buffer ID where the reservation has one). The remote end is the
+    ``target`` names the port pair (with port number or buffer ID where the reservation has one), or an open kind with
+    the pair in ``via``. Besides it the copy claims every open kind that it matches: its volumes, the groups they are
+    in where ``volume_groups`` names them, and the application; the most specific that is reserved serves it (GAP-24,
+    paragraph 102). The remote end is the
     iSCSI target at the remote port; the remote volume has the name of the local one unless ``remote_volume`` says
     another. Raises the first refusal when no connection came up; some refused and some up is an answer (GAP-9).
     """
     target = with_pair(station, target)
-    local_port, _ = pair_of(target)
-    channel = register(station, target, sessions=sessions, connections_per_session=connections_per_session)
+    claims = _claims(target, (volume, remote_volume or volume), application_name, volume_groups)
+    route = over(target, via)
+    local_port, _ = pair_of(route)
+    channel = register(station, route, sessions=sessions, connections_per_session=connections_per_session)
     sessions, connections_per_session = _counts(channel, target, sessions, connections_per_session)
     local = station.arrays.with_port(local_port)
     remote = station.arrays.with_port(channel.remote_port)
@@ -86,14 +96,15 @@ def start(
             target=target,
             volume=volume,
             remote_host=str(remote.port.get("address")),
-            remote_port_number=int(remote.port.get("iscsi_port") or 0),
+            remote_port_number=remote.iscsi_port,
             remote_iqn=str(remote.port.get("iqn")),
-            remote_lun=int(far.get("lun") or 0),
+            remote_lun=remote.lun(far),
             sessions=sessions,
             connections_per_session=connections_per_session,
             session=session,
             connection=connection,
             buffer_id=target.buffer_id,
+            claims=claims,
         )
         for session in range(sessions)
         for connection in range(connections_per_session)
@@ -116,6 +127,19 @@ def start(
             station.store.remove_copy(record.copy_id)  # it is certain that nothing runs
         raise refusals[0]
     return Started(copy_id=record.copy_id, connections=up, refusals=refusals)
+
+
+def _claims(target: Target, volumes: Pair, name: str, groups: Pair | None) -> tuple[Target, ...]:
+    """The open kinds that a copy of ``volumes`` matches; an open ``target`` is the one of its kind."""
+    pair = volume_pair(*volumes)
+    if target.kind is TargetKind.VOLUME_PAIR and target != pair:
+        raise InvalidRequest(Code.INVALID_TARGET, f"this is a copy of {pair}, not of {target}")
+    matched = [pair, application(name)]
+    if groups is not None:
+        matched.append(volume_group_pair(*groups))
+    for claim in matched:
+        check_target(claim)
+    return tuple(claim for claim in matched if claim.kind is not target.kind)
 
 
 def _counts(channel: Any, target: Target, sessions: int | None, connections: int | None) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from mgmt.messages import (
     ReservedBufferUpdateRequest,
     ReservedBufferUpdateResponse,
 )
+from mgmt.station.channels import Pair, over
 from mgmt.station.context import Station
 from mgmt.station.sizes import Advice, advise, suppose
 
@@ -56,28 +57,42 @@ def reserve(
     station: Station,
     target: Target,
     *,
+    via: Pair | None = None,
     size_bytes: int | None = None,
     sessions: int | None = None,
     connections_per_session: int | None = None,
+    lease_ns: int | None = None,
     request_id: str | None = None,
 ) -> Reserved:
     """Steps 809-812: reserve ``size_bytes``, or the recommended size where it is ``None`` (AUTO, 704).
 
     The array itself compares with what is free and still expandable (1002, 1003), in one critical section; its
-    refusal carries the numbers (GAP-6). A pair that was not in table 108 is registered (801).
+    refusal carries the numbers (GAP-6). A pair that was not in table 108 is registered (801). A target of the open
+    kinds is reserved on the array whose port ``via`` begins with. With ``lease_ns`` the reservation lapses unless it is
+    made again in time (GAP-10).
     """
     advice = None
     if size_bytes is None:
         advice = advise(
             station,
             target,
+            via=via,
             sessions=sessions,
             connections_per_session=connections_per_session,
         )
         size_bytes = advice.recommendation.bytes
     check_size(size_bytes)
-    array, peer = holder(station, target)
-    answer = peer.send(BufferReserveRequest(target=target, requested_bytes=size_bytes), request_id)
+    try:
+        array, peer = holder(station, target, via)
+    except InvalidRequest as error:
+        if error.code is not Code.NOT_RESERVED:
+            raise
+        raise InvalidRequest(
+            Code.INVALID_TARGET,
+            f"{error} yet: to make the first, name the port pair that it goes over (--port-pair A,B)",
+        ) from error
+    request = BufferReserveRequest(target=target, requested_bytes=size_bytes, lease_ns=lease_ns)
+    answer = peer.send(request, request_id)
     if not isinstance(answer, BufferReserveResponse):
         raise PeerUnreachable(peer.who, "its answer is no reservation")
     return Reserved(array=array, requested_bytes=size_bytes, answer=answer, advice=advice)
@@ -87,6 +102,7 @@ def update(
     station: Station,
     target: Target,
     *,
+    via: Pair | None = None,
     size_bytes: int | None = None,
     expected_revision: int | None = None,
     request_id: str | None = None,
@@ -94,10 +110,10 @@ def update(
     """Steps 1202-1208: bring the reservation of ``target`` to ``size_bytes``, or to the recommended size."""
     advice = None
     if size_bytes is None:
-        advice = advise(station, target)
+        advice = advise(station, target, via=via)
         size_bytes = advice.recommendation.bytes
     check_size(size_bytes)
-    array, peer = holder(station, target)
+    array, peer = holder(station, target, via)
     request = ReservedBufferUpdateRequest(
         target=target, recommended_bytes=size_bytes, expected_revision=expected_revision
     )
@@ -111,6 +127,7 @@ def preview(
     station: Station,
     target: Target,
     *,
+    via: Pair | None = None,
     size_bytes: int | None = None,
     bandwidth_bps: int | None = None,
     rtt_ns: int | None = None,
@@ -127,6 +144,7 @@ def preview(
         advice = suppose(
             station,
             with_pair(station, target),
+            via=via,
             bandwidth_bps=bandwidth_bps,
             rtt_ns=rtt_ns,
             sessions=sessions,
@@ -134,7 +152,7 @@ def preview(
         )
         size_bytes = advice.recommendation.bytes
     check_size(size_bytes)
-    array, peer = holder(station, target)
+    array, peer = holder(station, target, via)
     answer = peer.send(ReservationPreviewRequest(target=target, requested_bytes=size_bytes))
     if not isinstance(answer, ReservationPreview):
         raise PeerUnreachable(peer.who, "its answer is no preview")
@@ -142,10 +160,15 @@ def preview(
 
 
 def release(
-    station: Station, target: Target, *, drain: bool = False, request_id: str | None = None
+    station: Station,
+    target: Target,
+    *,
+    via: Pair | None = None,
+    drain: bool = False,
+    request_id: str | None = None,
 ) -> tuple[str, ReservationReleaseResponse]:
     """Give the reservation of ``target`` up; the array's name and its answer (GAP-4)."""
-    array, peer = holder(station, target)
+    array, peer = holder(station, target, via)
     answer = peer.send(ReservationReleaseRequest(target=target, drain=drain), request_id)
     if not isinstance(answer, ReservationReleaseResponse):
         raise PeerUnreachable(peer.who, "its answer is no release")
@@ -158,13 +181,14 @@ def check_size(size_bytes: int) -> None:
         raise InvalidRequest(Code.INVALID_SIZE, f"a size is a positive number of bytes, not {size_bytes}")
 
 
-def holder(station: Station, target: Target) -> tuple[str, Peer]:
-    """The array that serves ``target``: by its local port, or by who has reserved for it already.
+def holder(station: Station, target: Target, via: Pair | None = None) -> tuple[str, Peer]:
+    """The array that serves ``target``: by its local port, or that of ``via``, or by who has reserved for it already.
 
     A buffer ID alone, and the open kinds, are looked up in the arrays' tables 101 and 1500.
     """
-    if target.local_port is not None:
-        site = station.arrays.with_port(target.local_port)
+    local_port = over(target, via).local_port
+    if local_port is not None:
+        site = station.arrays.with_port(local_port)
         return site.array, site.peer
     if target.kind is TargetKind.CONNECTION:
         gathered = station.arrays.gather("/v1/buffer-ids")
@@ -177,7 +201,8 @@ def holder(station: Station, target: Target) -> tuple[str, Peer]:
         return names[0], station.arrays[names[0]]
     if len(names) > 1:
         raise InvalidRequest(
-            Code.INVALID_TARGET, f"{target} is on several arrays ({', '.join(names)}): name its port pair too"
+            Code.INVALID_TARGET,
+            f"{target} is on several arrays ({', '.join(names)}): name its port pair too (--port-pair A,B)",
         )
     if gathered.down:
         down = gathered.down[0]

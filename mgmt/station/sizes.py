@@ -12,7 +12,7 @@ from mgmt import sizing
 from mgmt.http import PeerRefused, PeerUnreachable, ProblemError
 from mgmt.messages import InterfaceInfoGetRequest, InterfaceInfoGetResponse, to_plain
 from mgmt.station.arrays import Gathered, Site
-from mgmt.station.channels import counts, is_stale, measure, pair_of, register, row_key
+from mgmt.station.channels import Pair, counts, is_stale, measure, over, pair_of, register, row_key
 from mgmt.station.context import Station
 from mgmt.station.store import Channel
 
@@ -50,6 +50,7 @@ def advise(
     station: Station,
     target: Target,
     *,
+    via: Pair | None = None,
     sessions: int | None = None,
     connections_per_session: int | None = None,
     remeasure: bool = False,
@@ -58,9 +59,14 @@ def advise(
     """Steps 801-808: register, measure where needed, ask what is available, compute.
 
     A measurement is made unless the row's values are fresh, or always with ``remeasure``; when it fails, values younger
-    than the limit serve, marked stale (GAP-11).
+    than the limit serve, marked stale (GAP-11). A target of the open kinds is sized for the channel ``via``.
     """
-    channel = register(station, target, sessions=sessions, connections_per_session=connections_per_session)
+    channel = register(
+        station,
+        over(target, via),
+        sessions=sessions,
+        connections_per_session=connections_per_session,
+    )
     site = station.arrays.with_port(channel.local_port)
     channel = _fresh(station, channel, remeasure)
     return _advice(station, target, channel, available(site, target), policy)
@@ -95,6 +101,7 @@ def suppose(
     station: Station,
     target: Target,
     *,
+    via: Pair | None = None,
     bandwidth_bps: int | None = None,
     rtt_ns: int | None = None,
     sessions: int | None = None,
@@ -104,7 +111,7 @@ def suppose(
 
     Nothing is registered and nothing is measured. Raises :class:`ProblemError` when a value is neither given nor known.
     """
-    local_port, remote_port = pair_of(target)
+    local_port, remote_port = pair_of(over(target, via))
     known = station.store.channel(local_port, remote_port, target.remote_port_number)
     row = known or Channel(
         local_port=local_port, remote_port=remote_port, sessions=1, connections_per_session=1
@@ -194,11 +201,17 @@ def pairs(station: Station) -> Gathered:
                 "sessions": channel.sessions,
                 "connections_per_session": channel.connections_per_session,
                 "recommended_bytes": _recommended_bytes(channel),
-                "reserved_bytes": sum(int(held.get("reserved_bytes") or 0) for held in found),
+                "reserved_bytes": sum(_bytes(held) for held in found),
                 "stale": is_stale(station, channel),
             }
         )
     return Gathered(rows, reservations.down)
+
+
+def _bytes(held: dict[str, Any]) -> int:
+    """The size of a reservation in a row that an array sent; 0 where it says none."""
+    value = held.get("reserved_bytes")
+    return value if type(value) is int else 0
 
 
 def _recommended_bytes(channel: Channel) -> int | None:

@@ -1,4 +1,4 @@
-"""What the station keeps on disk 224: channel table 108 and the copies it has started.
+"""What the station keeps on disk 224: channel table 108, the copies it has started, and attempts not yet finished.
 
 SQLAlchemy Core over SQLite in the state directory (mode 0700), or another database by URL. What a function here has
 returned from is durable. One station at a time uses a state directory; a newer format is refused.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -80,6 +80,17 @@ _COPIES = Table(
     Column("remote_port", String(255), nullable=False),
     Column("started_at", String(40), nullable=False),
 )
+_ENDS = Table(
+    "open_ends",
+    _METADATA,
+    Column("attempt", String(64), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("array", String(255), nullable=False),
+    Column("hold", String(255), nullable=False),
+    Column("local_port", String(255), nullable=False),
+    Column("remote_port", String(255), nullable=False),
+    Column("previous_bytes", BigInteger, nullable=False),
+)
 
 
 class StationStoreError(Exception):
@@ -123,6 +134,22 @@ class CopyRecord:
     local_port: str
     remote_port: str
     started_at: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenEnd:
+    """One end of a pair that is being reserved at both (GAP-26): what it takes to bring it back.
+
+    ``hold`` is its hold, ``previous_bytes`` what was asked for there before, 0 without a reservation.
+    """
+
+    attempt: str
+    number: int
+    array: str
+    hold: str
+    local_port: str
+    remote_port: str
+    previous_bytes: int
 
 
 class Store:
@@ -214,6 +241,24 @@ class Store:
         """Forget a copy."""
         with self._transaction() as connection:
             connection.execute(delete(_COPIES).where(_COPIES.c.copy_id == copy_id))
+
+    def open_ends(self) -> list[OpenEnd]:
+        """The ends of attempts that are not known to be finished."""
+        with self._transaction() as connection:
+            rows = connection.execute(select(_ENDS).order_by(_ENDS.c.attempt, _ENDS.c.number)).mappings()
+            return [OpenEnd(**dict(row)) for row in rows]
+
+    def put_ends(self, ends: Sequence[OpenEnd]) -> None:
+        """Write the ends of an attempt down, all or none."""
+        with self._transaction() as connection:
+            connection.execute(insert(_ENDS), [asdict(end) for end in ends])
+
+    def remove_ends(self, ends: Sequence[OpenEnd]) -> None:
+        """These ends are finished; all or none."""
+        with self._transaction() as connection:
+            for end in ends:
+                where = and_(_ENDS.c.attempt == end.attempt, _ENDS.c.number == end.number)
+                connection.execute(delete(_ENDS).where(where))
 
     def _check_room(self, connection: Connection) -> None:
         rows = connection.execute(select(func.count()).select_from(_CHANNELS)).scalar_one()

@@ -140,6 +140,8 @@ def test_the_tables_have_the_shapes_that_others_rely_on() -> None:
         "in_use_units": 10,
         "draining_units": 0,
         "expandable_units": 0,
+        "held_units": 0,
+        "degraded_units": 0,
         "revision": pool["revision"],
     }
     target = {"kind": "port_pair", "local_port": "211.19.1.20", "remote_port": "133.185.12.20"}

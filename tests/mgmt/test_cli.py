@@ -16,6 +16,10 @@ from typing import Any
 
 import click
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 
 from mgmt.cli import failures
 from mgmt.cli.commands import COMMANDS, Entry
@@ -217,7 +221,14 @@ BAD = {
     "reserve --connection": "--port-pair",
     "reserve --connection --buffer-id 1": "one of them",
     "reserve --buffer-id 1 --size 1MiB": "use --connection",
-    "reserve --application x --port-pair a,b": "one target",
+    "reserve --application x --port-pair a,b --connection": "one target",
+    "reserve --application x --port-pair a,b --remote-port 25": "one target",
+    "reserve --application x --port-pair a": "two names and a comma",
+    "reserve --application x --both-ends": "for a port pair alone",
+    "reserve --port-pair a,b --remote-port 25 --both-ends": "for a port pair alone",
+    "reserve --port-pair a,b --both-ends --dry-run": "not with --dry-run",
+    "reserve --port-pair a,b --lease soon": "soon",
+    "reserve --port-pair a,b --lease 0s": "more than 0",
     "reserve --application x --volume-pair a,b": "one target",
     "preview --port-pair a,b --if rtt": "name=value",
     "preview --port-pair a,b --if colour=red": "bandwidth, rtt, sessions, connections",
@@ -226,6 +237,8 @@ BAD = {
     "release": "name a target",
     "update --port-pair a,b --if-revision x": "not a valid integer",
     "copy start --port-pair a,b": "--volume",
+    "copy start --volume v": "name a target",
+    "copy start --port-pair a,b --volume v --volume-group-pair g": "two names and a comma",
     "copy verify": "COPY_ID",
     "measure": "--port-pair",
     "station serve --array M": "NAME=ADDRESS",
@@ -343,6 +356,43 @@ def test_something_that_is_no_station_is_said_to_be_none(
 ) -> None:
     assert main(["get", "pools", "--station", place.address("M")]) == 1
     assert "is it a sancredit station" in one_line(capsys.readouterr().err)
+
+
+EVERY_REQUEST = [
+    "register --port-pair a,b",
+    "unregister --port-pair a,b",
+    "recommend --port-pair a,b --explain",
+    "reserve --port-pair a,b",
+    "reserve --port-pair a,b --both-ends",
+    "reserve --port-pair a,b --dry-run",
+    "update --port-pair a,b",
+    "release --port-pair a,b",
+    "preview --port-pair a,b",
+    "copy start --port-pair a,b --volume v",
+    "copy status c",
+    "copy stop c",
+    "copy verify c",
+]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [{}, [], None, 7, {"items": [{}]}, {"array": 1, "local": {}, "remote": {}, "local_port": None}],
+    ids=str,
+)
+def test_an_answer_without_what_was_asked_for_gets_one_line_and_exit_code_3(
+    answer: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def anything(_request: Request) -> JSONResponse:
+        return JSONResponse(answer)
+
+    app = Starlette(routes=[Route("/{path:path}", anything, methods=["GET", "POST"])])
+    with ServerThread(app, f"unix:{tmp_path}/other.sock") as server:
+        for words in EVERY_REQUEST:
+            code = main([*words.split(), "--station", str(server.address)])
+            told = capsys.readouterr()
+            assert "is it a sancredit station" in one_line(told.err), words
+            assert (code, told.out) == (3, ""), words
 
 
 def test_a_shortage_is_warned_of_and_stops_nothing(place: Site, capsys: pytest.CaptureFixture[str]) -> None:

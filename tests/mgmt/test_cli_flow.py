@@ -209,3 +209,39 @@ def test_a_preview_says_what_the_reservation_then_does_and_changes_nothing(desk:
         UNITS - 1,
     )
     assert desk.master_pool()["free_units"] == UNITS - 92
+
+
+def test_an_application_is_reserved_for_and_copied_by_and_released_by_its_name(desk: Desk) -> None:
+    """Paragraph 102."""
+    first = desk.type("reserve --application backup --size 256KiB")
+    assert first.code == 2 and "--port-pair A,B" in first.err and first.err.count("\n") == 1
+    made = desk.type(f"reserve --application backup --port-pair {PAIR} --size 256KiB -o json").json
+    assert (made["array"], made["reserved_units"]) == ("M", 16)
+    assert "application backup" in desk.type("get reservations").out
+    grown = desk.type("update --application backup --size 512KiB -o json").json
+    assert (grown["previous_units"], grown["reserved_units"]) == (16, 32)
+    words = f"copy start --port-pair {PAIR} --volume vol0 --application backup --wait -o json"
+    done = desk.type(words)
+    assert (done.code, done.json["state"], done.json["reserved_bytes"]) == (0, "done", 512 * 1024)
+    assert desk.disk.read_bytes() == desk.image
+    assert desk.type("release --application backup").out.startswith("released 32 units of application backup")
+    assert desk.master_pool()["free_units"] == UNITS
+
+
+def test_both_ends_are_reserved_by_one_command_and_lapse_with_their_lease(desk: Desk) -> None:
+    words = f"reserve --port-pair {PAIR} --both-ends --size 1MiB --lease 3s"
+    told = desk.type(words)
+    assert (told.code, told.err) == (0, "")
+    assert told.out.splitlines() == [
+        f"reserved 1MiB (64 units) for port pair {LOCAL}->{REMOTE} on array M",
+        f"reserved 1MiB (64 units) for port pair {REMOTE}->{LOCAL} on array R",
+    ]
+    rows = desk.type("get reservations -o json").json
+    assert [(row["array"], row["target"]["local_port"]) for row in rows] == [("M", LOCAL), ("R", REMOTE)]
+    while desk.type("get reservations -o json").json:
+        pass
+    assert desk.master_pool()["free_units"] == UNITS
+    assert desk.type(f"reserve --port-pair {REMOTE},{LOCAL} --size 3MiB").code == 0
+    refused = desk.type(f"reserve --port-pair {PAIR} --both-ends --size 5MiB")
+    assert refused.code == 1 and "nothing has changed at either end" in refused.err
+    assert desk.master_pool()["free_units"] == UNITS

@@ -85,6 +85,11 @@ def test_a_policy_may_be_named_or_all_of_them(client: httpx.Client) -> None:
         ("pairs", {"target": TARGET, "sessions": 0}, "sessions"),
         ("pairs", {"target": TARGET, "connections_per_session": 65536}, "connections_per_session"),
         ("copies", {"target": TARGET}, "volume"),
+        ("copies", {"target": TARGET, "volume": "v", "volume_groups": ["g"]}, "volume_groups"),
+        ("copies", {"target": TARGET, "volume": "v", "application": ""}, "application"),
+        ("reserve", {"target": TARGET, "via": {"local_port": LOCAL}}, "via.remote_port"),
+        ("reserve", {"target": TARGET, "lease_ns": 0}, "lease_ns"),
+        ("reserve-both-ends", {"target": TARGET, "request_id": "r"}, "request_id"),
         ("release", {"target": TARGET, "drain": "yes"}, "drain"),
         ("channels/measure", {"local_port": LOCAL}, "remote_port"),
     ],
@@ -111,6 +116,18 @@ def test_a_body_that_is_not_as_described_is_refused_by_its_field(
 def test_a_target_without_what_its_kind_has_is_refused(client: httpx.Client, target: dict[str, Any]) -> None:
     body = refused(client.post("/api/v1/reserve", json={"target": target, "size_bytes": 1}), 422)
     assert body["code"] == "INVALID_TARGET"
+
+
+def test_an_open_kind_names_the_pair_it_goes_over_beside_it(client: httpx.Client, place: Site) -> None:
+    target = {"kind": "application", "name": "remote-copy"}
+    body: dict[str, Any] = {"target": target, "size_bytes": 1}
+    assert "--port-pair" in refused(client.post("/api/v1/reserve", json=body), 422)["detail"]
+    body["via"] = {"local_port": LOCAL, "remote_port": REMOTE}
+    assert client.post("/api/v1/reserve", json=body).json()["array"] == "M"
+    (request,) = place.master.messages(BufferReserveRequest)
+    assert request.target.name == "remote-copy"
+    pair = client.post("/api/v1/pairs", json={"target": target, "via": body["via"]}).json()
+    assert (pair["local_port"], pair["remote_port"]) == (LOCAL, REMOTE)
 
 
 def test_an_address_in_another_spelling_is_the_same_port(client: httpx.Client, place: Site) -> None:
@@ -186,13 +203,19 @@ FIELDS = [
     "remote_port",
     "drain",
     "copy_id",
+    "via",
+    "lease_ns",
+    "volume_groups",
 ]
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     path=st.sampled_from(
-        ["pairs", "recommend", "reserve", "update", "release", "copies", "channels/measure"]
+        [
+            *("pairs", "recommend", "reserve", "reserve-both-ends", "update", "preview", "release"),
+            *("copies", "channels/measure"),
+        ]
     ),
     body=st.dictionaries(st.sampled_from(FIELDS), JSON | st.just(TARGET)),
 )

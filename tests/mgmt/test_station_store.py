@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mgmt.station import store as store_module
-from mgmt.station.store import Channel, CopyRecord, StationStoreError, Store, open_store
+from mgmt.station.store import Channel, CopyRecord, OpenEnd, StationStoreError, Store, open_store
 
 ROW = Channel(local_port="a", remote_port="b", sessions=2, connections_per_session=3)
 
@@ -186,4 +187,28 @@ def test_a_database_may_be_named_by_its_url(tmp_path: Path) -> None:
     store = open_store(None, f"sqlite:///{tmp_path}/by-url.sqlite")
     store.put_channel(ROW)
     assert store.channels() == [ROW]
+    store.close()
+
+
+def test_the_ends_of_an_attempt_are_written_down_all_or_none(tmp_path: Path) -> None:
+    near = OpenEnd(
+        attempt="x",
+        number=0,
+        array="M",
+        hold="run-1",
+        local_port="a",
+        remote_port="b",
+        previous_bytes=2**40,
+    )
+    far = replace(near, number=1)
+    store = open_store(tmp_path)
+    with pytest.raises(StationStoreError):
+        store.put_ends([near, far, near])
+    assert store.open_ends() == []
+    store.put_ends([near, far])
+    store.close()
+    store = open_store(tmp_path)
+    assert store.open_ends() == [near, far]
+    store.remove_ends([near])
+    assert store.open_ends() == [far]
     store.close()

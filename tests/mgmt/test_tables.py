@@ -73,6 +73,19 @@ def test_table_101_of_embodiments_3_and_4_has_their_columns() -> None:
     ]
 
 
+def test_a_reservation_without_ports_shows_what_it_is_for() -> None:
+    common = {"buffer_address": 0xFF00CC, "reserved_units": 10, "in_use_units": 0, "state": "reserved"}
+    row = {"target": {"kind": "volume_pair", "name": "vol0,vol1"}, "reserved_bytes": 20480} | common
+    assert lines(draw("reservations", [row])) == [
+        "MASTER PORT    REMOTE PORT    NAME                     BUFFER ADDRESS    RESERVED SIZE    UNITS    IN USE"
+        "  STATE",
+        "-              -              volume pair vol0,vol1          0xFF00CC            20KiB       10         0"
+        "  reserved",
+    ]
+    allocated = {"target": {"kind": "application", "name": "backup"}, "allocated_units": 7}
+    assert "application backup" in draw("allocations", [allocated])
+
+
 def test_table_109_has_the_columns_of_paragraph_26() -> None:
     row = {
         "array": "M",

@@ -120,7 +120,9 @@ def test_the_storm_starves_the_copy_without_a_reservation_and_not_with_it(tmp_pa
     assert_nothing_is_left(tmp_path)
 
 
-@pytest.mark.parametrize("target", ["port-pair-number", "connection"])
+@pytest.mark.parametrize(
+    "target", ["port-pair-number", "connection", "application", "volume-pair", "volume-group-pair"]
+)
 def test_every_kind_of_target_keeps_the_copy_going(tmp_path: Path, target: str) -> None:
     demo = start(tmp_path, "--target", target, "--size", "8MiB", "-o", "json")
     stdout, stderr = demo.communicate(timeout=200)
@@ -130,6 +132,7 @@ def test_every_kind_of_target_keeps_the_copy_going(tmp_path: Path, target: str) 
     assert verdict["reserved"]["connections"] == 6
     assert verdict["reserved"]["sha256_match"]
     assert verdict["conservation_ok"]
+    assert f"801  {target.replace('-', ' ')}" in stderr
     assert_nothing_is_left(tmp_path)
 
 
@@ -137,9 +140,48 @@ def test_ending_the_demo_in_the_middle_leaves_nothing_behind(tmp_path: Path) -> 
     demo = start(tmp_path, "--size", "32MiB")
     wait_for(tmp_path, "tools.demo.storm")
     demo.send_signal(signal.SIGTERM)
-    demo.communicate(timeout=60)
-    assert demo.returncode not in (0, None)
+    _, stderr = demo.communicate(timeout=60)
+    assert demo.returncode == 128 + signal.SIGTERM
+    assert "told to stop" in stderr.splitlines()[-1]
     assert_nothing_is_left(tmp_path)
+
+
+def test_kept_running_it_can_be_looked_at_and_ends_well_with_ctrl_c(tmp_path: Path) -> None:
+    demo = start(tmp_path, "--size", "4MiB", "--keep")
+    assert demo.stderr is not None
+    hints = []
+    for line in demo.stderr:
+        if "sancredit get" in line:
+            hints.append(line.split())
+        if len(hints) == 4:
+            break
+    shown = subprocess.run(
+        [sys.executable, "-m", "mgmt.cli", *hints[1][1:], "-o", "json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (reservation,) = json.loads(shown.stdout)
+    assert (
+        reservation["target"]["remote_port"] == "10.99.0.2" or "127." in reservation["target"]["remote_port"]
+    )
+    demo.send_signal(signal.SIGINT)
+    demo.communicate(timeout=60)
+    assert demo.returncode == 0
+    assert_nothing_is_left(tmp_path)
+
+
+def test_an_image_of_one_byte_is_copied_and_nothing_is_claimed_of_its_speed(tmp_path: Path) -> None:
+    image = tmp_path / "one"
+    image.write_bytes(b"x")
+    demo = start(tmp_path, "--image", str(image), "-o", "json")
+    stdout, stderr = demo.communicate(timeout=100)
+    assert demo.returncode == 0, stderr
+    verdict = json.loads(stdout)
+    assert verdict["reserved"]["sha256_match"]
+    assert hashlib.sha256(b"x").hexdigest() in stderr
+    speed = [claim["holds"] for claim in verdict["claims"] if "of the channel" in claim["claim"]]
+    assert speed == [None]
 
 
 def test_a_killed_array_ends_the_demo_with_one_clear_line(tmp_path: Path) -> None:

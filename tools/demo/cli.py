@@ -17,15 +17,12 @@ from typing import Any
 import click
 
 from credits.quantities import format_delay, format_rate
+from mgmt.cli.failures import BadValue, Failed
 from mgmt.cli.options import DELAY, RATE, SIZE
+from tools.demo.settings import TARGETS
 
-
-class _Failed(click.ClickException):
-    exit_code = 1
-
-
-class _BadFile(click.ClickException):
-    exit_code = 2
+_LONGEST_DIRECTORY = 80
+"""A Unix socket's path has at most 107 bytes, and the longest name in the directory needs about 20 of them."""
 
 
 @click.command(epilog="Example: sancredit demo --bandwidth 50Mbit --rtt 40ms --report /tmp/report")
@@ -47,7 +44,7 @@ class _BadFile(click.ClickException):
 )
 @click.option(
     "--target",
-    type=click.Choice(["port-pair", "port-pair-number", "connection"]),
+    type=click.Choice(TARGETS),
     default="port-pair",
     show_default=True,
     help="What the buffers are reserved for.",
@@ -112,9 +109,9 @@ def demo(
             probe.touch()
             probe.unlink()
     except ImageError as error:
-        raise _BadFile(str(error)) from None
+        raise BadValue(str(error)) from None
     except OSError as error:
-        raise _BadFile(f"report directory {report}: {error.strerror}") from None
+        raise BadValue(f"report directory {report}: {error.strerror}") from None
     passed = _perform(settings, output)
     if not passed:
         sys.exit(1)
@@ -131,13 +128,13 @@ def _perform(settings: Any, output: str) -> bool:
         with _until_told_to_stop(), _directory() as directory:
             return _play(settings, output, directory)
     except (ImageError, BadSetting) as error:
-        raise _BadFile(str(error)) from None
+        raise BadValue(str(error)) from None
     except (ChannelFailed, ChannelUnavailable, CopyFailed, ProcessFailed, PeerRefused) as error:
-        raise _Failed(str(error)) from None
+        raise Failed(str(error)) from None
     except PeerUnreachable as error:
-        raise _Failed(f"{error}; a process of the demo has gone") from None
+        raise Failed(f"{error}; a process of the demo has gone") from None
     except OSError as error:
-        raise _Failed(f"{error.filename or 'demo'}: {error.strerror}") from None
+        raise Failed(f"{error.filename or 'demo'}: {error.strerror}") from None
 
 
 def _play(settings: Any, output: str, directory: Path) -> bool:
@@ -176,6 +173,7 @@ def _play(settings: Any, output: str, directory: Path) -> bool:
             raise CopyFailed(f"the copy with the reservation failed: {error}")
         proof = procedure.verify(reserved.copy_id)
         on_disk = images.digest(directory / "remote.img", image.size_bytes)
+        say.remark(f"the image itself: {image.sha256}; on the remote disk: {on_disk}")
         verdict = Verdict(
             settings=settings,
             channel=advice["channel"] | {"kind": stage.channel.kind, "note": stage.channel.note},
@@ -204,15 +202,9 @@ def _show(verdict: Any, output: str) -> None:
     click.echo("\nThe tables, half-way through the copy")
     for name in ("reservations", "channels", "allocations", "pools"):
         click.echo(f"\n{LAYOUTS[name].title}\n{draw(name, verdict.reserved.tables[name], style='simple')}")
-    words = {True: "yes", False: "NO", None: "not measured"}
+    words = {True: "yes", False: "NO", None: "not judged"}
     rows = [(words[claim.holds], claim.name, claim.figures) for claim in verdict.claims()]
-    short = any(claim.holds is False and not claim.required for claim in verdict.claims())
     click.echo(f"\nVerdict\n{tabulate(rows, headers=('holds', 'claim', 'figures'), tablefmt='simple')}")
-    if short:
-        click.echo(
-            "\nLess than the bar can come from a busy machine, from slow start on a short copy, or from a single "
-            "connection\nthat has exactly bandwidth x delay. Compare: sancredit recommend --policy all --explain"
-        )
 
 
 def _write_report(report: Path, verdict: Any, directory: Path, say: Any) -> None:
@@ -238,24 +230,32 @@ def _stay(stage: Any, say: Any) -> None:
     say.act("Everything keeps running until Ctrl-C. Look at it from another terminal:")
     for table in ("pools", "reservations", "channels", "copies"):
         say.remark(f"sancredit get {table} --station {stage.station_address}")
-    while True:
-        stage.cast.check()
-        time.sleep(0.5)
+    with contextlib.suppress(KeyboardInterrupt):  # the way out that was offered, hence no failure
+        while True:
+            stage.cast.check()
+            time.sleep(0.5)
 
 
 @contextlib.contextmanager
 def _directory() -> Iterator[Path]:
-    """A directory of the demo's own, gone at the end. Its path is short: Unix socket paths have 107 bytes."""
-    with tempfile.TemporaryDirectory(prefix="sancredit-") as name:
-        yield Path(name)
+    """A directory of the demo's own, gone at the end, by a path short enough for the Unix sockets in it."""
+    with contextlib.ExitStack() as ending:
+        path = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="sancredit-")))
+        if len(str(path)) > _LONGEST_DIRECTORY:
+            short = ending.enter_context(tempfile.TemporaryDirectory(prefix="sancredit-", dir="/tmp"))
+            link = Path(short) / "d"
+            link.symlink_to(path)
+            path = link
+        yield path
 
 
 @contextlib.contextmanager
 def _until_told_to_stop() -> Iterator[None]:
-    """SIGTERM ends the demo as Ctrl-C does: in order."""
+    """SIGTERM ends the demo as Ctrl-C does, in order, with the exit status that shells expect of it."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        click.echo("sancredit: told to stop; ending what the demo started", err=True)
+        sys.exit(128 + number)
 
     before = signal.signal(signal.SIGTERM, stop)
     try:

@@ -30,6 +30,14 @@ _STARVING_SHARE = 0.30
 _STALL_S = 60.0
 """A copy that acknowledges nothing for so long is given up."""
 _POLL_S = 0.1
+GROUPS = ["disks", "disks"]
+"""The volume groups that the demo's volumes are in, at both sites."""
+OPEN_NAMES = {
+    "application": "remote-copy",
+    "volume_pair": f"{VOLUME},{VOLUME}",
+    "volume_group_pair": ",".join(GROUPS),
+}
+"""Names of the kinds that are reserved for without ports (paragraph 102); the copy matches each of them."""
 _ENDED = ("done", "failed", "stopped")
 
 
@@ -78,22 +86,32 @@ class Figure5:
         self._say = narrator
         self._directory = directory
         self._pair = {"local_port": stage.master_port, "remote_port": stage.remote_port}
-        self._target: dict[str, Any] = {"kind": settings.target, **self._pair}
+        self._target: dict[str, Any] = {"kind": settings.target}
+        if settings.target in OPEN_NAMES:
+            self._target["name"] = OPEN_NAMES[settings.target]
+        else:
+            self._target |= self._pair
         if settings.target == "port_pair_number":
             self._target["remote_port_number"] = stage.copy_port
+
+    @property
+    def _request(self) -> dict[str, Any]:
+        """What every request names: the target, and the port pair it goes over where it has none of its own."""
+        if self._settings.target in OPEN_NAMES:
+            return {"target": self._target, "via": self._pair}
+        return {"target": self._target}
 
     def prepare(self) -> dict[str, Any]:
         """Steps 801-808; the recommendation."""
         settings, station = self._settings, self._stage.station
-        pair = {
-            "target": self._target,
+        pair = self._request | {
             "sessions": settings.sessions,
             "connections_per_session": settings.connections,
         }
         station.post("/api/v1/pairs", pair)
         self._say.step(
             "801",
-            f"{settings.target.replace('_', ' ')} {self._stage.master_port} - {self._stage.remote_port} registered: "
+            f"{named(self._target)} {self._stage.master_port} - {self._stage.remote_port} registered: "
             f"{settings.sessions} sessions x {settings.connections} connections",
         )
         (channel,) = station.post("/api/v1/channels/measure", self._pair)["items"]
@@ -116,7 +134,7 @@ class Figure5:
 
     def reserve(self, advice: dict[str, Any]) -> dict[str, Any]:
         """Steps 809-812, with the recommended size."""
-        body: dict[str, Any] = {"target": self._target}
+        body = self._request
         connections = self._settings.sessions * self._settings.connections
         if self._settings.target == "connection" and connections > 1:
             # The recommendation is for one connection (embodiment 4); here all of the copy's share the ID.
@@ -174,9 +192,9 @@ class Figure5:
     def _copy(self, total_bytes: int) -> tuple[str, int, dict[str, Any] | None, float, Any]:
         settings = self._settings
         wanted = settings.sessions * settings.connections
-        body = {
-            "target": self._target,
+        body = self._request | {
             "volume": VOLUME,
+            "volume_groups": GROUPS,
             "sessions": settings.sessions,
             "connections_per_session": settings.connections,
         }
@@ -251,6 +269,12 @@ class Figure5:
     def _tables(self) -> dict[str, list[dict[str, Any]]]:
         names = ("reservations", "channels", "allocations", "pools")
         return {name: self._stage.station.get(f"/api/v1/{name}")["items"] for name in names}
+
+
+def named(target: dict[str, Any]) -> str:
+    """The kind of a target, and its name where it is of the open kinds."""
+    kind = str(target["kind"]).replace("_", " ")
+    return f"{kind} {target['name']} over" if "name" in target else kind
 
 
 def units(count: int) -> str:

@@ -8,6 +8,15 @@ from pathlib import Path
 UNIT_BYTES = 16 * 1024
 _MIB = 1 << 20
 _START_UP_ROUND_TRIPS = 60
+#: What the demo can reserve for, as on its command line.
+TARGETS = (
+    "port-pair",
+    "port-pair-number",
+    "connection",
+    "application",
+    "volume-pair",
+    "volume-group-pair",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +48,9 @@ class Settings:
 
     @property
     def pool_units(self) -> int:
-        """Units of each interface's communication memory: the reservation takes about two fifths of it."""
+        """Units of each interface's communication memory: room for the reservation, and a part for hosts."""
         reservation = -(-self.expected_reservation_bytes // UNIT_BYTES)
-        return max(256, reservation * 5 // 2)
+        return max(256, reservation + max(160, reservation // 4))
 
     @property
     def default_image_bytes(self) -> int:
@@ -53,9 +62,14 @@ class Settings:
         return max(4 * _MIB, min(64 * _MIB, worthwhile // _MIB * _MIB))
 
     @property
+    def judged_after_s(self) -> float:
+        """A copy shorter than this is mostly slow start, and says little about the channel."""
+        return max(1.5, 100 * self.rtt_ns / 1e9)
+
+    @property
     def storm_hosts(self) -> int:
         """How many hosts storm: each holds up to about a MiB of Data-In, together they want twice the pool."""
-        return max(8, min(256, 2 * self.pool_units * UNIT_BYTES // _MIB))
+        return max(8, min(100, 2 * self.pool_units * UNIT_BYTES // _MIB))
 
     @property
     def storm_rate_bps(self) -> int:

@@ -19,6 +19,8 @@ from tools.demo.settings import UNIT_BYTES, Settings
 from tools.wan.channel import Channel
 
 VOLUME = "volume"
+HOST_VOLUME = "hosts"
+HOST_VOLUME_BYTES = 256 << 20
 _SITES = ("master", "remote")
 _REQUEST_TIMEOUT_S = 120.0
 _DRAIN_TIMEOUT_S = 15.0
@@ -90,12 +92,11 @@ class Stage:
         arguments = ["mgmt.cli", "array", "serve", "--name", site, "--listen", control]
         arguments += ["--port-address", address, "--iscsi-port", "0", "--iqn", f"iqn.2003-10.example:{site}"]
         arguments += ["--unit", str(UNIT_BYTES), "--units", str(self._settings.pool_units)]
-        arguments += [
-            "--volume",
-            f"{VOLUME}={volume}{size}",
-            "--state",
-            str(self._directory / f"{site}.state"),
-        ]
+        arguments += ["--volume", f"{VOLUME}={volume}{size}"]
+        # The hosts' own volume, sparse: what they read does not depend on the image that is copied.
+        hosts = self._directory / f"{site}-hosts.img"
+        arguments += ["--volume", f"{HOST_VOLUME}={hosts}:{HOST_VOLUME_BYTES}"]
+        arguments += ["--state", str(self._directory / f"{site}.state")]
         self.cast.start(f"{site} array", self._spawn_in(site), arguments, ready_lines=2)
         return Peer(control, _REQUEST_TIMEOUT_S)
 
@@ -151,6 +152,9 @@ class Stage:
         arguments = ["tools.demo.storm", "--portal", f"{portal['address']}:{portal['iscsi_port']}"]
         arguments += ["--iqn", str(portal["iqn"]), "--rate", str(self._settings.storm_rate_bps)]
         arguments += ["--source", self.host_address, "--hosts", str(self._settings.storm_hosts)]
+        volumes = self.peers["master"].get("/v1/info")["volumes"]
+        (lun,) = (volume["lun"] for volume in volumes if volume["name"] == HOST_VOLUME)
+        arguments += ["--lun", str(lun)]
         return self.cast.start("host storm", self._spawn_in("remote"), arguments)
 
     def wait_until_starved(self, timeout_s: float = 20.0) -> int:

@@ -20,6 +20,7 @@ from iscsi_target.plain_connection import PlainConnection
 
 READ_BYTES = 1 << 20
 OUTSTANDING = 4
+LOGINS_AT_ONCE = 16
 RECEIVE_BUFFER_BYTES = 16 * 1024
 BLOCK_BYTES = 512
 
@@ -41,7 +42,7 @@ async def host(number: int, portal: tuple[str, int], source: str, iqn: str, rate
     )
 
 
-async def read_on(session: Initiator, blocks: int, offset: int) -> None:
+async def read_on(session: Initiator, lun: int, blocks: int, offset: int) -> None:
     """Keep :data:`OUTSTANDING` large reads on the way, for ever."""
     read_blocks = min(READ_BYTES // BLOCK_BYTES, blocks)
     spans = max(1, blocks // read_blocks)
@@ -49,7 +50,7 @@ async def read_on(session: Initiator, blocks: int, offset: int) -> None:
     async def one(start: int) -> None:
         turn = start
         while True:
-            await session.read(0, (turn % spans) * read_blocks, read_blocks)
+            await session.read(lun, (turn % spans) * read_blocks, read_blocks)
             turn += OUTSTANDING
 
     await asyncio.gather(*(one(offset + number) for number in range(OUTSTANDING)))
@@ -61,6 +62,7 @@ async def storm(
     ready: Callable[[], None],
     *,
     source: str,
+    lun: int,
     hosts: int,
     rate_bps: int,
     seconds: float,
@@ -69,10 +71,10 @@ async def storm(
     each_bps = max(8_000, rate_bps // hosts)
     sessions = await asyncio.gather(*(host(number, portal, source, iqn, each_bps) for number in range(hosts)))
     try:
-        blocks, _ = await sessions[0].read_capacity(0)
+        blocks, _ = await sessions[0].read_capacity(lun)
         ready()
         work: list[Awaitable[None]] = [
-            read_on(session, blocks, number * OUTSTANDING) for number, session in enumerate(sessions)
+            read_on(session, lun, blocks, number * OUTSTANDING) for number, session in enumerate(sessions)
         ]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -88,6 +90,7 @@ async def storm(
 @click.option("--portal", required=True, metavar="HOST:PORT")
 @click.option("--iqn", required=True)
 @click.option("--source", default="", metavar="IP", help="Address that the hosts connect from.")
+@click.option("--lun", type=click.IntRange(0, 255), default=0, show_default=True)
 @click.option("--hosts", type=click.IntRange(1, 256), default=8, show_default=True)
 @click.option(
     "--rate", type=int, default=1_000_000, show_default=True, help="Bits per second, of all hosts together."
@@ -95,7 +98,7 @@ async def storm(
 @click.option(
     "--seconds", type=float, default=600.0, show_default=True, help="The storm ends by itself then."
 )
-def main(portal: str, iqn: str, source: str, hosts: int, rate: int, seconds: float) -> None:
+def main(portal: str, iqn: str, source: str, lun: int, hosts: int, rate: int, seconds: float) -> None:
     """Hosts that read large and drain slowly."""
     address, _, port = portal.rpartition(":")
 
@@ -103,7 +106,7 @@ def main(portal: str, iqn: str, source: str, hosts: int, rate: int, seconds: flo
         click.echo("reading")
 
     async def run() -> None:
-        limits = {"hosts": hosts, "rate_bps": rate}
+        limits = {"lun": lun, "hosts": hosts, "rate_bps": rate}
         task = asyncio.ensure_future(
             storm((address, int(port)), iqn, ready, source=source, seconds=seconds, **limits)
         )

@@ -33,6 +33,8 @@ CONNECTIONS_LIMIT = 256
 #: The predetermined number of units where nobody reserved and nobody set one (GAP-16).
 UNRESERVED_UNITS = 16
 MODE = "initial"
+#: The kinds that a start request may match besides its target (paragraph 102).
+OPEN_KINDS = frozenset((TargetKind.APPLICATION, TargetKind.VOLUME_PAIR, TargetKind.VOLUME_GROUP_PAIR))
 
 
 class NoSuchCopy(LookupError):
@@ -179,7 +181,8 @@ class RemoteCopy:
 
     def _new_record(self, request: CopyStartRequest) -> CopyRecord:
         _check(request)
-        check_target(request.target)
+        for target in (request.target, *request.claims):
+            check_target(target)
         volume = self._volumes.get(request.volume)
         if volume is None:
             raise InvalidRequest(
@@ -201,11 +204,11 @@ class RemoteCopy:
         return CopyRecord(request, local_port, remote_port, claims, running)
 
     def _claims(self, request: CopyStartRequest, local_port: str, remote_port: str) -> tuple[Target, ...]:
-        """The targets that M8 asks with: what M7 names, then the pair with its number, then the pair (GAP-24)."""
+        """The targets that M8 asks with: all that M7 names, the pair with its number, and the pair (GAP-24)."""
         claims = {
             port_pair_number(local_port, remote_port, request.remote_port_number): None,
             port_pair(local_port, remote_port): None,
-        }
+        } | dict.fromkeys(request.claims)
         buffer_id = request.buffer_id
         if request.target.kind is not TargetKind.CONNECTION:
             claims[request.target] = None
@@ -279,6 +282,9 @@ def _check(request: CopyStartRequest) -> None:
         raise BadMessage(f"remote_port_number is from 1 to 65535, not {request.remote_port_number}")
     if not 0 <= request.remote_lun <= 16383:
         raise BadMessage(f"remote_lun is from 0 to 16383, not {request.remote_lun}")
+    kinds = [claim.kind for claim in request.claims]
+    if len(set(kinds)) < len(kinds) or not OPEN_KINDS.issuperset(kinds):
+        raise BadMessage(f"claims has at most one target of each of {', '.join(sorted(OPEN_KINDS))}")
 
 
 def _essentials(request: CopyStartRequest) -> tuple[object, ...]:
@@ -293,4 +299,5 @@ def _essentials(request: CopyStartRequest) -> tuple[object, ...]:
         request.sessions,
         request.connections_per_session,
         request.buffer_id,
+        request.claims,
     )
