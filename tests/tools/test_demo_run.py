@@ -136,6 +136,18 @@ def test_every_kind_of_target_keeps_the_copy_going(tmp_path: Path, target: str) 
     assert_nothing_is_left(tmp_path)
 
 
+def test_a_reservation_of_about_one_pipe_is_used_to_the_last_unit_and_never_exceeded(tmp_path: Path) -> None:
+    demo = start(tmp_path, "--policy", "exact", "--size", "16MiB", "-o", "json")
+    stdout, stderr = demo.communicate(timeout=200)
+    assert demo.returncode == 0, stderr
+    verdict = json.loads(stdout)
+    seen = verdict["reserved"]["max_in_flight_bytes"]
+    if seen is None:
+        pytest.skip(f"packets cannot be captured here: {verdict['claims'][2]['figures']}")
+    assert 0.8 * verdict["reserved_bytes"] < seen <= verdict["reserved_bytes"] + 1448
+    assert_nothing_is_left(tmp_path)
+
+
 def test_ending_the_demo_in_the_middle_leaves_nothing_behind(tmp_path: Path) -> None:
     demo = start(tmp_path, "--size", "32MiB")
     wait_for(tmp_path, "tools.demo.storm")

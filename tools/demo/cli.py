@@ -19,7 +19,7 @@ import click
 from credits.quantities import format_delay, format_rate
 from mgmt.cli.failures import BadValue, Failed
 from mgmt.cli.options import DELAY, RATE, SIZE
-from tools.demo.settings import TARGETS
+from tools.demo.settings import DOCUMENT, POLICIES, TARGETS
 
 _LONGEST_DIRECTORY = 80
 """A Unix socket's path has at most 107 bytes, and the longest name in the directory needs about 20 of them."""
@@ -50,6 +50,13 @@ _LONGEST_DIRECTORY = 80
     help="What the buffers are reserved for.",
 )
 @click.option(
+    "--policy",
+    type=click.Choice(POLICIES),
+    default=DOCUMENT,
+    show_default=True,
+    help="How the reservation is sized.",
+)
+@click.option(
     "--size",
     type=SIZE,
     help="Of the default image. Default: 64 MiB, less on slow channels.",
@@ -74,6 +81,7 @@ def demo(
     sessions: int,
     connections: int,
     target: str,
+    policy: str,
     size: int | None,
     channel: str,
     report: Path | None,
@@ -94,6 +102,7 @@ def demo(
         sessions=sessions,
         connections=connections,
         target=target.replace("-", "_"),
+        policy=policy,
         channel=channel,
         image=image,
         image_bytes=size,

@@ -18,9 +18,15 @@ from tools.capture.pcapng import read_file
 from tools.demo.narration import Narrator
 from tools.demo.processes import ProcessFailed
 from tools.demo.samples import PoolSample, PoolWatch
-from tools.demo.settings import Settings
+from tools.demo.settings import DOCUMENT, Settings
 from tools.demo.stage import VOLUME, Stage
 
+#: The policies that the demo offers (those of the station that need nothing but the channel), in words.
+_FORMULAS = {
+    DOCUMENT: "bandwidth x delay x sessions x connections",
+    "document-pair": "bandwidth x delay",
+    "exact": "1.2 x bandwidth x delay",
+}
 _PATIENCE_S = 3.0
 """How long a start that is refused altogether is asked for again."""
 _RETRY_S = 0.25
@@ -120,14 +126,14 @@ class Figure5:
             f"channel measured by the devices at both sites: {channel['bandwidth_bps'] / 1e6:.2f} Mbit/s, "
             f"{channel['rtt_ns'] / 1e6:.2f} ms",
         )
-        (advice,) = station.post("/api/v1/recommend", pair)["items"]
+        (advice,) = station.post("/api/v1/recommend", pair | {"policy": settings.policy})["items"]
         available = advice["available_units"]
         self._say.step(
             "805-807", f"available in the master array: {available} units, {size(advice['available_bytes'])}"
         )
         self._say.step(
             "808",
-            f"recommended: bandwidth x delay x sessions x connections = {advice['bytes']:,} bytes, "
+            f"recommended: {_FORMULAS[settings.policy]} = {advice['bytes']:,} bytes, "
             f"{units(advice['units'])} of {size(advice['unit_bytes'])}",
         )
         return dict(advice) | {"channel": channel}
@@ -136,7 +142,9 @@ class Figure5:
         """Steps 809-812, with the recommended size."""
         body = self._request
         connections = self._settings.sessions * self._settings.connections
-        if self._settings.target == "connection" and connections > 1:
+        if self._settings.policy != DOCUMENT:
+            body["size_bytes"] = advice["bytes"]
+        elif self._settings.target == "connection" and connections > 1:
             # The recommendation is for one connection (embodiment 4); here all of the copy's share the ID.
             body["size_bytes"] = advice["bytes"] * connections
             self._say.remark(f"one buffer ID for {connections} connections: {connections} times that")

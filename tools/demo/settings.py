@@ -8,6 +8,9 @@ from pathlib import Path
 UNIT_BYTES = 16 * 1024
 _MIB = 1 << 20
 _START_UP_ROUND_TRIPS = 60
+DOCUMENT = "document"
+#: How the demo can size the reservation, as on its command line.
+POLICIES = (DOCUMENT, "document-pair", "exact")
 #: What the demo can reserve for, as on its command line.
 TARGETS = (
     "port-pair",
@@ -28,6 +31,7 @@ class Settings:
     sessions: int
     connections: int
     target: str = "port_pair"
+    policy: str = DOCUMENT
     channel: str = "auto"
     image: Path | None = None
     image_bytes: int | None = None
