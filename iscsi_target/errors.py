@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from iscsi_target.wire.opcodes import LoginStatus, RejectReason
@@ -79,6 +80,13 @@ class SessionRefused(IscsiError):
         self.status = status
         self.pairs = pairs
         """Keys that go with the status (TargetAddress of a redirection)."""
+
+
+def reason_of(error: OSError) -> str:
+    """The kernel's words for its error number ("Connection refused"); asyncio puts others into `strerror`."""
+    if error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    return error.strerror or str(error)
 
 
 def describe_sense(sense: bytes) -> str:

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+_REFILL_BYTES = 4 * 1448
+_REFILL_SHARE = 16
+
 
 @dataclass(frozen=True, slots=True)
 class TcpStatistics:
@@ -49,6 +52,12 @@ class FlightGate:
     def room(self) -> int:
         """Bytes that may be written now."""
         return max(0, self.limit - self.in_flight)
+
+    def refill(self, waiting_bytes: int) -> int:
+        """Room that is worth a wait, for a writer with `waiting_bytes` more: four full segments, less where the memory
+        is small. Memory that waits to be refilled is not in flight, so this much of it, and what is acknowledged
+        between two polls, is lost to the channel: at most a sixteenth."""
+        return min(waiting_bytes, _REFILL_BYTES, max(1, self.limit // _REFILL_SHARE))
 
     def set_limit(self, limit_bytes: int) -> None:
         """Occupy at most `limit_bytes` from now on; what is in flight above it has to drain first."""

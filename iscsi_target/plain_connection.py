@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterable
 from typing import Protocol
 
-from iscsi_target.errors import ConnectionLost
+from iscsi_target.errors import ConnectionLost, reason_of
 from iscsi_target.executor import Buffer
 from iscsi_target.tcp import connect_socket
 
@@ -99,7 +99,7 @@ class PlainConnection:
         except TimeoutError:
             raise ConnectionLost(f"the peer took nothing for {self._timeout_s:g} s") from None
         except OSError as error:
-            raise ConnectionLost(error.strerror or str(error)) from error
+            raise ConnectionLost(reason_of(error)) from error
 
     async def read(self) -> bytes:
         """What has come. Raises ConnectionLost."""
@@ -116,7 +116,7 @@ class PlainConnection:
             self._next_read_at = start + len(chunk) * 8 / self._rate_bps
             return chunk
         except OSError as error:
-            raise ConnectionLost(error.strerror or str(error)) from error
+            raise ConnectionLost(reason_of(error)) from error
 
     def close(self) -> None:
         """Close in order."""

@@ -21,6 +21,7 @@ from itertools import islice
 from typing import assert_never
 
 from iscsi_target.buffers import ConnectionInfo, SendBuffers, UnlimitedBuffers
+from iscsi_target.errors import reason_of
 from iscsi_target.executor import LogicalUnits, ScsiCommand, ScsiResult
 from iscsi_target.server_connection import ServerConnection
 from iscsi_target.session.events import (
@@ -108,7 +109,8 @@ class TargetServer:
         return self.node.portals
 
     async def start(self) -> None:
-        """Bind and listen. Raises OSError with the address in its text when a portal cannot be bound."""
+        """Bind and listen. Raises OSError when a portal cannot be bound: the reason in `strerror`, the portal's
+        address in `filename`."""
         self._loop = asyncio.get_running_loop()
         try:
             for portal in self._wanted_portals:
@@ -363,7 +365,5 @@ def _listen(portal: Portal) -> tuple[socket.socket, Portal]:
         listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
-        raise OSError(
-            error.errno, f"cannot listen on {portal.host}:{portal.port}: {error.strerror}"
-        ) from error
+        raise OSError(error.errno, reason_of(error), portal.spelled()) from error
     return listener, Portal(portal.host, listener.getsockname()[1], portal.portal_group_tag)

@@ -19,16 +19,15 @@ import time
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 
-from iscsi_target.errors import ConnectionLost
+from iscsi_target.errors import ConnectionLost, reason_of
 from iscsi_target.executor import Buffer
 from iscsi_target.flight_gate import FlightGate, TcpStatistics
 from iscsi_target.tcp_info import TcpInfo, outstanding_bytes, read_tcp_info
 
 __all__ = ["ReservedTcpConnection", "TcpInfo", "TcpStatistics", "connect_socket"]
 
-_POLL_LONGEST_S = 0.002
+_POLL_LONGEST_S = 0.0015
 _POLL_SHORTEST_S = 0.0005
-_REFILL_BYTES = 14480
 _IOV_MAX = 1024
 _READ_BYTES = 256 * 1024
 _ABORT = struct.pack("ii", 1, 0)
@@ -60,7 +59,7 @@ async def connect_socket(
         raise ConnectionLost(f"cannot connect to {host}:{port} within {timeout_s:g} s") from None
     except OSError as error:
         sock.close()
-        raise ConnectionLost(f"cannot connect to {host}:{port}: {error.strerror or error}") from error
+        raise ConnectionLost(f"cannot connect to {host}:{port}: {reason_of(error)}") from error
     except BaseException:
         sock.close()
         raise
@@ -125,7 +124,7 @@ class ReservedTcpConnection:
             for buffer in buffers:
                 view = memoryview(buffer).cast("B")
                 while len(view):
-                    wanted = min(len(view), _REFILL_BYTES, max(1, self._gate.limit // 4))
+                    wanted = self._gate.refill(len(view))
                     if self._gate.room < wanted:
                         await self._hand_over()
                         await self._wait_for_room(wanted)
@@ -179,7 +178,7 @@ class ReservedTcpConnection:
             except (BlockingIOError, InterruptedError):
                 await self._writable()
             except OSError as error:
-                raise self._fail(error.strerror or str(error)) from error
+                raise self._fail(reason_of(error)) from error
 
     async def _writable(self) -> None:
         """The kernel's own buffer is full: wait for it, not longer than the stall time-out."""
@@ -210,9 +209,9 @@ class ReservedTcpConnection:
         self._check()
         try:
             freed = self._gate.kernel_holds(outstanding_bytes(self._sock))
-            error = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            error = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # a reset frees everything, too
         except OSError as problem:
-            raise self._fail(problem.strerror or str(problem)) from problem
+            raise self._fail(reason_of(problem)) from problem
         if error:
             raise self._fail(os.strerror(error))
         now = time.monotonic()
@@ -222,7 +221,7 @@ class ReservedTcpConnection:
             raise self._fail(f"the peer acknowledged nothing for {self._stall_timeout_s:g} s")
 
     def _interval(self) -> float:
-        """A tenth of the round-trip time, between half a millisecond and two; asked for once a second."""
+        """A tenth of the round-trip time, between half a millisecond and one and a half; asked for once a second."""
         now = time.monotonic()
         if now - self._poll_known_at > 1.0:
             self._poll_known_at = now
@@ -239,7 +238,7 @@ class ReservedTcpConnection:
         try:
             return await asyncio.get_running_loop().sock_recv(self._sock, _READ_BYTES)
         except OSError as error:
-            raise self._fail(error.strerror or str(error)) from error
+            raise self._fail(reason_of(error)) from error
 
     def close(self) -> None:
         """Close; bytes in flight are still delivered by the kernel."""

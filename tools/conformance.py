@@ -28,7 +28,7 @@ ONE_TEST_S = 30
 _TESTS = Path(__file__).resolve().parents[1] / "tests" / "iscsi_target"
 _FAILED = re.compile(r"^\s+tests\s+1\s+1\s+\d+\s+1\s", re.M)
 _PASSED = re.compile(r"^\s+tests\s+1\s+1\s+1\s+0\s", re.M)
-_CLAUSES = re.compile(r"sections? ((?:\d+(?:\.\d+)+(?:, | and |-)?)+)")
+_CLAUSES = re.compile(r"sections? ((?:\d+(?:\.\d+)*(?:, | and |-)?)+)")
 _FOREIGN = re.compile(r"\b(?:RFC (?!7143)\d+|S[AP]C-\d|SBC-\d|SAM-\d) [^;)]*")
 
 
@@ -77,20 +77,26 @@ def compare(targets: dict[str, str]) -> tuple[str, dict[str, list[str]]]:
             counts[name.partition(".")[0]][target][kind] += 1
             counts["all"][target][kind] += 1
             if kind == "fail":
-                missed[target].append(f"{name}: {verdict}")
+                missed[target].append(f"{name}: {' '.join(verdict.split())[-160:]}")
     rows = [
-        [family, *(" / ".join(str(of[target][kind]) for kind in ("pass", "fail", "skip")) for target in targets)]
+        [
+            family,
+            *(" / ".join(str(of[target][kind]) for kind in ("pass", "fail", "skip")) for target in targets),
+        ]
         for family, of in counts.items()
         if family != "all"
     ]
     of = counts["all"]
-    rows.append(["all", *(" / ".join(str(of[t][kind]) for kind in ("pass", "fail", "skip")) for t in targets)])
+    rows.append(
+        ["all", *(" / ".join(str(of[t][kind]) for kind in ("pass", "fail", "skip")) for t in targets)]
+    )
     return tabulate(rows, ["suite", *targets], tablefmt="github"), missed
 
 
 def rules(folder: Path = _TESTS) -> dict[str, list[str]]:
-    """Clause of RFC 7143 → ``file::test`` of the tests that name it: in their docstring, or in the heading comment
-    (``# -- … (section …) --``) under which they stand."""
+    """Clause of RFC 7143 → ``file::test`` of the tests that name it: in their docstring, else in the heading comment
+    (``# -- … (section …) --``) under which they stand, else in the docstring of their file where that names RFC 7143.
+    """
     found: dict[str, list[str]] = defaultdict(list)
     for path in sorted(folder.glob("test_*.py")):
         source = path.read_text()
@@ -99,10 +105,13 @@ def rules(folder: Path = _TESTS) -> dict[str, list[str]]:
             for number, line in enumerate(source.splitlines(), 1)
             if line.startswith("# --")
         ]
-        for node in ast.parse(source).body:
+        module = ast.parse(source)
+        about = ast.get_docstring(module) or ""
+        of_file = _clauses(about) if "RFC 7143" in about else []
+        for node in module.body:
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
                 above = next((of for number, of in reversed(headings) if number < node.lineno), [])
-                for clause in _clauses(ast.get_docstring(node) or "") or above:
+                for clause in _clauses(ast.get_docstring(node) or "") or above or of_file:
                     found[clause].append(f"{path.stem}::{node.name}")
     return dict(sorted(found.items(), key=lambda item: [int(part) for part in item[0].split(".")]))
 
@@ -111,13 +120,15 @@ def _clauses(text: str) -> list[str]:
     return [
         clause
         for match in _CLAUSES.finditer(_FOREIGN.sub("", text))
-        for clause in re.findall(r"\d+(?:\.\d+)+", match[1])
+        for clause in re.findall(r"\d+(?:\.\d+)*", match[1])
     ]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 0; 1 when a target failed a test; 2 for wrong usage or a missing tool."""
-    parser = argparse.ArgumentParser(prog="python -m tools.conformance", description="libiscsi's suite; RFC 7143 rules")
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.conformance", description="libiscsi's suite; RFC 7143 rules"
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     running = commands.add_parser("run", help="run the suite; DESTROYS what is on the logical units")
     running.add_argument("targets", nargs="+", metavar="NAME=URL")

@@ -8,6 +8,7 @@ commands work on it.
 from __future__ import annotations
 
 import hashlib
+import shlex
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -158,6 +159,19 @@ MAX_COPY_RESULTS = 64
 """Bound of one logical unit."""
 
 
+def _tail(store: BackingStore, block_length: int) -> str:
+    """Why a store that ends within a block is refused, and what to do about it: its tail would not be served."""
+    size = store.size_bytes
+    whole = -(-size // block_length) * block_length
+    said = f"{size} bytes are no multiple of the {block_length}-byte block"
+    path = getattr(store, "path", None)
+    if path is None:
+        return f"{said}: take {whole - block_length} or {whole} bytes"
+    if store.read_only:
+        return f"{path}: {said}; serve a copy that `truncate -s {whole}` filled up with zeros"
+    return f"{path}: {said}; fill it up with zeros: truncate -s {whole} {shlex.quote(str(path))}"
+
+
 class LogicalUnit:
     """One logical unit. Thread rules: `lock` guards the state, the store guards itself."""
 
@@ -180,6 +194,8 @@ class LogicalUnit:
             raise InvalidConfiguration(
                 f"{store.size_bytes} bytes hold no block of {config.block_length} bytes: nothing to export"
             )
+        if store.size_bytes % config.block_length:
+            raise InvalidConfiguration(_tail(store, config.block_length))
         self.max_transfer_blocks = MAX_TRANSFER_BYTES // config.block_length
         self.read_only = config.read_only or store.read_only
         self.thin = store.thin

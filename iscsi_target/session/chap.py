@@ -8,7 +8,7 @@ import binascii
 import enum
 import hashlib
 import hmac
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from iscsi_target.errors import NegotiationError
@@ -42,6 +42,25 @@ class Chap:
     accepted: tuple[Credentials, ...] = ()
     own: Credentials | None = None
     algorithms: tuple[int, ...] = (7, 8, 6, 5)
+
+
+def chap_for_any(chaps: Sequence[Chap | None]) -> Chap | None:
+    """What opens a discovery session on a node whose targets have `chaps`: the credentials of any of them.
+
+    None, so no authentication, when there are none or one of the targets is open. We prove ourselves only as what all
+    of them agree on.
+    """
+    if not chaps:
+        return None
+    closed = [chap for chap in chaps if chap is not None]
+    if len(closed) < len(chaps):
+        return None
+    first = closed[0]
+    return Chap(
+        accepted=tuple(dict.fromkeys(known for chap in closed for known in chap.accepted)),
+        own=first.own if all(chap.own == first.own for chap in closed) else None,
+        algorithms=tuple(one for one in first.algorithms if all(one in chap.algorithms for chap in closed)),
+    )
 
 
 class AuthenticationFailed(Exception):
@@ -126,9 +145,11 @@ class ChapTarget:
 
     def _verify(self, pairs: Mapping[str, str]) -> list[Pair]:
         name, response = pairs["CHAP_N"], decode_binary(pairs["CHAP_R"])
-        secret = next((known.secret for known in self._chap.accepted if known.name == name), None)
-        wanted = answer_challenge(self._algorithm, self._identifier, secret or b"\0" * 16, self._challenge)
-        if not hmac.compare_digest(wanted, response) or secret is None:
+        proven = False
+        for known in self._chap.accepted:  # all of them: the time taken must not tell which names there are
+            wanted = answer_challenge(self._algorithm, self._identifier, known.secret, self._challenge)
+            proven |= hmac.compare_digest(wanted, response) and known.name == name
+        if not proven:
             raise AuthenticationFailed(f"CHAP response of {name[:64]!r} is wrong")
         answers: list[Pair] = []
         if "CHAP_I" in pairs or "CHAP_C" in pairs:

@@ -19,6 +19,7 @@ from iscsi_target.wire.text import Pair
 
 _NUMBER = re.compile(r"(?:0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20})\Z")
 _REFUSALS = ("Irrelevant", "Reject", "NotUnderstood")
+_REPEATABLE = frozenset(("InitiatorName", "InitiatorAlias", "SessionType", "TargetName"))
 _TEXT_LIMIT_BYTES = 255
 
 
@@ -79,9 +80,12 @@ class Negotiation:
         """Take the pairs of one text and return the answers.
 
         Raises :class:`~iscsi_target.errors.NegotiationError` for what the standard calls a negotiation failure:
-        a key sent twice, a declared value that is illegal, an answer that is not among what was offered.
+        a key sent twice, a declared value that is illegal, an answer that is not among what was offered. Who the
+        peer is and what it wants (InitiatorName, SessionType, TargetName, InitiatorAlias) may be stated again in a
+        later text, word by word: libiscsi does so in its operational stage, and nothing changes by it.
         """
         answers: list[Pair] = []
+        stated_before = dict(self.declared)
         for name, value in pairs:
             row = KEYS.get(name)
             if row is None:
@@ -89,6 +93,8 @@ class Negotiation:
                     answers.append((name, "NotUnderstood"))
                 continue
             if name in self._settled:
+                if name in _REPEATABLE and stated_before.pop(name, None) == value:
+                    continue
                 raise NegotiationError(f"{name} was sent twice in one negotiation")
             self._settled.add(name)
             if name in self._offered:

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from iscsi_target.errors import SessionRefused
 from iscsi_target.executor import LogicalUnits
-from iscsi_target.session.chap import Chap
+from iscsi_target.session.chap import Chap, chap_for_any
 from iscsi_target.session.events import ConnectionAdded, Event, SessionEnded, SessionEstablished
 from iscsi_target.session.limits import Limits
 from iscsi_target.session.parameters import Parameters
@@ -56,10 +56,14 @@ class Portal:
     port: int
     portal_group_tag: int = 1
 
+    def spelled(self) -> str:
+        """HOST:PORT, an IPv6 address in brackets."""
+        return f"{'[' + self.host + ']' if ':' in self.host else self.host}:{self.port}"
+
     def address(self, local_host: str) -> str:
         """TargetAddress value; a wildcard host becomes the address the initiator reached us by."""
         host = local_host if self.host in ("", "0.0.0.0", "::") else self.host
-        return f"{'[' + host + ']' if ':' in host else host}:{self.port},{self.portal_group_tag}"
+        return f"{replace(self, host=host).spelled()},{self.portal_group_tag}"
 
 
 class TargetNode:
@@ -79,8 +83,9 @@ class TargetNode:
         self.discovery_parameters = Parameters(
             max_connections=1, max_recv_data_segment_length=65536, error_recovery_level=0
         )
-        self.discovery_chap: Chap | None = None
-        """What initiators have to prove before a discovery session; None: nothing."""
+        self.discovery_chap: Chap | None = chap_for_any([target.chap for target in targets])
+        """What initiators have to prove before a discovery session; None: nothing. Where every target wants CHAP,
+        discovery does too; a shell may set it otherwise."""
         self._last_tsih = 0
 
     def find(self, target_name: str, initiator_name: str) -> Target:

@@ -258,6 +258,8 @@ class TargetSession:
             if result.transfer_length is None:
                 transfer = task.data_out_wanted
             self.written_bytes += task.received
+        elif not command.read and result.transfer_length is None and not total and self.target is not None:
+            transfer = self.target.logical_units.data_out_length(command)  # wanted, though none was announced
         task.connection.send_response(task, result, transfer, first_data_sn)
         self.finish(task)
 

@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+
 import pytest
 
+from iscsi_target.scsi.build import target_device
 from iscsi_target.scsi.errors import InvalidConfiguration
 from iscsi_target.scsi.logical_unit import LogicalUnitConfig, cdrom_config, derive_identity
 from iscsi_target.scsi.opcode_table import OPERATIONS, dispatch_for
@@ -112,8 +116,21 @@ def test_capacity_is_that_of_the_store(size: int, ten: str, sixteen: str) -> Non
     assert data[:14] == bytes.fromhex(sixteen)
 
 
-def test_a_tail_that_is_no_whole_block_is_not_exported() -> None:
-    assert rig(store=MemoryStore(1023)).initiator().send("25" + "00" * 9).data[:4] == bytes(4)
+def test_a_store_that_ends_within_a_block_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    """Its tail would not be served, and nobody would be told."""
+    with pytest.raises(InvalidConfiguration, match="take 512 or 1024 bytes"):
+        rig(store=MemoryStore(1000))
+    with pytest.raises(InvalidConfiguration, match="4096-byte block: take 4096 or 8192 bytes"):
+        rig(LogicalUnitConfig(block_length=4096), store=MemoryStore(4608))
+    disk = tmp_path / "my disk"
+    disk.write_bytes(bytes(5_000_000))
+    with pytest.raises(InvalidConfiguration, match=r"truncate -s 5000192 '.*/my disk'") as refused:
+        target_device(TARGET, [str(disk)])
+    assert "\n" not in str(refused.value)
+    with pytest.raises(InvalidConfiguration, match="a copy"):
+        target_device(TARGET, [str(disk)], LogicalUnitConfig(read_only=True))
+    subprocess.run(["truncate", "-s", "5000192", disk], check=True, timeout=10)
+    target_device(TARGET, [str(disk)]).close()
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,25 @@ def test_chap_with_libiscsi() -> None:
         assert "DIRECT_ACCESS" not in call(inq, server.url(), check=False)
 
 
+def test_discovery_wants_chap_where_every_target_does() -> None:
+    ls = tool("iscsi-ls", "libiscsi-bin")
+    with ServerThread(chap=Chap(accepted=(Credentials("alice", b"wonderland123"),))) as server:
+        found = call(ls, "-s", f"iscsi://alice%wonderland123@{server.portal}")
+        assert f"Target:{TARGET} Portal:{server.portal},1" in found
+        assert "Lun:1" in found
+        for user in ("", "alice%looking-glass@"):
+            assert TARGET not in call(ls, f"iscsi://{user}{server.portal}", check=False)
+
+
+def test_a_password_that_nobody_asks_for_does_no_harm(server: ServerThread) -> None:
+    """libiscsi then repeats InitiatorName and SessionType in its operational stage."""
+    assert "Lun:0" in call(
+        tool("iscsi-ls", "libiscsi-bin"), "-s", f"iscsi://alice%wonderland123@{server.portal}"
+    )
+    inq = tool("iscsi-inq", "libiscsi-bin")
+    assert "DIRECT_ACCESS" in call(inq, server.url(user="alice%wonderland123@"))
+
+
 @pytest.mark.parametrize("digest", ["none", "crc32c"])
 def test_header_digests_with_libiscsi(server: ServerThread, digest: str) -> None:
     output = call(tool("iscsi-inq", "libiscsi-bin"), f"{server.url()}?header_digest={digest}")

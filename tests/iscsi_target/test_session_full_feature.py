@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from iscsi_target.scsi.build import target_device
 from iscsi_target.session.limits import Limits
 from iscsi_target.session.parameters import Parameters
 from iscsi_target.session.target_output import Phase
@@ -406,6 +407,32 @@ def test_the_residual_count_of_a_write(expected: int, flags: tuple[bool, bool], 
     assert disk.content.count(b"d") == min(expected, 2 * BLOCK)
 
 
+@pytest.mark.parametrize(
+    ("write", "data", "flags", "residual"),
+    [
+        (True, bytes(256), (True, False), 256),
+        (True, bytes(1024), (False, True), 512),
+        (False, b"", (True, False), 512),
+    ],
+    ids=["half a block", "two blocks", "no data announced"],
+)
+def test_the_residual_count_of_a_write_same_that_is_refused(
+    write: bool, data: bytes, flags: tuple[bool, bool], residual: int
+) -> None:
+    """It wants one block, whatever was announced (section 11.4.5.2), and fails for want of it."""
+    device = target_device(TARGET, ["1MiB"])
+    conversation = logged_in(disk=device)  # type: ignore[arg-type]
+    conversation.send(conversation.command(bytes(6), tag=1))  # takes the unit attention
+    cdb = bytes((0x93, 0)) + (8).to_bytes(8, "big") + (4).to_bytes(4, "big") + bytes(2)
+    (response,) = conversation.send(
+        conversation.command(cdb, tag=2, write=write, expected_data_transfer_length=len(data), data=data)
+    )
+    device.close()
+    assert isinstance(response, ScsiResponse)
+    assert response.status == 2
+    assert ((response.overflow, response.underflow), response.residual_count) == (flags, residual)
+
+
 def test_a_command_that_wants_no_data_executes_without_soliciting_any() -> None:
     conversation = logged_in()
     command = conversation.command(b"\xc1", tag=1, write=True, expected_data_transfer_length=1 << 30)
@@ -442,7 +469,7 @@ def test_solicited_data_are_bounded_and_every_write_gets_its_turn() -> None:
     assert len(disk.executed) == 3
 
 
-# -- NOP, text, logout, other -----------------------------------------------------------------------------------------
+# -- NOP, text, logout, other (sections 11.10, 11.11, 11.14, 11.15, 11.17, 11.18, 11.19) ------------------------------
 
 
 @pytest.mark.parametrize("immediate", [False, True])

@@ -9,6 +9,7 @@ from iscsi_target.session.chap import ALGORITHMS, AuthenticationFailed, Chap, Cr
 from iscsi_target.session.events import LoginRefused, SessionEstablished
 from iscsi_target.session.initiator_login import InitiatorLogin, LoginWish
 from iscsi_target.session.limits import Limits
+from iscsi_target.session.node import Target, TargetNode
 from iscsi_target.session.parameters import Parameters
 from iscsi_target.session.target_output import Phase
 from iscsi_target.wire.opcodes import LoginStatus, Stage
@@ -170,7 +171,7 @@ def test_a_login_that_takes_too_long_is_ended() -> None:
     assert conversation.target.closing
 
 
-# -- sessions and connections -----------------------------------------------------------------------------------------
+# -- sessions and connections (sections 6.3.4, 6.3.5) -----------------------------------------------------------------
 
 
 def test_the_same_isid_without_a_tsih_reinstates_the_session() -> None:
@@ -232,7 +233,7 @@ def test_a_session_with_another_target_cannot_be_joined() -> None:
     assert refusal(Conversation(node, cid=1, tsih=tsih)) == LoginStatus.CANNOT_INCLUDE_IN_SESSION
 
 
-# -- two real ends ----------------------------------------------------------------------------------------------------
+# -- two real ends, CHAP (sections 6.3, 12.1.3) -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("digest", [("None",), ("CRC32C",)])
@@ -301,6 +302,51 @@ def test_a_reflected_challenge_is_refused() -> None:
 def test_authentication_cannot_be_left_out(fields: dict[str, object]) -> None:
     conversation = Conversation(make_node(chap=Chap(accepted=(Credentials("h", b"s"),))))
     assert refusal(conversation, **fields) == LoginStatus.AUTHENTICATION_FAILURE
+
+
+def test_discovery_is_authenticated_where_every_target_is() -> None:
+    """Credentials of each target open the discovery session, also those of one name with two secrets."""
+    targets = [
+        Target(
+            name=TARGET, logical_units=RamDisk(), chap=Chap(accepted=(Credentials("h", b"of the first"),))
+        ),
+        Target(
+            name=f"{TARGET}2",
+            logical_units=RamDisk(),
+            chap=Chap(accepted=(Credentials("h", b"of the second"),)),
+        ),
+    ]
+    for secret in (b"of the first", b"of the second"):
+        ends = Pair2Ends(TargetNode(targets), target_name="", chap=Chap(own=Credentials("h", secret)))
+        ends.connect()
+        assert ends.session.tsih in ends.node.sessions
+    ends = Pair2Ends(TargetNode(targets), target_name="", chap=Chap(own=Credentials("h", b"of a third")))
+    with pytest.raises(LoginFailed) as refused:
+        ends.connect()
+    assert refused.value.status == LoginStatus.AUTHENTICATION_FAILURE
+    skipping = Conversation(TargetNode(targets))
+    pairs = [("InitiatorName", HOST), ("SessionType", "Discovery")]
+    assert refusal(skipping, pairs=pairs) == LoginStatus.AUTHENTICATION_FAILURE
+
+
+def test_discovery_is_open_while_one_target_is() -> None:
+    closed = Target(name=TARGET, logical_units=RamDisk(), chap=Chap(accepted=(Credentials("h", b"s"),)))
+    node = TargetNode([closed, Target(name=f"{TARGET}2", logical_units=RamDisk())])
+    assert Conversation(node).log_in_for_discovery().status_class == 0
+    assert TargetNode([]).discovery_chap is None
+
+
+def test_who_the_initiator_is_may_be_repeated_but_not_changed() -> None:
+    """libiscsi states its name again in the operational stage after AuthMethod=None."""
+    conversation = Conversation(make_node())
+    conversation.send(conversation.login_request([*NAMES, ("AuthMethod", "CHAP,None")], csg=0, nsg=1))
+    (response,) = conversation.send(conversation.login_request([*NAMES, ("SessionType", "Normal")]))
+    assert isinstance(response, LoginResponse)
+    assert response.tsih != 0
+    other = Conversation(make_node())
+    other.send(other.login_request([*NAMES, ("AuthMethod", "CHAP,None")], csg=0, nsg=1))
+    pairs = [("InitiatorName", HOST + "2"), ("TargetName", TARGET)]
+    assert refusal(other, pairs=pairs) == LoginStatus.INITIATOR_ERROR
 
 
 def test_chap_md5_gives_the_response_of_rfc_1994() -> None:

@@ -253,7 +253,7 @@ def test_a_wire_that_damages_one_data_segment_in_five_loses_nothing(seed: int) -
     assert wire.ended()[tag].data_in == model == disk.content
 
 
-# -- SNACK, request by request ----------------------------------------------------------------------------------------
+# -- SNACK, request by request (section 11.16) ------------------------------------------------------------------------
 
 
 def at_level_1(*keys: tuple[str, str]) -> Conversation:
@@ -403,7 +403,7 @@ def test_a_digest_error_in_a_non_data_pdu_is_rejected_and_its_cmd_sn_stays_open(
     assert session.exp_cmd_sn == exp_cmd_sn + 1
 
 
-# -- which statuses have come -----------------------------------------------------------------------------------------
+# -- which statuses have come (section 7.9) ---------------------------------------------------------------------------
 
 
 def test_a_gap_is_asked_for_once() -> None:
@@ -445,7 +445,7 @@ def test_a_ping_of_the_target_is_answered() -> None:
     assert seen == [Opcode.NOP_OUT]
 
 
-# -- level 2: connections ---------------------------------------------------------------------------------------------
+# -- level 2: connections (sections 7.2, 7.14) ------------------------------------------------------------------------
 
 LEVEL_2 = Parameters(
     error_recovery_level=2,

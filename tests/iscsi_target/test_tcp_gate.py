@@ -77,6 +77,16 @@ def test_an_older_reading_of_the_kernel_takes_nothing_back() -> None:
     assert gate.acknowledged == 8
 
 
+@pytest.mark.parametrize(
+    ("memory", "waiting", "expected"),
+    [(48 << 10, 1 << 20, 3 << 10), (1 << 20, 1 << 20, 5792), (1 << 20, 48, 48), (10, 48, 1)],
+    ids=["small memory", "much memory", "little to send", "hardly any memory"],
+)
+def test_a_writer_waits_for_a_small_part_of_the_memory(memory: int, waiting: int, expected: int) -> None:
+    """What lies free while a writer waits is not in flight: a quarter of 48 KiB cost 8 % of a long channel."""
+    assert FlightGate(memory).refill(waiting) == expected
+
+
 def test_memory_is_replaced_only_when_nothing_is_in_flight() -> None:
     gate = FlightGate(10)
     gate.place(1)
