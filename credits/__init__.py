@@ -27,6 +27,7 @@ from credits.results import (
     ReserveResult,
     UpdateResult,
 )
+from credits.sharing import Sharing
 from credits.tables import AllocationRow, BufferIdRow, ReservationRow
 from credits.targets import (
     PRECEDENCE,
@@ -63,6 +64,7 @@ __all__ = [
     "ReleaseResult",
     "ReservationRow",
     "ReserveResult",
+    "Sharing",
     "Shortage",
     "StoreError",
     "Target",

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from credits.allocation import Allocation
 from credits.config import PoolConfig
 from credits.errors import Code, InvalidRequest, LawBroken
-from credits.refusals import allocation_refused
+from credits.refusals import allocation_refused, units_by_holder
 from credits.results import PoolStatistics
 from credits.source import Reservation, Source
 from credits.targets import Target, TargetKind
@@ -60,7 +60,8 @@ class MemoryArea:
         """Units for ``holder`` (figure 8): from the first reservation among ``claims``, else from the free list.
 
         Of the claims the most specific kind that has a reservation serves (GAP-24); a reservation that cannot
-        is refused and never spills into the free list. The free list splits unsplit pages when it runs short
+        is refused and never spills into the free list, and keeps what other connections that share it are sure
+        of (GAP-18). The free list splits unsplit pages when it runs short
         (GAP-15). With ``at_most`` less than asked is granted when less is there, but at least one unit (GAP-16).
 
         Raises :class:`Refused` (OVER_RESERVATION, NO_MEMORY) with the numbers, and :class:`InvalidRequest`;
@@ -68,7 +69,7 @@ class MemoryArea:
         """
         allocation = self.try_allocate(claims, units, holder, at_most)
         if allocation is None:
-            raise allocation_refused(self, self.serving(claims), units)
+            raise allocation_refused(self, self.serving(claims), units, holder)
         return allocation
 
     def try_allocate(
@@ -82,16 +83,18 @@ class MemoryArea:
             if reservation is not None and reservation.rank < source.rank:
                 source = reservation
         idle = source.idle
-        if not 0 < units <= idle.units:
+        if not 0 < units <= idle.units or source.shared is not None:
             if units < 1:
                 raise InvalidRequest(Code.INVALID_SIZE, f"an allocation has at least 1 unit, not {units}")
-            units = self._make_available(source, units, at_most)
+            units = self._make_available(source, units, at_most, holder)
             if not units:
                 return None
         runs = idle.take(units)
         allocation = Allocation(source, claims, holder, runs, units)
         source.live.add(allocation)
         source.in_use += units
+        if source.shared is not None:
+            source.shared.took(holder, units)
         self._in_use += units
         if source is not self._free:
             self._reserved_idle -= units
@@ -109,11 +112,13 @@ class MemoryArea:
         if units < 1:
             raise InvalidRequest(Code.INVALID_SIZE, f"an allocation grows by at least 1 unit, not {units}")
         alive = source is self._free or self._by_key.get(source.target.key if source.target else "") is source
-        if not alive or (units > source.idle.units and not self._make_available(source, units, False)):
-            raise allocation_refused(self, source, units)
+        if not alive or not self._make_available(source, units, False, allocation.holder):
+            raise allocation_refused(self, source, units, allocation.holder)
         allocation.runs = _joined(allocation.runs, source.idle.take(units))
         allocation.units += units
         source.in_use += units
+        if source.shared is not None:
+            source.shared.took(allocation.holder, units)
         self._in_use += units
         if source is not self._free:
             self._reserved_idle -= units
@@ -140,6 +145,8 @@ class MemoryArea:
             runs, allocation.runs = _split(allocation.runs, units)
         allocation.units = held - units
         source.in_use -= units
+        if source.shared is not None:
+            source.shared.gave(allocation.holder, units)
         if source.pending:
             self._drain(source, runs, units)
         else:
@@ -178,10 +185,13 @@ class MemoryArea:
             if not self._connections[pair]:
                 del self._connections[pair]
 
-    def _make_available(self, source: Source, units: int, at_most: bool) -> int:
+    def _make_available(self, source: Source, units: int, at_most: bool, holder: str) -> int:
         """How many of ``units`` the source can give after splitting pages; 0 refuses, with nothing split."""
+        spare = source.spare_units(holder)
+        if units <= spare:
+            return units
         if source is not self._free:
-            return source.idle.units if at_most else 0
+            return spare if at_most else 0
         idle = source.idle
         short = units - idle.units
         pages = -(-short // self.config.units_per_page)
@@ -310,6 +320,8 @@ class MemoryArea:
                 raise LawBroken(
                     f"{source.target or 'the free list'} counts {counted}, but has {(idle, used)}"
                 )
+            if source.shared is not None and not source.shared.agrees(units_by_holder(source)):
+                raise LawBroken(f"the connections that share {source.target} have other units than counted")
             in_use += used - source.pending
             draining += source.pending
             reserved_idle += idle if source is not self._free else 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -106,7 +107,7 @@ class DurablePool(ReservationVerbs):
         with self._lock:
             allocation = self._pool.try_allocate(claims, units, holder, at_most)
             if allocation is None:
-                raise allocation_refused(self._pool, self._pool.serving(claims), units)
+                raise allocation_refused(self._pool, self._pool.serving(claims), units, holder)
             return allocation
 
     def try_allocate(
@@ -286,7 +287,7 @@ def _row_after(target: Target, grant: Grant | None, before: Grant | None) -> tup
     if grant is None:
         return None
     if before is not None:
-        grant = Grant(grant.units, grant.requested_bytes, before.order, grant.lease_ns, grant.epoch)
+        grant = replace(grant, order=before.order)
     return row_of(target, grant)
 
 

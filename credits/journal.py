@@ -22,6 +22,7 @@ from credits.journal_format import (
     APPLICATION_ID,
     DELETE,
     FORMAT,
+    MIGRATIONS,
     RAISE_NUMBER,
     ROW_COLUMNS,
     SCHEMA,
@@ -269,6 +270,7 @@ def _load(connection: sqlite3.Connection, path: Path, config: PoolConfig) -> Sto
             f"{path} is the journal of the {kind} pool {name!r}, not of the {config.kind.value} pool "
             f"{config.name!r}; name another file"
         )
+    _migrate(connection)
     numbers = dict(connection.execute("SELECT name, value FROM numbers").fetchall())
     revision = (numbers.get("revision", -1) // REVISIONS_PER_OPENING + 1) * REVISIONS_PER_OPENING
     connection.execute("BEGIN IMMEDIATE")
@@ -295,6 +297,19 @@ def _create(connection: sqlite3.Connection, config: PoolConfig) -> None:
         "INSERT INTO seeds (buffer_id) VALUES (?)", [(seed,) for seed in config.buffer_id_seeds]
     )
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {FORMAT}")
+    connection.execute("COMMIT")
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    """Bring a file of an older format to the present one, in one transaction."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version == FORMAT:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    for older in range(version, FORMAT):
+        for statement in MIGRATIONS[older]:
+            connection.execute(statement)
     connection.execute(f"PRAGMA user_version = {FORMAT}")
     connection.execute("COMMIT")
 

@@ -12,12 +12,14 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from credits.errors import InvalidRequest
 from credits.results import HoldResult, ReleaseResult, ReserveResult, UpdateResult
+from credits.sharing import Sharing, check_sharing
 from credits.source import Grant
 from credits.targets import Target, TargetKind
 from credits.verbs import Result
 
-FORMAT = 1
+FORMAT = 2
 #: "sanc", so that the journal is not taken for some other program's database, nor the other way round.
 APPLICATION_ID = 0x73616E63
 
@@ -29,17 +31,25 @@ SCHEMA = (
     "request TEXT NOT NULL, answer TEXT NOT NULL) STRICT",
     "CREATE TABLE reservations (key TEXT PRIMARY KEY, kind TEXT NOT NULL, local_port TEXT, remote_port TEXT, "
     "remote_port_number INTEGER, buffer_id INTEGER, name TEXT, units INTEGER NOT NULL, "
-    "requested_bytes INTEGER NOT NULL, grant_order INTEGER NOT NULL, lease_ns INTEGER, epoch INTEGER NOT NULL) "
-    "STRICT, WITHOUT ROWID",
+    "requested_bytes INTEGER NOT NULL, grant_order INTEGER NOT NULL, lease_ns INTEGER, epoch INTEGER NOT NULL, "
+    "connections INTEGER, minimum_bytes INTEGER) STRICT, WITHOUT ROWID",
 )
+
+#: What turns a file of the key's format into one of the next.
+MIGRATIONS: Mapping[int, tuple[str, ...]] = {
+    1: (
+        "ALTER TABLE reservations ADD COLUMN connections INTEGER",
+        "ALTER TABLE reservations ADD COLUMN minimum_bytes INTEGER",
+    ),
+}
 
 #: A row of ``reservations``, its key first.
 Row = tuple[Any, ...]
 ROW_COLUMNS = (
     "key, kind, local_port, remote_port, remote_port_number, buffer_id, name, "
-    "units, requested_bytes, grant_order, lease_ns, epoch"
+    "units, requested_bytes, grant_order, lease_ns, epoch, connections, minimum_bytes"
 )
-UPSERT = f"INSERT OR REPLACE INTO reservations ({ROW_COLUMNS}) VALUES ({', '.join('?' * 12)})"
+UPSERT = f"INSERT OR REPLACE INTO reservations ({ROW_COLUMNS}) VALUES ({', '.join('?' * 14)})"
 DELETE = "DELETE FROM reservations WHERE key = ?"
 RAISE_NUMBER = (
     "INSERT INTO numbers (name, value) VALUES (?, ?) "
@@ -62,14 +72,24 @@ def row_of(target: Target, grant: Grant) -> Row:
         grant.order,
         grant.lease_ns,
         grant.epoch,
+        grant.sharing.connections if grant.sharing else None,
+        grant.sharing.minimum_bytes if grant.sharing else None,
     )
 
 
 def reservation_of(row: Row) -> tuple[Target, Grant]:
     """The reservation of a row. Raises :class:`ValueError` where the row makes none."""
-    _, kind, local_port, remote_port, number, buffer_id, name, units, requested, order, lease_ns, epoch = row
+    _, kind, local_port, remote_port, number, buffer_id, name, *granted, connections, minimum_bytes = row
+    units, requested, order, lease_ns, epoch = granted
     target = Target(TargetKind(kind), local_port, remote_port, number, buffer_id, name)
-    return target, Grant(units, requested, order, lease_ns, epoch)
+    sharing = None
+    if connections is not None:
+        sharing = Sharing(connections=connections, minimum_bytes=minimum_bytes)
+        try:
+            check_sharing(target, sharing)
+        except InvalidRequest as error:
+            raise ValueError(str(error)) from error
+    return target, Grant(units, requested, order, lease_ns, epoch, sharing)
 
 
 _RESULTS: Mapping[str, type[Any]] = {

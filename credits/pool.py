@@ -23,6 +23,7 @@ from credits.plan import Plan, Verb
 from credits.planning import PlanningArea
 from credits.preview import Preview, preview
 from credits.results import HoldResult, Information
+from credits.sharing import Sharing, check_minima_fit, check_sharing
 from credits.source import Grant, Reservation
 from credits.tables import (
     AllocationRow,
@@ -141,6 +142,7 @@ class Pool(PlanningArea, ReservationVerbs):
         check_size(request.requested_bytes)
         check_target(request.target)
         check_lease(request.lease_ns)
+        check_sharing(request.target, request.sharing)
         target, issued = request.target, None
         if target.kind is TargetKind.CONNECTION:
             if target.buffer_id is not None:
@@ -149,8 +151,9 @@ class Pool(PlanningArea, ReservationVerbs):
             target = Target(TargetKind.CONNECTION, target.local_port, target.remote_port, buffer_id=issued)
         self._check_not_planned(target)
         units = self.config.units_for(request.requested_bytes)
+        self._check_minima(request.sharing, units)
         epoch = self.revision + 1
-        grant = Grant(units, request.requested_bytes, epoch, request.lease_ns, epoch)
+        grant = Grant(units, request.requested_bytes, epoch, request.lease_ns, epoch, request.sharing)
         plan = self.prepare_changes(
             Verb.RESERVE,
             target,
@@ -228,7 +231,8 @@ class Pool(PlanningArea, ReservationVerbs):
         for reservation, requested_bytes in sizes:
             old = reservation.grant
             units = self.config.units_for(requested_bytes)
-            grant = Grant(units, requested_bytes, old.order, old.lease_ns, old.epoch)
+            self._check_minima(old.sharing, units)
+            grant = Grant(units, requested_bytes, old.order, old.lease_ns, old.epoch, old.sharing)
             wanted.append((reservation.target, reservation, grant))
         requested = sum(requested_bytes for _, requested_bytes in sizes)
         return self.prepare_changes(
@@ -360,6 +364,10 @@ class Pool(PlanningArea, ReservationVerbs):
                 "read them again",
             )
 
+    def _check_minima(self, sharing: Sharing | None, units: int) -> None:
+        if sharing is not None:
+            check_minima_fit(sharing, self.config.units_for(sharing.minimum_bytes), units)
+
     def _check_not_planned(self, target: Target) -> None:
         if target.key in self._planned:
             raise Refused(Code.BUSY, f"{target} is held or being changed by another request; try again")
@@ -459,4 +467,5 @@ def _as_reserve(request: Hold) -> Reserve:
         requested_bytes=request.requested_bytes,
         expected_revision=request.expected_revision,
         lease_ns=request.lease_ns,
+        sharing=request.sharing,
     )

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 NAMED_HOLDERS = 5
 
 
-def allocation_refused(area: MemoryArea, source: Source, units: int) -> Refused:
-    """An allocation that its source cannot serve (paragraph 49; GAP-15, GAP-16)."""
+def allocation_refused(area: MemoryArea, source: Source, units: int, holder: str) -> Refused:
+    """An allocation by ``holder`` that its source cannot serve (paragraph 49; GAP-15, GAP-16, GAP-18)."""
     free, expandable = area.free_units, area.expandable_units
     if source.target is None:
         holders = _largest(holders_of_units(area))
@@ -28,12 +28,13 @@ def allocation_refused(area: MemoryArea, source: Source, units: int) -> Refused:
             "free units, reserve them beforehand, or give the pool more"
         )
         return Refused(Code.NO_MEMORY, text, shortage)
-    idle = source.idle.units
-    holders = _largest(_by_holder(source))
-    shortage = Shortage(units, free, expandable, idle, holders)
+    idle, spare = source.idle.units, source.spare_units(holder)
+    kept = f" ({idle - spare} of them kept for other connections that share it)" if spare < idle else ""
+    holders = _largest(units_by_holder(source))
+    shortage = Shortage(units, free, expandable, spare, holders)
     text = (
-        f"beyond the reservation: asked for {units} units of {source.target}, of which {idle} are left, so at "
-        f"most {idle} would be granted now (free list: {free}, expandable: {expandable}){_said(holders)}; "
+        f"beyond the reservation: asked for {units} units of {source.target}, of which {idle} are left{kept}, so "
+        f"at most {spare} would be granted now (free list: {free}, expandable: {expandable}){_said(holders)}; "
         "wait for units to be freed, or update the reservation"
     )
     return Refused(Code.OVER_RESERVATION, text, shortage)
@@ -58,13 +59,14 @@ def holders_of_units(area: MemoryArea) -> Counter[str]:
     held: Counter[str] = Counter()
     for source in area.sources():
         if source.target is None:
-            held.update(_by_holder(source))
+            held.update(units_by_holder(source))
         else:
             held[str(source.target)] += source.idle.units + source.in_use
     return held
 
 
-def _by_holder(source: Source) -> Counter[str]:
+def units_by_holder(source: Source) -> Counter[str]:
+    """Units in use out of a source, by holder."""
     held: Counter[str] = Counter()
     for allocation in source.live:
         held[allocation.holder] += allocation.units

@@ -31,13 +31,23 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """What a policy recommends: ``units = ceil(bytes / unit_bytes)`` (GAP-2), and how it came about."""
+    """What a policy recommends: ``units = ceil(bytes / unit_bytes)`` (GAP-2), and how it came about.
+
+    A policy for TCP recommends at least one unit for each connection (term ``minimum``): with fewer some of them could
+    never send. ``bytes`` stays the policy's own figure; :attr:`reserve_bytes` is what to ask for.
+    """
 
     policy: str
     bytes: int
     units: int
     unit_bytes: int
     terms: tuple[Term, ...]
+
+    @property
+    def reserve_bytes(self) -> int:
+        """The size to reserve: ``bytes``, or that of ``units`` where those are more."""
+        enough = ceil_div(self.bytes, self.unit_bytes) >= self.units
+        return self.bytes if enough else self.units * self.unit_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +164,11 @@ def recommend_from(policy: str, inputs: Inputs) -> Recommendation:
     amount, terms = chosen.rule(inputs)
     if chosen.in_credits:
         return Recommendation(policy, amount * inputs.unit_bytes, amount, inputs.unit_bytes, tuple(terms))
+    minimum = inputs.sessions * inputs.connections
     units = ceil_div(amount, inputs.unit_bytes)
+    if units < minimum:
+        units = minimum
+        terms.append(Term("minimum", minimum, "units at least: one for each connection of each session"))
     return Recommendation(policy, amount, units, inputs.unit_bytes, tuple(terms))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from credits.sharing import SharedUse, Sharing
 from credits.targets import RANK, Target
 from credits.units import UnitList, UnitMap
 
@@ -21,10 +22,11 @@ class Source:
     ``idle`` is the list; ``in_use`` counts the units of ``live``, the allocations; of those, ``pending``
     units go to the free list instead of home when they are freed (a shrink below what is in use, GAP-3).
     ``rank`` is the precedence of the target's kind; ``target`` is ``None`` for the free list. ``owner`` is the
-    pool's own token: an allocation is only taken back by the pool that gave it.
+    pool's own token: an allocation is only taken back by the pool that gave it. ``shared`` keeps the minima of
+    the connections that share a buffer ID, where there are any (GAP-18).
     """
 
-    __slots__ = ("config", "idle", "in_use", "live", "owner", "pending", "rank", "target")
+    __slots__ = ("config", "idle", "in_use", "live", "owner", "pending", "rank", "shared", "target")
 
     def __init__(self, target: Target | None, unit_map: UnitMap, config: PoolConfig, owner: object) -> None:
         self.target = target
@@ -34,12 +36,21 @@ class Source:
         self.idle = UnitList(unit_map)
         self.in_use = 0
         self.pending = 0
+        self.shared: SharedUse | None = None
         self.live: set[Allocation] = set()
 
     def take_after(self, original: Source, unit_map: UnitMap) -> None:
         """Become a copy of ``original`` in a copied map, without its allocations."""
         self.idle = original.idle.copy(unit_map)
         self.in_use, self.pending = original.in_use, original.pending
+        self.shared = original.shared.copy() if original.shared else None
+
+    def spare_units(self, holder: str) -> int:
+        """How many idle units ``holder`` may take: all, unless others that share them are sure of some."""
+        idle = self.idle.units
+        if self.shared is None:
+            return idle
+        return self.shared.spare_units(holder, idle, idle + self.in_use - self.pending)
 
 
 @dataclass(slots=True)
@@ -48,7 +59,8 @@ class Grant:
 
     ``units`` is the promise (column 304 as a ceiling, INC-9), ``requested_bytes`` what was asked before
     rounding (INC-22). ``lease_ns`` is the lease's duration or ``None`` (GAP-10), ``epoch`` the fencing number of
-    who manages it. ``order`` is the revision at which it was first made.
+    who manages it. ``order`` is the revision at which it was first made. ``sharing`` is the minimum of each
+    connection that shares it (GAP-18).
     """
 
     units: int
@@ -56,6 +68,7 @@ class Grant:
     order: int
     lease_ns: int | None = None
     epoch: int = 0
+    sharing: Sharing | None = None
 
 
 class Reservation(Source):
@@ -74,6 +87,8 @@ class Reservation(Source):
     ) -> None:
         super().__init__(target, unit_map, config, owner)
         self.grant = grant
+        if grant.sharing is not None:
+            self.shared = SharedUse(grant.sharing, config.units_for(grant.sharing.minimum_bytes))
         self.expires_at_ns: int | None = None
 
     def copy(self, unit_map: UnitMap, owner: object) -> Reservation:
@@ -83,7 +98,9 @@ class Reservation(Source):
         twin.target, twin.config, twin.owner, twin.rank = self.target, self.config, owner, self.rank
         twin.live = set()
         twin.take_after(self, unit_map)
-        twin.grant = Grant(grant.units, grant.requested_bytes, grant.order, grant.lease_ns, grant.epoch)
+        twin.grant = Grant(
+            grant.units, grant.requested_bytes, grant.order, grant.lease_ns, grant.epoch, grant.sharing
+        )
         twin.expires_at_ns = self.expires_at_ns
         return twin
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from credits.errors import Holder
+from credits.sharing import Sharing
 from credits.source import Source
 from credits.targets import Target, TargetKind, by_precedence
 
@@ -25,6 +26,7 @@ class ReservationRow:
     whole grant, idle and in use (INC-9), or list 33 alone in strict-document mode. ``backed_units`` is less
     than ``reserved_units`` where ``state`` is ``degraded``; other states are ``reserved``, ``in_use``,
     ``draining`` (a shrink is pending) and ``released`` (gone, but units of it are still in use).
+    ``sharing`` is the minimum of each connection that shares a buffer ID, if there is one (GAP-18).
     """
 
     target: Target
@@ -40,6 +42,7 @@ class ReservationRow:
     epoch: int
     lease_ns: int | None
     expires_at_ns: int | None
+    sharing: Sharing | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +92,7 @@ def reservation_table(area: MemoryArea) -> tuple[ReservationRow, ...]:
                 epoch=grant.epoch,
                 lease_ns=grant.lease_ns,
                 expires_at_ns=reservation.expires_at_ns,
+                sharing=grant.sharing,
             )
         )
     for source in sorted(area.leaving(), key=lambda reservation: reservation.grant.order):

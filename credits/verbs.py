@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from credits.results import HoldResult, ReleaseResult, ReserveResult, UpdateResult
+from credits.sharing import Sharing
 from credits.targets import Target
 
 
@@ -24,6 +25,7 @@ class Reserve:
     expected_revision: int | None = None
     allow_expansion: bool = True
     lease_ns: int | None = None
+    sharing: Sharing | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +70,7 @@ class Hold:
     ttl_ns: int
     expected_revision: int | None = None
     lease_ns: int | None = None
+    sharing: Sharing | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,12 +124,16 @@ class ReservationVerbs(ABC):
         expected_revision: int | None = None,
         allow_expansion: bool = True,
         lease_ns: int | None = None,
+        sharing: Sharing | None = None,
     ) -> ReserveResult:
         """Reserve (figure 7): units move from the free list, and from unsplit pages, to the target's list 33.
 
         For a connection without an ID (:func:`credits.targets.new_connection`) a buffer ID is issued; any other
         target that is already reserved is brought to the new total (``replaced``). ``lease_ns`` makes it
-        lapse unless renewed (GAP-10).
+        lapse unless renewed (GAP-10). ``sharing`` says how many connections share the new buffer ID and what each
+        of them, by its allocations' holder, is sure of; the reservation keeps it for its life, and no update
+        takes it below the sum of the minima (INVALID_SIZE). No unit in use is revoked for a
+        minimum: after a shrink below what others use, it waits until they free some (GAP-18).
         """
         request = Reserve(
             target=target,
@@ -134,6 +141,7 @@ class ReservationVerbs(ABC):
             expected_revision=expected_revision,
             allow_expansion=allow_expansion,
             lease_ns=lease_ns,
+            sharing=sharing,
         )
         return cast(ReserveResult, self._execute(request_id, request, now_ns))
 
@@ -220,6 +228,7 @@ class ReservationVerbs(ABC):
         now_ns: int,
         expected_revision: int | None = None,
         lease_ns: int | None = None,
+        sharing: Sharing | None = None,
     ) -> HoldResult:
         """Set aside what a reserve of this size needs, for ``ttl_ns`` at most.
 
@@ -232,6 +241,7 @@ class ReservationVerbs(ABC):
             ttl_ns=ttl_ns,
             expected_revision=expected_revision,
             lease_ns=lease_ns,
+            sharing=sharing,
         )
         return cast(HoldResult, self._execute(request_id, request, now_ns))
 

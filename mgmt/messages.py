@@ -258,7 +258,11 @@ class ReservedBufferUpdateRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReservedBufferUpdateResponse:
-    """M11 (step 1208): done; shrinks below what is in use drain later (GAP-3)."""
+    """M11 (step 1208): done; shrinks below what is in use drain later (GAP-3).
+
+    ``buffer_ids``: the connections of the pair whose reservations were changed, where it was theirs (embodiment 4); the
+    numbers are then the sums.
+    """
 
     target: Target
     reserved_units: int
@@ -266,6 +270,7 @@ class ReservedBufferUpdateResponse:
     previous_units: int
     pending_shrink_units: int
     revision: int
+    buffer_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

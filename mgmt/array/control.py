@@ -18,6 +18,7 @@ from iscsi_target.scsi.errors import StoreError as DiskError
 from mgmt.array import tables
 from mgmt.array.configuration import ArrayConfig
 from mgmt.array.interface import CommunicationInterface
+from mgmt.array.replication.history import CopyHistory
 from mgmt.array.replication.remote_copy import NoSuchCopy, RemoteCopy
 from mgmt.array.volumes import Volumes
 from mgmt.http import ProblemError
@@ -26,6 +27,7 @@ from mgmt.messages import (
     BufferHoldRequest,
     BufferReserveRequest,
     CopyStartRequest,
+    CopyStatus,
     CopyStatusRequest,
     CopyStopRequest,
     Envelope,
@@ -62,7 +64,9 @@ class Control:
         remote_copy: RemoteCopy,
         data_loop: asyncio.AbstractEventLoop,
         iscsi_port: int,
+        history: CopyHistory | None = None,
     ) -> None:
+        self._history = history or CopyHistory(None)
         self._config = config
         self._interface = interface
         self._volumes = volumes
@@ -96,7 +100,7 @@ class Control:
                 return self._interface.release(message, envelope.request_id)
             case CopyStartRequest():
                 start = self._remote_copy.start
-                return self._started.answer(envelope, lambda: self._on_data_loop(start(message)))
+                return self._started.answer(envelope, lambda: self._kept(self._on_data_loop(start(message))))
             case CopyStopRequest():
                 return self._of_a_copy(self._remote_copy.stop(message.copy_id))
             case CopyStatusRequest():
@@ -152,6 +156,14 @@ class Control:
         """Tell the copies that run over the reservation; they follow while the answer travels."""
         self._data_loop.call_soon_threadsafe(self._remote_copy.reservations_changed)
         return answer
+
+    def _kept(self, answer: T) -> T:
+        """A copy's start is answered when the copy is in the history."""
+        self._history.save(self._on_data_loop(self._statuses()))
+        return answer
+
+    async def _statuses(self) -> list[CopyStatus]:
+        return self._remote_copy.statuses()
 
     async def _status(self, copy_id: str) -> Message:
         return self._remote_copy.status(copy_id)

@@ -34,6 +34,9 @@ from mgmt.messages import (
     ReservedBufferUpdateResponse,
 )
 
+#: So many connections are named in an answer; they all fit into a message.
+_NAMED_LIMIT = 4096
+
 
 class CommunicationInterface:
     """One interface's buffers, and the answers to the messages about them.
@@ -169,6 +172,9 @@ class CommunicationInterface:
             previous_units=result.previous_units,
             pending_shrink_units=result.pending_shrink_units,
             revision=result.revision,
+            buffer_ids=tuple(
+                record.target.buffer_id for record in result.records if record.target.buffer_id is not None
+            )[:_NAMED_LIMIT],
         )
 
     def preview(self, request: ReservationPreviewRequest) -> ReservationPreview:

@@ -28,13 +28,16 @@ from mgmt.array.control import Control
 from mgmt.array.expiry import Expiry
 from mgmt.array.host_buffers import HostBuffers
 from mgmt.array.interface import CommunicationInterface
+from mgmt.array.replication.history import CopyHistory, HistoryError
 from mgmt.array.replication.iscsi_transport import Destination, IscsiCopyTransport
 from mgmt.array.replication.remote_copy import CONNECTIONS_LIMIT, RemoteCopy
 from mgmt.array.volumes import Volumes, open_volumes
 from mgmt.http import ServerThread
-from mgmt.messages import CopyStartRequest
+from mgmt.messages import CopyStartRequest, CopyStatus
 
 _COPY_READERS = 2
+#: How old what is known of a copy may be after the array was killed.
+_KEEP_EVERY_S = 0.5
 
 
 class CannotServe(Exception):
@@ -65,6 +68,7 @@ async def running(config: ArrayConfig) -> AsyncIterator[Listening]:
         interface = CommunicationInterface(config.pool.name, pool, time.monotonic_ns)
         target = await _start_target(config, volumes, pool)
         stack.push_async_callback(target.stop)
+        history = CopyHistory(None if config.state is None else config.state / "copies.json")
         readers = ThreadPoolExecutor(_COPY_READERS, thread_name_prefix="copy-read")
         stack.callback(readers.shutdown)
         remote_copy = RemoteCopy(
@@ -74,15 +78,37 @@ async def running(config: ArrayConfig) -> AsyncIterator[Listening]:
             transport=lambda request: IscsiCopyTransport(_destination(config, request), pool, memory),
             config=config.copy,
             executor=readers,
+            earlier=_load(history),
         )
+        # In this order at the end: no more periodical writing, every copy stopped, the last word written.
+        stack.callback(lambda: history.save(remote_copy.statuses()))
         stack.push_async_callback(remote_copy.close)
+        await stack.enter_async_context(_keeping(history, remote_copy))
         iscsi_port = target.portals[0].port
-        control = Control(config, interface, volumes, remote_copy, asyncio.get_running_loop(), iscsi_port)
+        loop = asyncio.get_running_loop()
+        control = Control(config, interface, volumes, remote_copy, loop, iscsi_port, history)
         server = ServerThread(control.app(), config.listen)
         server.start()
         # Handlers may be waiting for this loop, so it must go on while the server's thread ends.
         stack.push_async_callback(asyncio.to_thread, server.stop)
         yield Listening(iscsi_port, str(server.address))
+
+
+@asynccontextmanager
+async def _keeping(history: CopyHistory, remote_copy: RemoteCopy) -> AsyncIterator[None]:
+    """How far the copies are is written down now and then, on another thread."""
+
+    async def keep() -> None:
+        while True:
+            await asyncio.sleep(_KEEP_EVERY_S)
+            await asyncio.to_thread(history.save, remote_copy.statuses())
+
+    task = asyncio.create_task(keep())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def serve(config: ArrayConfig, on_ready: Callable[[Listening], None]) -> None:
@@ -105,6 +131,13 @@ def _open_pool(config: ArrayConfig) -> DurablePool:
     try:
         return DurablePool.open(journal, config.pool)
     except StoreError as error:
+        raise CannotServe(str(error)) from None
+
+
+def _load(history: CopyHistory) -> list[CopyStatus]:
+    try:
+        return history.load()
+    except HistoryError as error:
         raise CannotServe(str(error)) from None
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from mgmt.array.interface import CommunicationInterface
 from mgmt.array.replication.engine import Progress
+from mgmt.copy_rows import copy_row
 from mgmt.messages import CopyStatus, to_plain
 
 Row = dict[str, Any]
@@ -50,24 +51,18 @@ def buffer_ids(array: str, interface: CommunicationInterface) -> list[Row]:
     return [{"array": array} | to_plain(row) for row in interface.pool.buffer_id_table()]
 
 
-def copies(array: str, running: Iterable[tuple[CopyStatus, Progress]]) -> list[Row]:
-    """Remote copies; ``rpo_ns`` is null for a copy of an image, ``rpo_bytes`` is what is still missing."""
-    return [_copy(array, status, progress) for status, progress in running]
+def copies(array: str, known: Iterable[tuple[CopyStatus, Progress | None]]) -> list[Row]:
+    """Remote copies; those of earlier runs of the array have no links."""
+    return [_copy(array, status, progress) for status, progress in known]
 
 
-def _copy(array: str, status: CopyStatus, progress: Progress) -> Row:
-    total = status.total_bytes
-    row: Row = to_plain(status)
-    return row | {
-        "array": array,
-        "pair": f"{status.local_port},{status.remote_port}",
-        "progress": status.acknowledged_bytes / total if total else 1.0,
-        "max_in_flight_bytes": progress.max_in_flight_bytes,
-        "rpo_ns": None,
-        "rpo_bytes": total - status.acknowledged_bytes,
+def _copy(array: str, status: CopyStatus, progress: Progress | None) -> Row:
+    links = () if progress is None else progress.links
+    return copy_row(array, status) | {
+        "max_in_flight_bytes": None if progress is None else progress.max_in_flight_bytes,
         "links": [
             {"session": slot.session, "connection": slot.connection} | asdict(traffic)
-            for slot, traffic in progress.links
+            for slot, traffic in links
         ],
     }
 

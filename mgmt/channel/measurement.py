@@ -173,7 +173,7 @@ class Measurement:
             return []
         self._echoes_sent += 1
         last = self._echoes_sent == self._config.echoes
-        self._next_echo_at_ns = now_ns + (self._config.echo_wait_ns if last else self._config.echo_spacing_ns)
+        self._next_echo_at_ns = now_ns + (self._last_wait_ns() if last else self._config.echo_spacing_ns)
         return [encode(Packet(Kind.ECHO, self._nonce, sequence=self._echoes_sent, sent_ns=now_ns))]
 
     def _echo_back(self, packet: Packet, arrival_ns: int) -> None:
@@ -184,11 +184,12 @@ class Measurement:
         if len(self._echoes_back) == self._config.echoes:
             self._end_echoes(arrival_ns)
         elif self._echoes_sent == self._config.echoes:
-            # The others have left before: those that are still not here after another round trip are lost.
-            wait_ns = min(
-                2 * self._longest_rtt_ns() + self._config.echo_spacing_ns, self._config.echo_wait_ns
-            )
-            self._next_echo_at_ns = min(self._next_echo_at_ns, arrival_ns + wait_ns)
+            self._next_echo_at_ns = min(self._next_echo_at_ns, arrival_ns + self._last_wait_ns())
+
+    def _last_wait_ns(self) -> int:
+        """How long the echoes still missing are waited for when the last has left: a while, or two round trips."""
+        known = self._longest_rtt_ns()
+        return min(self._repeat_ns(), self._config.echo_wait_ns) if known else self._config.echo_wait_ns
 
     def _end_echoes(self, now_ns: int) -> None:
         if not self._found.rtts_ns:
@@ -200,7 +201,7 @@ class Measurement:
         self._ends_at_ns = min(now_ns + trains_ns, self._gives_up_at_ns)
 
     def _longest_rtt_ns(self) -> int:
-        return max(0, *self._found.rtts_ns, 0)
+        return max([0, *self._found.rtts_ns])
 
     def _repeat_ns(self) -> int:
         return self._config.repeat_ns + 2 * self._longest_rtt_ns()

@@ -41,7 +41,7 @@ _STATUS = {
 }
 
 
-@click.command(epilog="Example: sancredit copy start --port-pair 192.0.2.1,198.51.100.1 --volume vol0 --wait")
+@click.command(epilog="Example: sancredit copy start --port-pair 127.0.0.1,127.0.0.2 --volume vol0 --wait")
 @port_options
 @counts_options
 @click.option("--volume", required=True, help="The volume to copy.")

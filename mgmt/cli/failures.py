@@ -69,6 +69,8 @@ def _refused(error: Any) -> tuple[int, str]:
             FAILED,
             "what answers there does not know this request: is it a sancredit station of this version?",
         )
+    if code == "NOT_RESERVED" and "`" not in str(error):
+        return FAILED, f"{_line(str(error))}; what is reserved: `sancredit get reservations`"
     if code in ("UNREACHABLE", "STOPPING"):
         return UNREACHABLE, _line(str(error))
     return (USAGE if code in _BAD_VALUES else FAILED), _line(str(error))

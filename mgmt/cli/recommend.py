@@ -85,6 +85,10 @@ def recommend(
 ) -> None:
     """The recommended size for a target, from what the station has measured; or from --bandwidth and --rtt,
     or --speed and --distance, alone."""
+    if policy != sizing.ALL and POLICIES[policy].in_credits and (speed is None or distance is None):
+        raise click.UsageError(
+            f"the policy {policy} is for a Fibre Channel link: it needs --speed and --distance"
+        )
     given = (bandwidth, rtt, distance, speed, payload, unit_size)
     if any(value is not None for value in given):
         if any(named.values()):
@@ -117,7 +121,7 @@ def recommend(
         with open_station(station, 120) as peer:
             found = checked(peer, peer.post("/api/v1/recommend", request), items=list)["items"]
             rows = [checked(peer, row, **_ROW) for row in found or [None]]
-    if output in ("table", "wide") or policy == sizing.ALL:
+    if output in ("table", "wide", "csv") or policy == sizing.ALL:
         show(rows, "recommend", output, headers=not no_headers)
     else:
         show_one(rows[0], output, "")

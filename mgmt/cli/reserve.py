@@ -39,7 +39,7 @@ _CHANGE = {
 _PREVIEW = _CHANGE | {"free_units_before": int, "free_units_after": int, "expanded_units": int}
 
 
-@click.command(epilog="Example: sancredit reserve --port-pair 192.0.2.1,198.51.100.1 --size auto")
+@click.command(epilog="Example: sancredit reserve --port-pair 127.0.0.1,127.0.0.2 --size auto")
 @target_options
 @click.option(
     "--size", type=AutoSize(), default="auto", show_default=True, help="auto: the recommended size; or bytes."
@@ -100,7 +100,7 @@ def _reserve_both_ends(station: str, output: str, request: Mapping[str, Any], ta
     _warn(answer)
 
 
-@click.command(epilog="Example: sancredit update --port-pair 192.0.2.1,198.51.100.1 --size 2MiB")
+@click.command(epilog="Example: sancredit update --port-pair 127.0.0.1,127.0.0.2 --size 2MiB")
 @target_options
 @click.option(
     "--size", type=AutoSize(), default="auto", show_default=True, help="auto: the recommended size; or bytes."
@@ -152,7 +152,7 @@ class Supposition(click.ParamType):  # type: ignore[type-arg]
 
 
 @click.command(
-    epilog="Example: sancredit preview --port-pair 192.0.2.1,198.51.100.1 --if rtt=80ms,bandwidth=1Gbit"
+    epilog="Example: sancredit preview --port-pair 127.0.0.1,127.0.0.2 --if rtt=80ms,bandwidth=1Gbit"
 )
 @target_options
 @click.option("--if", "supposed", type=Supposition(), default=None, help="The channel as it might become.")
@@ -173,7 +173,7 @@ def preview(
     _preview(station, output, body(wanted, size_bytes=size, **(supposed or {})), wanted.target)
 
 
-@click.command(epilog="Example: sancredit release --port-pair 192.0.2.1,198.51.100.1")
+@click.command(epilog="Example: sancredit release --port-pair 127.0.0.1,127.0.0.2")
 @target_options
 @click.option("--drain", is_flag=True, help="Also while units are in use: they return as they become free.")
 @output_option
@@ -216,6 +216,9 @@ def _changed(verb: str, target: Target, answer: Mapping[str, Any]) -> str:
         f"{verb} {size_text(answer['reserved_bytes'])} ({answer['reserved_units']} units) for {who} "
         f"on array {answer['array']}"
     )
+    if changed := answer.get("buffer_ids"):
+        noun = "connection" if len(changed) == 1 else "connections"
+        sentence += f", the sum of its {len(changed)} {noun}: buffer ID {', '.join(map(str, changed))}"
     if answer["previous_units"]:
         sentence += f"; before: {answer['previous_units']} units"
     if answer["pending_shrink_units"]:

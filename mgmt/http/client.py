@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import socket
 import time
 import uuid
@@ -139,10 +138,10 @@ class Peer:
 
 def _no_http(error: httpx.RemoteProtocolError) -> str:
     """What came instead of an answer, where the library says it."""
-    said = re.search(r"bytearray\(b['\"](.{1,60})", str(error))
-    if said:
-        return f"what listens there does not speak HTTP; it sent {said[1].rstrip(chr(39) + chr(34) + ')')!r}"
-    return f"what listens there does not answer HTTP: {str(error).rstrip('.').lower()}"
+    text = str(error).rstrip(".")
+    if "disconnected" in text:
+        return "what listens there closed the connection instead of answering HTTP"
+    return f"what listens there does not speak HTTP ({text:.120})"
 
 
 def _cause(error: Exception) -> str:

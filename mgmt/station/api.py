@@ -247,12 +247,12 @@ def _add_copies(app: FastAPI, station: Station) -> None:
     @app.get("/api/v1/copies/{copy_id}")
     def status(copy_id: RequestId) -> dict[str, Any]:
         """How far a copy is."""
-        return _plain(copies.status(station, copy_id))
+        return copies.row(station, copies.status(station, copy_id))
 
     @app.post("/api/v1/copies/{copy_id}/stop")
     def stop(copy_id: RequestId) -> dict[str, Any]:
         """Stop a copy; its units return to the list they came from."""
-        return _plain(copies.stop(station, copy_id))
+        return copies.row(station, copies.stop(station, copy_id))
 
     @app.post("/api/v1/copies/{copy_id}/verify")
     def verify(copy_id: RequestId) -> dict[str, Any]:

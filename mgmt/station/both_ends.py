@@ -68,7 +68,7 @@ def reserve_both_ends(
     advice = None
     if size_bytes is None:
         advice = advise(station, target, sessions=sessions, connections_per_session=connections_per_session)
-        size_bytes = advice.recommendation.bytes
+        size_bytes = advice.recommendation.reserve_bytes
     check_size(size_bytes)
     attempt = uuid.uuid4().hex
     mirrored = port_pair(target.remote_port, target.local_port)

@@ -10,7 +10,7 @@ from credits.errors import Code, InvalidRequest, Refused
 from credits.targets import Target, TargetKind, port_pair
 from mgmt.http import PeerRefused, PeerUnreachable, ProblemError
 from mgmt.messages import ChannelChangeNotify, ChannelInfoGetRequest, ChannelInfoGetResponse
-from mgmt.station.context import Station, canonical_port
+from mgmt.station.context import Station, canonical_pair, canonical_port
 from mgmt.station.store import Channel
 
 #: Most concurrent sessions of a pair, and most connections of a session (section F of the specification).
@@ -110,7 +110,7 @@ def over(target: Target, via: Pair | None) -> Target:
     """
     if via is None:
         return target
-    local_port, remote_port = canonical_port(via[0]), canonical_port(via[1])
+    local_port, remote_port = canonical_pair(*via)
     if target.local_port is None:
         if target.kind is TargetKind.CONNECTION:
             return replace(target, local_port=local_port, remote_port=remote_port)
@@ -162,7 +162,7 @@ def measure(station: Station, local_port: str, remote_port: str) -> list[Channel
     Returns the rows. Raises :class:`PeerUnreachable` or :class:`PeerRefused` when no device measures the pair: the
     old values stay, marked stale (GAP-11); :class:`ProblemError` when the pair is not registered.
     """
-    local_port, remote_port = canonical_port(local_port), canonical_port(remote_port)
+    local_port, remote_port = canonical_pair(local_port, remote_port)
     if not _rows_of(station, local_port, remote_port):
         raise not_registered(local_port, remote_port)
     try:

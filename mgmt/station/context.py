@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from ipaddress import ip_address
 
+from credits.errors import Code, InvalidRequest
 from credits.targets import Target, check_target
 from mgmt.http import Peer
 from mgmt.station.arrays import Arrays
@@ -60,19 +62,48 @@ class Station:
         self.store.close()
 
 
+_WWPN = re.compile(r"[0-9a-f]{16}|[0-9a-f]{2}(:[0-9a-f]{2}){7}", re.IGNORECASE)
+
+
 def canonical_port(address: str) -> str:
-    """An IP address in its one usual spelling; other addresses (a WWPN) as they are."""
+    """The address of a port in its one usual spelling: an IP address, or a WWPN with colons in lower case.
+
+    Raises :class:`credits.errors.InvalidRequest` for anything else (section F of the specification).
+    """
+    if _WWPN.fullmatch(address):
+        digits = address.replace(":", "").lower()
+        return ":".join(digits[at : at + 2] for at in range(0, 16, 2))
     try:
         return str(ip_address(address))
     except ValueError:
-        return address
+        raise InvalidRequest(
+            Code.INVALID_TARGET,
+            f"{address!r:.80} is no port: write an IP address, or a WWPN of 16 hex digits, such as "
+            "50:06:01:60:3b:a0:11:22",
+        ) from None
+
+
+def canonical_pair(local_port: str, remote_port: str) -> tuple[str, str]:
+    """Two ports in their usual spelling. Raises :class:`credits.errors.InvalidRequest`: equal, or of two sorts."""
+    local, remote = canonical_port(local_port), canonical_port(remote_port)
+    if local == remote:
+        raise InvalidRequest(Code.INVALID_TARGET, f"the two ports of a pair differ; both are {local}")
+    if _sort(local) != _sort(remote):
+        raise InvalidRequest(
+            Code.INVALID_TARGET,
+            f"the two ports of a pair are of one sort; {local} is {_sort(local)}, {remote} is {_sort(remote)}",
+        )
+    return local, remote
+
+
+def _sort(port: str) -> str:
+    return "a WWPN" if _WWPN.fullmatch(port) else f"an IPv{ip_address(port).version} address"
 
 
 def canonical(target: Target) -> Target:
     """``target`` with its addresses in their usual spelling. Raises :class:`credits.errors.InvalidRequest`."""
     check_target(target)
-    return replace(
-        target,
-        local_port=canonical_port(target.local_port) if target.local_port is not None else None,
-        remote_port=canonical_port(target.remote_port) if target.remote_port is not None else None,
-    )
+    if target.local_port is None or target.remote_port is None:
+        return target
+    local_port, remote_port = canonical_pair(target.local_port, target.remote_port)
+    return replace(target, local_port=local_port, remote_port=remote_port)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +11,7 @@ from typing import Any
 
 from credits.errors import Code, InvalidRequest, Refused
 from credits.targets import Target, TargetKind, application, check_target, volume_group_pair, volume_pair
+from mgmt.copy_rows import copy_row
 from mgmt.http import PeerRefused, PeerUnreachable, ProblemError
 from mgmt.messages import (
     CopyStartRequest,
@@ -20,9 +22,10 @@ from mgmt.messages import (
     VolumeDigest,
     VolumeDigestRequest,
 )
+from mgmt.station.arrays import Site
 from mgmt.station.channels import Pair, counts, over, pair_of, register
 from mgmt.station.context import Station
-from mgmt.station.reservations import with_pair
+from mgmt.station.holders import with_pair
 from mgmt.station.store import CopyRecord
 
 #: Connections of one copy: sessions x connections per session. Each is one M7 under way.
@@ -74,8 +77,8 @@ def start(
     sessions, connections_per_session = _counts(channel, target, sessions, connections_per_session)
     local = station.arrays.with_port(local_port)
     remote = station.arrays.with_port(channel.remote_port)
-    local.volume(volume)
-    far = remote.volume(remote_volume or volume)
+    near, far = local.volume(volume), remote.volume(remote_volume or volume)
+    _check_room(local, near, remote, far)
     record = CopyRecord(
         copy_id=copy_id or f"copy-{uuid.uuid4().hex[:12]}",
         array=local.array,
@@ -127,6 +130,19 @@ def start(
             station.store.remove_copy(record.copy_id)  # it is certain that nothing runs
         raise refusals[0]
     return Started(copy_id=record.copy_id, connections=up, refusals=refusals)
+
+
+def _check_room(local: Site, near: Mapping[str, Any], remote: Site, far: Mapping[str, Any]) -> None:
+    """The remote volume holds the local one, as far as both arrays say their sizes; they check it again."""
+    wanted, there = near.get("size_bytes"), far.get("size_bytes")
+    if type(wanted) is int and type(there) is int and there < wanted:
+        raise ProblemError(
+            "VOLUME_TOO_SMALL",
+            f"volume {far['name']} of array {remote.array} has {there} bytes, {wanted - there} too few for volume "
+            f"{near['name']} of array {local.array} with {wanted}: make it larger, or name another (--remote-volume)",
+            status=409,
+            title="The remote volume is too small",
+        )
 
 
 def _claims(target: Target, volumes: Pair, name: str, groups: Pair | None) -> tuple[Target, ...]:
@@ -183,6 +199,12 @@ def _status(station: Station, record: CopyRecord, request: CopyStatusRequest | C
     if not isinstance(answer, CopyStatus):
         raise PeerUnreachable(peer.who, "its answer is no copy status")
     return answer
+
+
+def row(station: Station, status: CopyStatus) -> dict[str, Any]:
+    """One copy as a row of ``get copies`` has it, with the names of both arrays."""
+    record = record_of(station, status.copy_id)
+    return copy_row(record.array, status) | {"remote_array": record.remote_array}
 
 
 def verify(station: Station, copy_id: str) -> tuple[VolumeDigest, VolumeDigest]:

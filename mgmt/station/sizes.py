@@ -14,6 +14,7 @@ from mgmt.messages import InterfaceInfoGetRequest, InterfaceInfoGetResponse, to_
 from mgmt.station.arrays import Gathered, Site
 from mgmt.station.channels import Pair, counts, is_stale, measure, over, pair_of, register, row_key
 from mgmt.station.context import Station
+from mgmt.station.holders import with_pair
 from mgmt.station.store import Channel
 
 
@@ -59,11 +60,12 @@ def advise(
     """Steps 801-808: register, measure where needed, ask what is available, compute.
 
     A measurement is made unless the row's values are fresh, or always with ``remeasure``; when it fails, values younger
-    than the limit serve, marked stale (GAP-11). A target of the open kinds is sized for the channel ``via``.
+    than the limit serve, marked stale (GAP-11). A target of the open kinds is sized for the channel ``via``, and a
+    buffer ID for that of the pair that table 1500 has for it.
     """
     channel = register(
         station,
-        over(target, via),
+        over(with_pair(station, target) if via is None else target, via),
         sessions=sessions,
         connections_per_session=connections_per_session,
     )

@@ -300,7 +300,9 @@ def open_store(state: Path | None, url: str | None = None) -> Store:
         return Store(create_engine("sqlite://", **options), "memory")
     lock = _take_directory(state)
     try:
-        engine = create_engine(f"sqlite:///{state / 'station.sqlite'}", connect_args={"timeout": 5.0})
+        file = state / "station.sqlite"
+        _make_private(file)  # SQLite gives the files beside it the same mode
+        engine = create_engine(f"sqlite:///{file}", connect_args={"timeout": 5.0})
         event.listen(engine, "connect", _durable)
         return Store(engine, str(state), lock)
     except BaseException:
@@ -322,6 +324,15 @@ def _take_directory(state: Path) -> int:
         os.close(lock)
         raise StationStoreError(f"the state directory {state} is in use by another station") from error
     return lock
+
+
+def _make_private(file: Path) -> None:
+    try:
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        file.chmod(0o600)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise StationStoreError(f"cannot use the station's state in {file}: {reason}") from error
 
 
 def _durable(connection: Any, _record: Any) -> None:

@@ -30,6 +30,7 @@ from credits import (
     port_pair,
 )
 from credits.journal import connect_journal
+from credits.journal_format import FORMAT
 
 CONFIG = PoolConfig(name="durable", kind=UnitKind.TCP, unit_bytes=100, total_units=1000)
 P1, P2 = port_pair("10.0.0.1", "10.0.1.1"), port_pair("10.0.0.2", "10.0.1.2")
@@ -150,9 +151,9 @@ def test_a_second_process_is_told_that_the_journal_is_in_use(tmp_path: Path) -> 
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     DurablePool.open(tmp_path / "j.sqlite", CONFIG).close()
     database = sqlite3.connect(tmp_path / "j.sqlite")
-    database.execute("PRAGMA user_version = 2")
+    database.execute(f"PRAGMA user_version = {FORMAT + 1}")
     database.close()
-    with pytest.raises(StoreError, match="format 2, written by a newer version"):
+    with pytest.raises(StoreError, match=f"format {FORMAT + 1}, written by a newer version"):
         DurablePool.open(tmp_path / "j.sqlite", CONFIG)
 
 

@@ -28,8 +28,8 @@ MBIT, GBIT, MS, US = 10**6, 10**9, 10**6, 10**3
     [
         # Row 407 of table 108 with a delay of 280 ms, and to the letter; then the second row.
         (10 * MBIT, 280 * MS, 2, 3, 2_100_000, 1026),
-        (10 * MBIT, 2800, 2, 3, 21, 1),
-        (45 * MBIT, 1200, 1, 4, 27, 1),
+        (10 * MBIT, 2800, 2, 3, 21, 6),
+        (45 * MBIT, 1200, 1, 4, 27, 4),
         (45 * MBIT, 120 * MS, 1, 4, 2_700_000, 1319),
         (45 * MBIT, 200 * MS, 1, 4, 4_500_000, 2198),
         (10 * MBIT, 140 * MS, 2, 3, 1_050_000, 513),
@@ -167,6 +167,19 @@ def test_brocade_spreadsheet_of_24_km_and_855_byte_frames(speed: int, amount: in
         overhead_bytes=36,
     )
     assert size.units == amount
+
+
+def test_every_connection_has_a_unit_and_the_policys_own_figure_stays() -> None:
+    small = recommend(
+        "document", unit_bytes=2048, bandwidth_bps=10 * MBIT, rtt_ns=2800, sessions=2, connections=3
+    )
+    assert (small.bytes, small.units, small.reserve_bytes) == (21, 6, 6 * 2048)
+    assert {term.name: term.value for term in small.terms}["minimum"] == 6
+    ordinary = recommend(
+        "document", unit_bytes=2048, bandwidth_bps=10 * MBIT, rtt_ns=280 * MS, sessions=2, connections=3
+    )
+    assert ordinary.reserve_bytes == ordinary.bytes == 2_100_000
+    assert "minimum" not in {term.name for term in ordinary.terms}
 
 
 @given(bps=st.integers(1, 10**13), ns=st.integers(1, 10**12), times=st.integers(1, 1000))

@@ -48,6 +48,7 @@ class StandInArray:
 
     def __init__(self, name: str, port: str, volumes: tuple[str, ...] = ("vol0",)) -> None:
         self.name, self.port, self.volumes = name, port, volumes
+        self.size_bytes = 4096
         self.free_units, self.reserved_units = 2000, 0
         self.seen: list[Envelope] = []
         self.refuse: Callable[[Message], bool] = lambda message: False
@@ -68,7 +69,9 @@ class StandInArray:
 
     def info(self) -> dict[str, Any]:
         port = {"address": self.port, "iscsi_port": 3260, "iqn": f"iqn.2003-10.example:{self.name}"}
-        volumes = [{"name": name, "lun": lun, "size_bytes": 4096} for lun, name in enumerate(self.volumes)]
+        volumes = [
+            {"name": name, "lun": lun, "size_bytes": self.size_bytes} for lun, name in enumerate(self.volumes)
+        ]
         return {"name": self.name, "ports": [port], "volumes": volumes}
 
     def handle(self, envelope: Envelope) -> Message:

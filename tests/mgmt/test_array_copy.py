@@ -272,12 +272,15 @@ def test_a_retried_start_request_gets_the_first_answer_and_takes_nothing_more(tm
 def test_a_remote_array_that_is_killed_fails_the_copy_and_the_reservation_stays(tmp_path: Path) -> None:
     with pair_of_arrays(tmp_path, size_bytes=1024 * MIB, random=False) as (master, remote):
         master.reserve(30 * UNIT)
-        all_up(start_copy(master, start_requests(remote.port)))
+        port = remote.port
+        all_up(start_copy(master, start_requests(port)))
         master.wait_for(lambda status: status.acknowledged_bytes > 0)
         remote.process.send_signal(signal.SIGKILL)
         status = master.wait_until_over()
         assert status.state == "failed"
         assert "was lost" in status.error
+        assert f"iscsi://{REMOTE}:{port['iscsi_port']}/{port['iqn']}" in status.error
+        assert "start the copy again" in status.error
         assert "\n" not in status.error
         assert 0 < status.acknowledged_bytes < status.total_bytes
         pool = master.pool
@@ -335,6 +338,31 @@ def test_an_array_that_is_told_to_end_in_the_middle_of_a_copy_ends_cleanly(tmp_p
         assert master.process.wait(15) == 0
         assert not (tmp_path / "master.sock").exists()
         until(lambda: remote.pool["free_units"] == 64)
+
+
+def test_copies_are_still_known_after_the_array_was_killed(tmp_path: Path) -> None:
+    again = ("--volume", f"vol0={tmp_path / 'master.img'}", "--state", str(tmp_path / "state"))
+    with pair_of_arrays(tmp_path, *again[2:], size_bytes=MIB) as (master, remote):
+        all_up(start_copy(master, start_requests(remote.port)))
+        assert master.wait_until_over().state == "done"
+    os.truncate(tmp_path / "master.img", 1024 * MIB)
+    os.truncate(tmp_path / "remote.img", 1024 * MIB)
+    remote_volume = ("--volume", f"vol0={tmp_path / 'remote.img'}", "--units", "64")
+    with array(tmp_path, "remote", REMOTE, *remote_volume) as remote:
+        with array(tmp_path, "master", MASTER, *again) as master:
+            all_up(start_copy(master, start_requests(remote.port, copy_id="c2")))
+            master.wait_for(lambda status: status.acknowledged_bytes > 0, "c2")
+            master.process.send_signal(signal.SIGKILL)
+            master.process.wait(15)
+        with array(tmp_path, "master", MASTER, *again) as master:
+            done, interrupted = master.table("copies")
+            assert (done["copy_id"], done["state"], done["progress"]) == ("c1", "done", 1.0)
+            assert (interrupted["copy_id"], interrupted["state"]) == ("c2", "failed")
+            assert interrupted["error"].startswith(f"interrupted at {interrupted['acknowledged_bytes']} of ")
+            assert (interrupted["in_flight_bytes"], interrupted["reserved_bytes"]) == (0, 0)
+            assert master.status("c2").state == "failed"
+            refused = start_copy(master, start_requests(remote.port, 1, 1, copy_id="c2"))[0]
+            assert isinstance(refused, PeerRefused) and "take a new name" in refused.detail
 
 
 def test_a_remote_array_that_is_not_there_is_unreachable_and_the_units_are_back(tmp_path: Path) -> None:

@@ -103,6 +103,26 @@ def test_an_update_grows_from_free_and_a_refusal_carries_the_numbers() -> None:
     assert subject.pool.statistics().free_units == 45
 
 
+def test_an_update_of_a_pair_names_the_connections_whose_reservations_it_changed() -> None:
+    subject = interface()
+    issued = [
+        subject.reserve(
+            BufferReserveRequest(
+                target=new_connection("211.19.1.20", "133.185.12.20"), requested_bytes=5 * UNIT
+            ),
+            f"c{n}",
+        ).buffer_id
+        for n in range(2)
+    ]
+    done = subject.update(ReservedBufferUpdateRequest(target=PAIR, recommended_bytes=7 * UNIT), "u")
+    assert done.buffer_ids == tuple(issued)
+    assert (done.previous_units, done.reserved_units) == (10, 14)
+    reserve(subject, PAIR, 3)
+    assert (
+        subject.update(ReservedBufferUpdateRequest(target=PAIR, recommended_bytes=UNIT), "p").buffer_ids == ()
+    )
+
+
 def test_a_release_is_busy_while_units_are_in_use_and_drains_when_told() -> None:
     subject = interface()
     reserve(subject, PAIR, 40)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from starlette.routing import Route
 from mgmt.cli import failures
 from mgmt.cli.commands import COMMANDS, Entry
 from mgmt.cli.main import main, make_cli
+from mgmt.cli.process_title import blanked
 from mgmt.http import ServerThread
 from mgmt.station.api import make_app
 from tests.mgmt.station_stand_ins import LOCAL, REMOTE, Site, site
@@ -177,6 +180,7 @@ def test_explain_shows_each_term_with_its_meaning(capsys: pytest.CaptureFixture[
     assert main(["recommend", "--bandwidth", "10Mbit", "--rtt", "280ms", "--explain"]) == 0
     shown = capsys.readouterr().out
     assert re.search(r"rtt_ns +280000000 +delay, from sending to acknowledgement", shown)
+    assert max(len(line) for line in shown.splitlines()) <= 80
 
 
 @pytest.mark.parametrize("output", ["json", "yaml", "csv"])
@@ -205,6 +209,8 @@ BAD = {
     "recommend --bandwidth 1Mbit --rtt 1ms --policy wild": "'wild' is not one of",
     "recommend --bandwidth 1Mbit --rtt 1ms --policy fos": "needs",
     "recommend --bandwidth 1Mbit --rtt 1ms --port-pair a,b": "not both",
+    "recommend --policy fc-exact --port-pair a,b": "--speed and --distance",
+    "recommend --bandwidth 1Mbit --rtt 1ms --policy fos-average-frame": "--speed and --distance",
     "recommend --speed 8G": "--speed and --distance",
     "recommend --distance 10km": "--speed and --distance",
     "recommend --speed 8G --distance 10km --rtt 1ms": "not --bandwidth and --rtt",
@@ -342,13 +348,110 @@ def test_one_array_down_is_said_on_stderr_and_the_rest_is_shown(
     place: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place.down("R")
-    assert main(["get", "ports", "-o", "json"]) == 0
+    for table in ("ports", "pools", "reservations", "allocations", "buffer-ids", "copies"):
+        assert main(["get", table, "-o", "json"]) == 3
+        told = capsys.readouterr()
+        assert {row["array"] for row in json.loads(told.out)} <= {"M"}
+        assert "array R" in one_line(told.err)
+    assert main(["get", "ports", "-o", "json"]) == 3
+    assert [row["array"] for row in json.loads(capsys.readouterr().out)] == ["M"]
+    assert main(["get", "arrays", "-o", "json"]) == 3
     told = capsys.readouterr()
-    assert [row["array"] for row in json.loads(told.out)] == ["M"]
+    assert {row["array"]: row["state"] for row in json.loads(told.out)} == {"M": "up", "R": "down"}
     assert "array R" in one_line(told.err)
     place.down("M")
     assert main(["get", "ports", "-o", "json"]) == 3
     assert json.loads(capsys.readouterr().out) == []
+
+
+def test_csv_has_the_same_columns_whatever_the_rows_have(
+    place: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["get", "copies", "-o", "csv"]) == 0
+    empty = capsys.readouterr().out
+    assert empty.startswith("copy_id,array,pair,") and empty.count("\n") == 1
+    assert main(["get", "copies", "-o", "csv", "--no-headers"]) == 0
+    assert capsys.readouterr().out == ""
+    assert main(["get", "channels", "-o", "csv"]) == 0
+    headings = capsys.readouterr().out
+    assert main(["register", "--port-pair", PAIR, "-o", "csv"]) == 0
+    first, row = capsys.readouterr().out.splitlines(keepends=True)
+    assert first == headings
+    (found,) = csv.DictReader([first, row])
+    assert (found["local_port"], found["remote_port_number"], found["bandwidth_bps"]) == (LOCAL, "", "")
+    assert found["stale"] in ("true", "false")
+
+
+def test_a_password_in_the_stations_address_is_masked(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    for words in (
+        f"get pools --station http://user:hunter2@127.0.0.1:{port}",
+        "get pools --station http://user:hunter2@127.0.0.1:99999",
+        "station serve --array http://user:hunter2@127.0.0.1:1",
+        "station serve --array a=ftp://user:hunter2@127.0.0.1:1",
+        f"station serve --listen http://user:hunter2@127.0.0.1:{port}",
+    ):
+        assert main(words.split()) in (1, 2, 3)
+        told = capsys.readouterr()
+        assert "hunter2" not in told.out + told.err and "user:***@" in one_line(told.err), words
+
+
+def test_a_password_is_not_in_the_process_title(tmp_path: Path) -> None:
+    words = ("station", "serve", "--listen", "http://127.0.0.1:0", "--state", str(tmp_path))
+    process = served(*words, "--array", "a=http://user:hunter2@127.0.0.1:1")
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline().startswith("listening http://127.0.0.1:")
+        title = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+    finally:
+        process.terminate()
+        _, errors = process.communicate(timeout=30)
+    assert b"a=http://user:*******@127.0.0.1:1" in title and b"hunter2" not in title
+    assert (process.returncode, errors) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b"x\0http://u:pw@h\0y@z\0", b"x\0http://u:**@h\0y@z\0"),
+        (b"a=http://u:p@w@h\0b=http://v:x:y@i\0", b"a=http://u:***@h\0b=http://v:***@i\0"),
+        (b"http://u@h\0http://h:1\0", b"http://u@h\0http://h:1\0"),
+    ],
+)
+def test_only_passwords_are_blanked_and_no_byte_moves(before: bytes, after: bytes) -> None:
+    assert blanked(before) == after
+
+
+def test_another_protocol_at_the_stations_port_is_said_to_be_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def greet() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"SSH-2.0-x\r\n")
+
+        greeter = threading.Thread(target=greet)
+        greeter.start()
+        code = main(["get", "pools", "--station", f"http://127.0.0.1:{listener.getsockname()[1]}"])
+        greeter.join()
+    told = one_line(capsys.readouterr().err)
+    assert code == 3
+    assert "instead of answering HTTP" in told and "is it a sancredit station" in told
+    assert "start it" not in told
+
+
+def test_help_says_what_a_command_that_asks_a_station_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    for path in leaves():
+        command = find(path)
+        asks = any(parameter.name == "station" for parameter in command.params)
+        assert main([*path, "--help"]) == 0
+        shown = capsys.readouterr().out
+        assert asks is ("sancredit station serve --array" in shown.partition("It asks a station: ")[2]), path
+        assert "192.0.2." not in shown and "198.51.100." not in shown, path
 
 
 def test_something_that_is_no_station_is_said_to_be_none(

@@ -155,6 +155,12 @@ def test_the_whole_of_figure_5(desk: Desk) -> None:
         IMAGE_BYTES,
         6,
     )
+    one = desk.type(f"copy status {done.json['copy_id']} -o json").json
+    (listed,) = desk.type("get copies -o json").json
+    assert one | {name: listed[name] for name in ("links", "max_in_flight_bytes")} == listed | {
+        "remote_array": "R"
+    }
+    assert (one["pair"], one["array"], one["progress"], one["rpo_bytes"]) == (PAIR, "M", 1.0, 0)
     verdict = desk.type(f"copy verify {done.json['copy_id']} -o json")
     assert (verdict.code, verdict.json["sha256_match"]) == (0, True)
     assert desk.disk.read_bytes() == desk.image

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import stat
 import threading
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -274,6 +275,23 @@ def test_an_answer_that_is_no_message_of_ours_counts_as_none() -> None:
     assert "no message of ours" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("greeting", "told"),
+    [
+        (b"SSH-2.0-x\r\n", "closed the connection instead of answering HTTP"),
+        (b"+OK POP3\r\n\r\n", r"does not speak HTTP \(.*POP3"),
+    ],
+)
+def test_another_protocol_is_said_to_be_one(greeting: bytes, told: str) -> None:
+    with (
+        Flaky(0, greeting) as server,
+        Peer(server.address, name="the station") as peer,
+        pytest.raises(PeerUnreachable, match=told) as caught,
+    ):
+        peer.post("/x", {})
+    assert caught.value.answered and not caught.value.timed_out
+
+
 # --- listening ----------------------------------------------------------------------------------------------
 
 
@@ -362,7 +380,7 @@ def test_an_address_reads_back_as_it_was_written(text: str) -> None:
         "http://h/path",
         "http://h?q",
         "http://h#f",
-        "http://user:secret@h",
+        "http://user:secret@",
         "http://h h",
         "http://[::1",
         "ftp://h",
@@ -373,6 +391,64 @@ def test_an_address_reads_back_as_it_was_written(text: str) -> None:
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(AddressError):
         parse_address(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://user:secret@127.0.0.1:1", "http://user:***@127.0.0.1:1"),
+        ("http://user:a%40secret@[::1]:1", "http://user:***@[::1]:1"),
+        ("http://user@127.0.0.1:1", "http://user@127.0.0.1:1"),
+        ("http://:secret@127.0.0.1:1", "http://:***@127.0.0.1:1"),
+    ],
+)
+def test_a_password_in_an_address_is_taken_and_never_shown(text: str, shown: str) -> None:
+    address = parse_address(text)
+    assert str(address) == shown
+    assert "secret" not in repr(address)
+    assert ("secret" in address.password) is ("secret" in text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ftp://user:secret@h",
+        "http://user:secret@h:99999",
+        "http://user:se/secret@h",
+        "http://user:se#secret@h",
+        "http://user:x@secret@h?q",
+        "http://user:x://secret@h/path",
+        "user:secret@h",
+        "east=user:secret@h",
+    ],
+)
+def test_a_password_in_what_is_no_address_is_not_shown_either(text: str) -> None:
+    with pytest.raises(AddressError) as caught:
+        parse_address(text)
+    assert "secret" not in str(caught.value) and "***" in str(caught.value)
+
+
+def test_a_client_shows_the_password_to_its_server_and_to_nobody_else() -> None:
+    seen: list[str] = []
+
+    async def note(request: Request) -> JSONResponse:
+        seen.append(request.headers.get("authorization", ""))
+        return JSONResponse({})
+
+    app = Starlette(routes=[Route("/x", note)])
+    with ServerThread(app, "http://127.0.0.1:0") as server:
+        with Peer(f"http://user:a%40secret@{server.address.host_and_port}", name="array M") as peer:
+            assert peer.get("/x") == {}
+            assert peer.who == f"array M at http://user:***@{server.address.host_and_port}"
+        with Peer(server.address) as peer:
+            peer.get("/x")
+    assert seen == ["Basic " + b64encode(b"user:a@secret").decode(), ""]
+
+
+def test_a_server_has_no_password() -> None:
+    with pytest.raises(ListenError, match="no user name and no password") as caught:
+        ServerThread(application(), "http://user:secret@127.0.0.1:0").start()
+    assert "secret" not in str(caught.value)
 
 
 @given(st.text(max_size=60))

@@ -19,7 +19,7 @@ from mgmt.messages import (
     InterfaceInfoGetRequest,
     VolumeDigest,
 )
-from mgmt.station import channels, copies, reservations, sizes
+from mgmt.station import channels, copies, holders, reservations, sizes
 from tests.mgmt.station_stand_ins import LOCAL, REMOTE, UNIT, Site, site
 
 PAIR = port_pair(LOCAL, REMOTE)
@@ -293,28 +293,50 @@ def test_a_size_that_is_none_is_not_even_sent(place: Site, size_bytes: int) -> N
 
 def test_a_buffer_id_finds_its_array_and_its_pair_in_table_1500(place: Site) -> None:
     place.remote.rows["buffer-ids"] = [{"local_port": REMOTE, "remote_port": LOCAL, "buffer_id": 10000}]
-    name, _ = reservations.holder(place.station, connection(10000))
+    name, _ = holders.holder(place.station, connection(10000))
     assert name == "R"
-    found = reservations.with_pair(place.station, connection(10000))
+    found = holders.with_pair(place.station, connection(10000))
     assert (found.local_port, found.remote_port, found.buffer_id) == (REMOTE, LOCAL, 10000)
+
+
+def test_an_automatic_size_for_a_buffer_id_is_that_of_its_pair_in_table_1500(place: Site) -> None:
+    place.master.rows["buffer-ids"] = [{"local_port": LOCAL, "remote_port": REMOTE, "buffer_id": 10000}]
+    advice = sizes.advise(place.station, connection(10000))
+    assert advice.recommendation.bytes == 350_000  # 10 Mbit/s x 280 ms, for one connection
+    assert (advice.channel.local_port, advice.channel.remote_port) == (LOCAL, REMOTE)
+
+
+def test_a_small_automatic_size_is_at_least_a_unit_for_each_connection(place: Site) -> None:
+    place.probe.rtt_ns = 2800
+    done = reservations.reserve(place.station, PAIR, sessions=2, connections_per_session=3)
+    assert (done.requested_bytes, done.answer.reserved_units) == (6 * UNIT, 6)
+    assert done.advice is not None and done.advice.recommendation.bytes == 21
+
+
+def test_a_remote_volume_that_is_too_small_is_refused_before_anything_is_started(place: Site) -> None:
+    place.remote.size_bytes = 4095
+    with pytest.raises(ProblemError, match="has 4095 bytes, 1 too few for volume vol0 of array M") as refused:
+        copies.start(place.station, PAIR, "vol0")
+    assert refused.value.status == 409
+    assert place.master.messages(CopyStartRequest) == [] and place.station.store.copies() == {}
 
 
 def test_a_buffer_id_that_nobody_has_is_refused(place: Site) -> None:
     with pytest.raises(InvalidRequest, match="no array has a reservation for buffer ID 7"):
-        reservations.holder(place.station, connection(7))
+        holders.holder(place.station, connection(7))
 
 
 def test_a_buffer_id_on_two_arrays_needs_its_pair(place: Site) -> None:
     for array in (place.master, place.remote):
         array.rows["buffer-ids"] = [{"local_port": "a", "remote_port": "b", "buffer_id": 10000}]
     with pytest.raises(InvalidRequest, match=r"several arrays \(M, R\)"):
-        reservations.holder(place.station, connection(10000))
+        holders.holder(place.station, connection(10000))
 
 
 def test_a_buffer_id_may_be_on_an_array_that_is_down(place: Site) -> None:
     place.down("R")
     with pytest.raises(PeerUnreachable, match="array R at"):
-        reservations.holder(place.station, connection(7))
+        holders.holder(place.station, connection(7))
 
 
 # --- 813-814: starting --------------------------------------------------------------------------------------

@@ -132,10 +132,48 @@ def test_an_open_kind_names_the_pair_it_goes_over_beside_it(client: httpx.Client
 
 def test_an_address_in_another_spelling_is_the_same_port(client: httpx.Client, place: Site) -> None:
     place.master.port = "2001:db8::1"
-    target = TARGET | {"local_port": "2001:0DB8:0:0:0:0:0:1"}
+    target = TARGET | {"local_port": "2001:0DB8:0:0:0:0:0:1", "remote_port": "2001:db8::2"}
     client.post("/api/v1/reserve", json={"target": target, "size_bytes": 1}).raise_for_status()
     (request,) = place.master.messages(BufferReserveRequest)
     assert request.target.local_port == "2001:db8::1"
+
+
+@pytest.mark.parametrize(
+    ("local_port", "remote_port", "told"),
+    [
+        ("x", "y", "'x' is no port"),
+        ("127.0.0.1", "300.1.1.1", "'300.1.1.1' is no port"),
+        ("127.0.0.1", "garbage!!", "'garbage!!' is no port"),
+        ("127.0.0.1", "50:06:01:60:3b:a0:11", "is no port"),
+        ("127.0.0.1", "127.0.0.1", "differ"),
+        ("50060160-3ba01122", "5006016040a01122", "is no port"),
+        ("5006016040A01122", "50:06:01:60:40:a0:11:22", "differ"),
+        ("127.0.0.1", "5006016040a01122", "one sort"),
+        ("127.0.0.1", "::1", "one sort"),
+    ],
+)
+def test_what_are_no_two_ports_of_one_sort_is_refused(
+    client: httpx.Client, place: Site, local_port: str, remote_port: str, told: str
+) -> None:
+    target = TARGET | {"local_port": local_port, "remote_port": remote_port}
+    for path, body in (
+        ("pairs", {"target": target}),
+        ("reserve", {"target": target, "size_bytes": 1}),
+        ("recommend", {"target": target}),
+        ("channels/measure", {"local_port": local_port, "remote_port": remote_port}),
+    ):
+        answer = refused(client.post(f"/api/v1/{path}", json=body), 422)
+        assert answer["code"] == "INVALID_TARGET" and told in answer["detail"], path
+    assert place.master.seen == [] and client.get("/api/v1/channels").json()["items"] == []
+
+
+def test_a_wwpn_is_a_port_in_one_spelling(client: httpx.Client) -> None:
+    target = TARGET | {"local_port": "5006016040A01122", "remote_port": "50:06:01:60:40:a0:11:23"}
+    answer = client.post("/api/v1/pairs", json={"target": target}).json()
+    assert (answer["local_port"], answer["remote_port"]) == (
+        "50:06:01:60:40:a0:11:22",
+        "50:06:01:60:40:a0:11:23",
+    )
 
 
 def test_the_request_id_of_a_caller_reaches_the_array(client: httpx.Client, place: Site) -> None:

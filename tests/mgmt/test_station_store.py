@@ -34,6 +34,19 @@ def reopened(state: Path, store: Store) -> Store:
     return open_store(state)
 
 
+def test_nobody_else_may_read_the_database(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    (state / "station.sqlite").touch(0o644)
+    store = open_store(state)
+    try:
+        store.channels()
+        modes = {file.name: file.stat().st_mode & 0o777 for file in state.iterdir()}
+    finally:
+        store.close()
+    assert "station.sqlite" in modes and set(modes.values()) == {0o600}, modes
+
+
 def test_what_was_put_is_there_after_a_restart(tmp_path: Path) -> None:
     measured = Channel(
         local_port="a",

@@ -21,7 +21,7 @@ from credits.targets import (
 )
 from mgmt.array.configuration import CopyConfig
 from mgmt.array.replication.engine import Progress, RunningCopy, share
-from mgmt.array.replication.job import CopyJob, Slot, StartRefused
+from mgmt.array.replication.job import CopyJob, JobStatistics, Slot, StartRefused, State
 from mgmt.array.replication.transport import CopyTransport, LinkLost, RemoteRefused
 from mgmt.array.volumes import Volumes
 from mgmt.messages import BadMessage, CopyStartRequest, CopyStartResponse, CopyStatus
@@ -74,7 +74,10 @@ class CopyRecord:
 
 
 class RemoteCopy:
-    """The copies of one array. Lives on the data loop; nothing in it blocks."""
+    """The copies of one array. Lives on the data loop; nothing in it blocks.
+
+    ``earlier`` are the copies of earlier runs of the array; they are over.
+    """
 
     def __init__(
         self,
@@ -86,7 +89,9 @@ class RemoteCopy:
         config: CopyConfig,
         executor: Executor,
         clock: Callable[[], int] = time.monotonic_ns,
+        earlier: Sequence[CopyStatus] = (),
     ) -> None:
+        self._earlier = {status.copy_id: status for status in earlier[-COPIES_LIMIT:]}
         self._local_port = local_port
         self._buffers = buffers
         self._volumes = volumes
@@ -129,6 +134,8 @@ class RemoteCopy:
 
     async def stop(self, copy_id: str) -> CopyStatus:
         """Stop a copy and wait until its units are back (GAP-4). :class:`NoSuchCopy`."""
+        if (over := self._earlier.get(copy_id)) is not None:
+            return over
         record = self._get(copy_id)
         record.running.stop()
         await record.running.finished.wait()
@@ -147,11 +154,18 @@ class RemoteCopy:
 
     def status(self, copy_id: str) -> CopyStatus:
         """How far a copy is. :class:`NoSuchCopy`."""
-        return self._status(copy_id, self._get(copy_id))
+        return self._earlier.get(copy_id) or self._status(copy_id, self._get(copy_id))
 
-    def progress(self) -> list[tuple[CopyStatus, Progress]]:
+    def statuses(self) -> list[CopyStatus]:
         """Every copy that is remembered, oldest first."""
-        return [
+        return [status for status, _ in self.progress()]
+
+    def progress(self) -> list[tuple[CopyStatus, Progress | None]]:
+        """Every copy that is remembered, oldest first; those of earlier runs without their progress."""
+        earlier: list[tuple[CopyStatus, Progress | None]] = [
+            (status, None) for status in self._earlier.values()
+        ]
+        return earlier + [
             (self._status(copy_id, record), record.running.progress())
             for copy_id, record in self._copies.items()
         ]
@@ -181,6 +195,10 @@ class RemoteCopy:
 
     def _new_record(self, request: CopyStartRequest) -> CopyRecord:
         _check(request)
+        if (over := self._earlier.get(request.copy_id)) is not None:
+            raise BadMessage(
+                f"copy {request.copy_id} is {over.state} since before a restart; take a new name"
+            )
         for target in (request.target, *request.claims):
             check_target(target)
         volume = self._volumes.get(request.volume)
@@ -219,7 +237,10 @@ class RemoteCopy:
         return by_precedence(claims)
 
     def _forget_one(self) -> None:
-        if len(self._copies) < COPIES_LIMIT:
+        if len(self._copies) + len(self._earlier) < COPIES_LIMIT:
+            return
+        if self._earlier:
+            del self._earlier[next(iter(self._earlier))]
             return
         over = next((copy_id for copy_id, record in self._copies.items() if record.running.state.final), None)
         if over is None:
@@ -267,8 +288,18 @@ class RemoteCopy:
             reserved_bytes=self._buffers.reserved_units(record.claims) * self._buffers.unit_bytes,
             seconds=progress.elapsed_ns / 1e9,
             goodput_bps=progress.goodput_bps,
-            error=job.error,
+            error=_with_next_step(record.request, job),
         )
+
+
+def _with_next_step(request: CopyStartRequest, job: JobStatistics) -> str:
+    """The error of a copy; one that had begun to run says where the other side is, and what to do."""
+    if job.state is not State.FAILED or not job.started:
+        return job.error
+    return (
+        f"{job.error}; the remote end is port {request.remote_host} (iscsi://{request.remote_host}:"
+        f"{request.remote_port_number}/{request.remote_iqn}): start the copy again when its array is in order"
+    )
 
 
 def _check(request: CopyStartRequest) -> None:
