@@ -91,3 +91,9 @@ def run(command: list[str], cwd: Path) -> str:
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{command}: {done.stderr[-2000:]}"
     return done.stdout
+
+
+def test_the_generated_pages_are_what_would_be_generated_now() -> None:
+    from tools.pages import stale_pages
+
+    assert stale_pages() == [], "run make docs"
