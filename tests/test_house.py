@@ -94,6 +94,14 @@ def run(command: list[str], cwd: Path) -> str:
 
 
 def test_the_generated_pages_are_what_would_be_generated_now() -> None:
-    from tools.pages import stale_pages
-
-    assert stale_pages() == [], "run make docs"
+    # A process of its own: what other tests set up in this one must not show in the help texts.
+    environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.pages", "--check"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
