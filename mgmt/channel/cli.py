@@ -8,18 +8,7 @@ from ipaddress import ip_address
 import click
 
 from mgmt.channel.serve import PeerDevice, PeerDeviceError, parse_peer
-
-
-class _Failed(click.ClickException):
-    """The thing asked for failed, in one line (design/cli.md, exit codes)."""
-
-    exit_code = 1
-
-
-class _BadValue(click.ClickException):
-    """A bad value or file, in one line."""
-
-    exit_code = 2
+from mgmt.cli.failures import BadValue, Failed
 
 
 @click.command(
@@ -50,12 +39,12 @@ def serve(listen: str, address: str, port: int, peers: tuple[str, ...]) -> None:
     try:
         address = str(ip_address(address))
     except ValueError as error:
-        raise _BadValue(str(error)) from None
+        raise BadValue(str(error)) from None
     host = f"[{address}]" if ":" in address else address
     try:
         sock = udp_socket(address, port)
     except OSError as error:
-        raise _Failed(f"cannot listen on udp://{host}:{port}: {str(error.strerror).lower()}") from None
+        raise Failed(f"cannot listen on udp://{host}:{port}: {str(error.strerror).lower()}") from None
     udp_port = sock.getsockname()[1]
     responder = ResponderThread(sock)
 
@@ -66,9 +55,9 @@ def serve(listen: str, address: str, port: int, peers: tuple[str, ...]) -> None:
     try:
         serve_http(ChannelManager(address, devices).app(), listen, ready)
     except AddressError as error:
-        raise _BadValue(str(error)) from None
+        raise BadValue(str(error)) from None
     except ListenError as error:
-        raise _Failed(str(error)) from None
+        raise Failed(str(error)) from None
     finally:
         responder.close()
 
@@ -77,5 +66,5 @@ def _peers(texts: tuple[str, ...]) -> dict[str, PeerDevice]:
     try:
         devices = [parse_peer(text) for text in texts]
     except PeerDeviceError as error:
-        raise _BadValue(str(error)) from None
+        raise BadValue(str(error)) from None
     return {device.remote_port: device for device in devices}

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mgmt.cli.failures import BadValue
+
 if TYPE_CHECKING:
     from iscsi_target.scsi.stores.store import BackingStore
     from iscsi_target.scsi.target_device import TargetDevice
@@ -24,12 +26,6 @@ DEFAULT_IQN = "iqn.2003-10.example.sancredit:target"
 _LARGEST_SECRET_BYTES = 255
 _SHORT_SECRET_BYTES = 12
 """96 bits: what a secret has to have at least (RFC 7143 section 9.2.1)."""
-
-
-class _BadValue(click.ClickException):
-    """A bad value or file, in one line."""
-
-    exit_code = 2
 
 
 @click.command(epilog="Example: sancredit target serve --portal 127.0.0.1:0 --lun 64MiB")
@@ -68,12 +64,12 @@ def serve(portals: tuple[str, ...], iqn: str, luns: tuple[str, ...], users: tupl
     try:
         device = _device(iqn, luns or ("64MiB",))
     except (InvalidConfiguration, StoreError) as error:
-        raise _BadValue(str(error)) from error
+        raise BadValue(str(error)) from error
     with closing(device):
         try:
             target = Target(name=iqn, logical_units=device, chap=chap)
         except ValueError as error:
-            raise _BadValue(str(error)) from error
+            raise BadValue(str(error)) from error
         import uvloop
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -159,12 +155,12 @@ def _secret(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
-                raise _BadValue(f"others can read the secret in {path}: chmod 600 {path}")
+                raise BadValue(f"others can read the secret in {path}: chmod 600 {path}")
             secret = file.read(_LARGEST_SECRET_BYTES + 1).rstrip(b"\r\n")
     except OSError as error:
-        raise _BadValue(f"cannot read the secret in {path}: {(error.strerror or '').lower()}") from error
+        raise BadValue(f"cannot read the secret in {path}: {(error.strerror or '').lower()}") from error
     if not 1 <= len(secret) <= _LARGEST_SECRET_BYTES:
-        raise _BadValue(f"the secret in {path} has {len(secret)} bytes, not 1 to {_LARGEST_SECRET_BYTES}")
+        raise BadValue(f"the secret in {path} has {len(secret)} bytes, not 1 to {_LARGEST_SECRET_BYTES}")
     if len(secret) < _SHORT_SECRET_BYTES:
         click.echo(
             f"warning: the secret in {path} has {len(secret)} bytes: whoever records a login can find it out by trial;"
