@@ -16,7 +16,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 DEMO_PACKAGES := e2fsprogs
 TEST_PACKAGES := $(DEMO_PACKAGES) gcc libc6-dev iproute2 libiscsi-bin qemu-utils qemu-block-extra tshark \
-	user-mode-linux
+	user-mode-linux tgt
+BENCH_PACKAGES := $(TEST_PACKAGES) libiscsi-dev
 INSTALL_INPUTS := setup.cfg pyproject.toml setup.py constraints.txt $(shell find fcsim iscsi_target -name '*_kernel.p*')
 
 .PHONY: demo test check format bench soak docs clean fast-tests slow-tests
@@ -42,6 +43,7 @@ soak: $(VENV)/.test
 	@$(PYTEST) -q -m soak --timeout 7200
 
 bench: $(VENV)/.test
+	@tools/system-packages $(PYTHON) $(BENCH_PACKAGES)
 	@$(BIN)/python -m tools.bench
 
 docs: $(VENV)/.test

@@ -178,9 +178,10 @@ class DurablePool(ReservationVerbs):
             hold = self._pool.hold_of(request.hold_id) if isinstance(request, ConfirmHold) else None
             plan = self._pool.prepare(request, now_ns)
             entry = _entry_of(plan, request_id, request)
+        interruption = None
         try:
             if self._journal is not None and (entry.after or entry.buffer_id is not None):
-                self._journal.commit(entry)
+                interruption = self._journal.commit(entry)
         except StoreError:
             with self._lock:
                 if hold is None:
@@ -194,6 +195,8 @@ class DurablePool(ReservationVerbs):
             else:
                 answer = self._pool.confirm(plan, now_ns)
             self._pool.answers.remember(request_id, repr(request), answer)
+        if interruption is not None:
+            raise interruption  # the answer is kept: who asks again with the same request ID gets it
         return answer
 
     def renew(self, target: Target, *, now_ns: int, epoch: int | None = None) -> int:

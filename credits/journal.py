@@ -69,6 +69,16 @@ class _Ticket:
     done: threading.Event = field(default_factory=threading.Event)
     error: StoreError | None = None
 
+    def wait(self) -> BaseException | None:
+        """Wait for the writer, also when interrupted: only then is it known what is on the disk."""
+        interruption = None
+        while not self.done.is_set():
+            try:
+                self.done.wait()
+            except BaseException as raised:  # noqa: BLE001 - handed to the caller, who raises it
+                interruption = interruption or raised
+        return interruption
+
 
 def connect_journal(path: Path) -> sqlite3.Connection:
     """A connection for the journal: exclusive, WAL, every commit synced."""
@@ -137,17 +147,22 @@ class Journal:
                 connection.close()
             raise
 
-    def commit(self, entry: Entry) -> None:
-        """Make an entry durable, together with others that wait. Raises :class:`StoreError`; it is then void."""
+    def commit(self, entry: Entry) -> BaseException | None:
+        """Make an entry durable, together with others that wait. Raises :class:`StoreError`; it is then void.
+
+        Returns what interrupted the wait (Ctrl-C), for the caller to raise once it has brought its memory up to
+        what the disk now says; ``None`` as a rule.
+        """
         ticket = _Ticket(entry)
         with self._wake:
             if self._closing:
                 raise StoreError(f"the journal {self.path} is closed")
             self._queue.append(ticket)
             self._wake.notify()
-        ticket.done.wait()
+        interruption = ticket.wait()
         if ticket.error is not None:
-            raise ticket.error
+            raise ticket.error from interruption
+        return interruption
 
     def close(self) -> None:
         """Write what waits, and close the file."""
