@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-__all__ = ["CreditMisuse", "FibreChannelError", "MalformedFrame", "PeerViolation"]
+__all__ = ["CreditMisuse", "FibreChannelError", "InvalidScenario", "MalformedFrame", "PeerViolation"]
 
 
 class FibreChannelError(Exception):
@@ -20,3 +20,7 @@ class CreditMisuse(FibreChannelError):
 
 class PeerViolation(FibreChannelError):
     """The peer went beyond its credit, or offered at login what the standard does not allow."""
+
+
+class InvalidScenario(FibreChannelError, ValueError):
+    """A simulation was asked for that makes no sense; the text names the value and its range."""
