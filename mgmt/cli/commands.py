@@ -68,6 +68,11 @@ COMMANDS: Mapping[str, Entry] = {
         children={"serve": Entry("Serve LUNs over iSCSI.", "mgmt.cli.target:serve")},
         example="sancredit target serve --portal 127.0.0.1:0 --lun 64MiB",
     ),
+    "fc": Entry(
+        "Fibre Channel: credits and fabrics.",
+        children={"credits": Entry("How many credits a distance needs.", "mgmt.cli.fc:credits")},
+        example="sancredit fc credits --speed 8G --distance 50km",
+    ),
     "array": Entry(
         "A storage array.",
         children={"serve": Entry("Run a storage array.", "mgmt.array.cli:serve")},

@@ -24,8 +24,8 @@ from mgmt.cli.options import (
     two,
 )
 from mgmt.cli.output import say, show_list, show_one
+from mgmt.columns import percent, rate, size
 from mgmt.http import Peer
-from mgmt.tables import percent, rate, size
 
 _START_TIMEOUT_S = 60.0
 _DIGEST_TIMEOUT_S = 660.0

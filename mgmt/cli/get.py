@@ -9,7 +9,7 @@ import click
 
 from mgmt.cli.options import headers_option, open_station, output_option, station_option
 from mgmt.cli.output import show_list
-from mgmt.tables import LAYOUTS
+from mgmt.layouts import LAYOUTS
 
 _SHORTEST_WATCH_S = 0.1
 

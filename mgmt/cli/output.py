@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mgmt.cli.failures import UNREACHABLE
-from mgmt.tables import LAYOUTS, draw
+from mgmt.layouts import LAYOUTS
+from mgmt.tables import draw
 
 if TYPE_CHECKING:
     from mgmt.http.client import Peer

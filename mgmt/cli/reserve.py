@@ -24,7 +24,7 @@ from mgmt.cli.options import (
     target_options,
 )
 from mgmt.cli.output import say, show_one
-from mgmt.tables import size as size_text
+from mgmt.columns import size as size_text
 
 #: A measurement comes before an automatic size.
 _TIMEOUT_S = 120.0

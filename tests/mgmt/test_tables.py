@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mgmt.tables import LAYOUTS, address, delay, draw, rate, size
+from mgmt.columns import address, delay, rate, size
+from mgmt.layouts import LAYOUTS
+from mgmt.tables import draw
 
 P1 = {"local_port": "211.19.1.20", "remote_port": "133.185.12.20"}
 P2 = {"local_port": "211.19.3.85", "remote_port": "172.83.1.21"}
@@ -205,6 +207,13 @@ ORDINARY: dict[str, dict[str, Any]] = {
         "available_bytes": 1_523_713,
         "reserved_units": 65536,
         "short_units": 65536,
+    },
+    "fc-credits": {
+        "rule": "fos average frame",
+        "credits": 16_000,
+        "payload_bytes_per_second": 12_835_400_000,
+        "share": 1.0,
+        "meaning": "the published formula: frames that fit into the round trip",
     },
     "terms": {"term": "bytes_per_second", "value": 10**12, "meaning": "a long sentence, " * 9},
 }

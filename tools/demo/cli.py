@@ -206,7 +206,8 @@ def _show(verdict: Any, output: str) -> None:
         return
     from tabulate import tabulate
 
-    from mgmt.tables import LAYOUTS, draw
+    from mgmt.layouts import LAYOUTS
+    from mgmt.tables import draw
 
     click.echo("\nThe tables, half-way through the copy")
     for name in ("reservations", "channels", "allocations", "pools"):
