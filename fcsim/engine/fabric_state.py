@@ -1,0 +1,228 @@
+"""What the fabric engine works on: flat arrays of 64-bit integers, laid out from links, flows and routes.
+
+:mod:`fcsim.engine.fabric_kernel` runs it in place; numbers of links, hosts, switches and flows are their positions.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+from fcsim.errors import InvalidScenario
+from fcsim.speeds import FRAME_OVERHEAD_BYTES, IDLE_BYTES
+
+NEVER = 1 << 62
+RANDOM_LIMIT = 2147483647
+"""Chances are parts of this."""
+
+TX_FRAMES, TX_BYTES, RX_FRAMES, ZERO_TRANSITIONS, ZERO_TICKS, WAIT_TICKS = 0, 1, 2, 3, 4, 5
+DISCARDS, LOST_FRAMES, LOST_R_RDYS, RECOVERED, LINK_RESETS, PEAK = 6, 7, 8, 9, 10, 11
+COUNTERS = 12
+"""Counters of a link: ``counters[link * COUNTERS + …]``."""
+SENT, DELIVERED, BYTES, LATENCY, WORST = 0, 1, 2, 3, 4
+FLOW_COUNTERS = 5
+"""Counters of a flow; latency is the sum in ticks from the moment a frame was due to the moment it was drained."""
+TRACE_WIDTH = 8
+"""A traced event: time, link, kind (0 frame, 1 R_RDY), source, destination, payload bytes, virtual channel, number."""
+
+CREDITS_LIMIT = 10_000_000
+"""Credits of a whole fabric; each is a few hundred bytes of state."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkSpec:
+    """One direction of a link. ``source`` and ``destination`` are ``("host", n)`` or ``("switch", n)``; all times in
+    ticks. ``credits`` by virtual channel. ``hold``: how long a frame may wait for credit in the switch, 0 for ever.
+    ``patience``: how long without credit until a link reset, 0 never. ``latency``: what the receiving switch adds.
+    ``lose_frame`` and ``lose_r_rdy`` are chances of 0 to 1. ``drain_frame`` and ``drain_byte``: what a receiving host
+    takes for a frame, and for each byte of its payload."""
+
+    source: tuple[str, int]
+    destination: tuple[str, int]
+    byte_ticks: int
+    propagation: int
+    credits: tuple[int, ...]
+    latency: int = 0
+    hold: int = 0
+    patience: int = 0
+    bb_sc_n: int = 0
+    lose_frame: float = 0.0
+    lose_r_rdy: float = 0.0
+    drain_frame: int = 0
+    drain_byte: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FlowSpec:
+    """Frames that a host sends: ``to`` a host, or -1 for any other at random, of which ``hot_chance`` to ``hot``.
+    ``gap`` ticks from one to the next, 0 for as fast as credit lets it. ``count`` frames, -1 without end."""
+
+    host: int
+    to: int = -1
+    hot: int = -1
+    hot_chance: float = 0.0
+    low_bytes: int = 2112
+    high_bytes: int = 2112
+    gap: int = 0
+    start: int = 0
+    count: int = -1
+    channel: int = 0
+
+
+@dataclass(slots=True)
+class State:
+    """The arrays, by name as the engine has them; made by :func:`lay_out`."""
+
+    links: int
+    channels: int
+    hosts: int
+    overhead: int
+    leaves: int
+    random: int
+    free_slot: int
+    arrays: Mapping[str, array[int]] = field(repr=False)
+
+    def __getattr__(self, name: str) -> array[int]:
+        try:
+            return self.arrays[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+def lay_out(
+    links: Sequence[LinkSpec],
+    flows: Sequence[FlowSpec],
+    routes: Mapping[tuple[int, int], Sequence[int]],
+    *,
+    hosts: int,
+    switches: int,
+    channels: int = 1,
+    seed: int = 1,
+    traced: Sequence[int] = (),
+    trace_events: int = 0,
+) -> State:
+    """Arrays for a fabric that stands still. ``routes``: links out of a switch towards a host, by (switch, host).
+
+    Raises :class:`~fcsim.errors.InvalidScenario` for credits beyond what fits.
+    """
+    total = sum(sum(link.credits) for link in links)
+    if total > CREDITS_LIMIT:
+        raise InvalidScenario(f"{total} credits in all, more than the {CREDITS_LIMIT} that fit")
+    count = len(links)
+    arrays: dict[str, array[int]] = {}
+
+    def put(name: str, values: Sequence[int]) -> None:
+        arrays[name] = array("q", values)
+
+    def fill(size: int, value: int, *names: str) -> None:
+        for name in names:
+            arrays[name] = array("q", (value,)) * size
+
+    put("byte_ticks", [link.byte_ticks for link in links])
+    put("propagation", [link.propagation for link in links])
+    put("latency", [link.latency for link in links])
+    put("r_rdy_ticks", [4 * link.byte_ticks for link in links])
+    for name, end in (
+        ("from", [link.source for link in links]),
+        ("to", [link.destination for link in links]),
+    ):
+        put(f"{name}_host", [number if kind == "host" else -1 for kind, number in end])
+        put(f"{name}_switch", [number if kind == "switch" else -1 for kind, number in end])
+    leaving = [[n for n in range(count) if links[n].source == ("switch", s)] for s in range(switches)]
+    arriving = [[n for n in range(count) if links[n].destination == ("switch", s)] for s in range(switches)]
+    fill(count, 0, "local_index", "active_size")
+    for outs, ins in zip(leaving, arriving, strict=True):
+        for place, link in enumerate(outs):
+            arrays["local_index"][link] = place
+            arrays["active_size"][link] = len(ins)
+    queues = [
+        len(leaving[number]) * channels if kind == "switch" else 0
+        for kind, number in (link.destination for link in links)
+    ]
+    put("voq_base", _starts(queues))
+    # Frames or R_RDYs of every credit, and the marks of recovery, may be on their way at once.
+    put("ring_size", [2 * sum(link.credits) + 4 for link in links])
+    put("ring_base", _starts(arrays["ring_size"]))
+    put("active_base", _starts([size for size in arrays["active_size"] for _ in range(channels)]))
+    put("granted", [credit for link in links for credit in link.credits])
+    arrays["credit"] = arrays["granted"][:]
+    put("hold", [link.hold for link in links])
+    put("patience", [link.patience for link in links])
+    put("window", [1 << link.bb_sc_n if link.bb_sc_n else 0 for link in links])
+    put("lose_frame", [int(link.lose_frame * RANDOM_LIMIT) for link in links])
+    put("lose_r_rdy", [int(link.lose_r_rdy * RANDOM_LIMIT) for link in links])
+    put("drain_frame", [link.drain_frame for link in links])
+    put("drain_byte", [link.drain_byte for link in links])
+    ways = [list(routes.get((switch, host), ())) for switch in range(switches) for host in range(hosts)]
+    put("route_start", _starts([len(way) for way in ways])[:-1])
+    put("route_count", [len(way) for way in ways])
+    put("route_links", [link for way in ways for link in way])
+    _put_flows(put, links, flows)
+    put("traced", [int(link in traced) for link in range(count)])
+    fill(trace_events * TRACE_WIDTH, 0, "trace")
+    fill(count * channels, 0, "zero_since", "active_head", "active_count")
+    fill(arrays["ring_base"][count], 0, "fly_time", "fly_frame", "ret_time", "ret_channel")
+    fill(
+        count,
+        0,
+        "fly_head",
+        "fly_count",
+        "ret_head",
+        "ret_count",
+        "current_channel",
+        "current_epoch",
+        "epoch",
+    )
+    fill(count, 0, "turn_channel", "turn_flow", "waiting", "outstanding")
+    fill(count, 0, "window_frames", "window_lost", "window_rdys", "window_rdys_lost")
+    fill(count, NEVER, "tx_at", "src_at", "sink_at", "hold_at", "loss_at")
+    fill(count, -1, "stalled_since", "current_in", "sink_head", "sink_tail")
+    fill(sum(queues), -1, "queue_head", "queue_tail")
+    fill(sum(queues), 0, "queue_active")
+    fill(arrays["active_base"][count * channels], 0, "active")
+    slots = total + count
+    put("frame_next", [*range(1, slots), -1])
+    fill(slots, 0, "frame_to", "frame_from", "frame_size", "frame_channel", "frame_born", "frame_queued")
+    fill(slots, 0, "frame_in", "frame_flow", "frame_number")
+    fill(count * COUNTERS, 0, "counters")
+    fill(len(flows) * FLOW_COUNTERS, 0, "flow_counters")
+    leaves = 1
+    while leaves < count:
+        leaves *= 2
+    fill(leaves, NEVER, "key")
+    tree = [0] * leaves + list(range(leaves))
+    for node in range(leaves - 1, 0, -1):
+        tree[node] = tree[2 * node]
+    put("tree", tree)
+    first = seed % (RANDOM_LIMIT - 1) + 1
+    return State(count, channels, hosts, FRAME_OVERHEAD_BYTES + IDLE_BYTES, leaves, first, 0, arrays)
+
+
+def _put_flows(put, links: Sequence[LinkSpec], flows: Sequence[FlowSpec]) -> None:  # type: ignore[no-untyped-def]
+    """Flows in the order of their hosts' links, which is the order of :func:`flow_order`."""
+    ordered = [flows[n] for n in flow_order(links, flows)]
+    counts = [sum(("host", flow.host) == link.source for flow in flows) for link in links]
+    starts = _starts(counts)
+    put("flow_start", starts[:-1])
+    put("flow_end", starts[1:])
+    put("flow_to", [flow.to for flow in ordered])
+    put("flow_hot", [flow.hot for flow in ordered])
+    put("flow_hot_chance", [int(flow.hot_chance * RANDOM_LIMIT) for flow in ordered])
+    put("flow_low", [flow.low_bytes for flow in ordered])
+    put("flow_high", [flow.high_bytes for flow in ordered])
+    put("flow_gap", [flow.gap for flow in ordered])
+    put("flow_next", [flow.start for flow in ordered])
+    put("flow_left", [flow.count for flow in ordered])
+    put("flow_channel", [flow.channel for flow in ordered])
+
+
+def flow_order(links: Sequence[LinkSpec], flows: Sequence[FlowSpec]) -> list[int]:
+    """The flows' numbers in the order in which the engine counts them: by the link of their host."""
+    return [n for link in links for n, flow in enumerate(flows) if ("host", flow.host) == link.source]
+
+
+def _starts(sizes: Sequence[int]) -> list[int]:
+    """Where each of so many consecutive pieces begins, and the end of the last."""
+    return [0, *accumulate(sizes)]
