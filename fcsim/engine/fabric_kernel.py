@@ -14,77 +14,45 @@ receive buffer is free when its last byte has left.
 from __future__ import annotations
 
 from fcsim.engine import fabric_state
+from fcsim.engine.fabric_memory_kernel import Memory
 from fcsim.engine.fabric_state import State
 
 COMPILED = not __file__.endswith(".py")
 
 # Typed copies: a module's own constants would be looked up by name in compiled code.
 NEVER = fabric_state.NEVER
-RANDOM_LIMIT = fabric_state.RANDOM_LIMIT
 COUNTERS = fabric_state.COUNTERS
-TX_FRAMES, TX_BYTES, RX_FRAMES = fabric_state.TX_FRAMES, fabric_state.TX_BYTES, fabric_state.RX_FRAMES
-ZERO_TRANSITIONS, ZERO_TICKS = fabric_state.ZERO_TRANSITIONS, fabric_state.ZERO_TICKS
-WAIT_TICKS, DISCARDS, PEAK = fabric_state.WAIT_TICKS, fabric_state.DISCARDS, fabric_state.PEAK
-LOST_FRAMES, LOST_R_RDYS = fabric_state.LOST_FRAMES, fabric_state.LOST_R_RDYS
-RECOVERED, LINK_RESETS = fabric_state.RECOVERED, fabric_state.LINK_RESETS
-FLOW_COUNTERS, SENT, DELIVERED = fabric_state.FLOW_COUNTERS, fabric_state.SENT, fabric_state.DELIVERED
-BYTES, LATENCY, WORST = fabric_state.BYTES, fabric_state.LATENCY, fabric_state.WORST
+TX_FRAMES = fabric_state.TX_FRAMES
+TX_BYTES = fabric_state.TX_BYTES
+RX_FRAMES = fabric_state.RX_FRAMES
+ZERO_TRANSITIONS = fabric_state.ZERO_TRANSITIONS
+ZERO_TICKS = fabric_state.ZERO_TICKS
+DISCARDS = fabric_state.DISCARDS
+PEAK = fabric_state.PEAK
+LOST_FRAMES = fabric_state.LOST_FRAMES
+LOST_R_RDYS = fabric_state.LOST_R_RDYS
+RECOVERED = fabric_state.RECOVERED
+LINK_RESETS = fabric_state.LINK_RESETS
+FLOW_COUNTERS = fabric_state.FLOW_COUNTERS
+SENT = fabric_state.SENT
 TRACE_WIDTH = fabric_state.TRACE_WIDTH
 
 
-class Engine:
+class Engine(Memory):
     """Runs a :class:`~fcsim.engine.fabric_state.State`, in place."""
 
     def __init__(self, state: State) -> None:
-        self.links, self.channels, self.hosts = state.links, state.channels, state.hosts
-        self.overhead, self.leaves = state.overhead, state.leaves
-        self.random, self.free_slot = state.random, state.free_slot
-        self.byte_ticks, self.propagation, self.latency = state.byte_ticks, state.propagation, state.latency
-        self.r_rdy_ticks, self.from_host = state.r_rdy_ticks, state.from_host
-        self.from_switch, self.to_host, self.to_switch = state.from_switch, state.to_host, state.to_switch
-        self.local_index, self.voq_base, self.ring_base = state.local_index, state.voq_base, state.ring_base
-        self.ring_size, self.active_base = state.ring_size, state.active_base
-        self.active_size, self.hold, self.patience = state.active_size, state.hold, state.patience
-        self.window, self.lose_frame, self.lose_r_rdy = state.window, state.lose_frame, state.lose_r_rdy
-        self.drain_frame, self.drain_byte = state.drain_frame, state.drain_byte
-        self.route_start, self.route_count = state.route_start, state.route_count
-        self.route_links, self.flow_start, self.flow_end = state.route_links, state.flow_start, state.flow_end
-        self.flow_to, self.flow_hot = state.flow_to, state.flow_hot
-        self.flow_hot_chance, self.flow_low = state.flow_hot_chance, state.flow_low
-        self.flow_high, self.flow_gap, self.flow_next = state.flow_high, state.flow_gap, state.flow_next
-        self.flow_left, self.flow_channel, self.trace = state.flow_left, state.flow_channel, state.trace
-        self.traced, self.granted, self.credit = state.traced, state.granted, state.credit
-        self.zero_since, self.fly_time, self.fly_frame = state.zero_since, state.fly_time, state.fly_frame
-        self.fly_head, self.fly_count, self.ret_time = state.fly_head, state.fly_count, state.ret_time
-        self.ret_channel, self.ret_head, self.ret_count = state.ret_channel, state.ret_head, state.ret_count
-        self.tx_at, self.src_at, self.sink_at = state.tx_at, state.src_at, state.sink_at
-        self.hold_at, self.loss_at, self.stalled_since = state.hold_at, state.loss_at, state.stalled_since
-        self.current_in, self.current_channel = state.current_in, state.current_channel
-        self.current_epoch, self.epoch = state.current_epoch, state.epoch
-        self.turn_channel, self.turn_flow, self.waiting = state.turn_channel, state.turn_flow, state.waiting
-        self.outstanding, self.window_frames = state.outstanding, state.window_frames
-        self.window_lost, self.window_rdys = state.window_lost, state.window_rdys
-        self.window_rdys_lost, self.sink_head = state.window_rdys_lost, state.sink_head
-        self.sink_tail, self.queue_head, self.queue_tail = state.sink_tail, state.queue_head, state.queue_tail
-        self.queue_active, self.active, self.active_head = state.queue_active, state.active, state.active_head
-        self.active_count, self.frame_next = state.active_count, state.frame_next
-        self.frame_to, self.frame_from, self.frame_size = state.frame_to, state.frame_from, state.frame_size
-        self.frame_channel, self.frame_born = state.frame_channel, state.frame_born
-        self.frame_queued, self.frame_in = state.frame_queued, state.frame_in
-        self.frame_flow, self.frame_number = state.frame_flow, state.frame_number
-        self.counters, self.flow_counters, self.key = state.counters, state.flow_counters, state.key
-        self.tree = state.tree
-        self.trace_at = 0
-        self.now = 0
-        self.events = 0
-        self.number = 0
+        super().__init__(state)
         for link in range(self.links):
             if self.from_host[link] >= 0:
                 self._start(link)
                 self._settle(link)
 
     def run(self, until: int, most: int) -> int:
-        """Let time go on to ``until``, or for ``most`` events, or until the trace is nearly full; events handled."""
+        """Let time go on to ``until``, or for ``most`` events, or until the trace is nearly full; events handled.
+
+        When nothing is left to happen, time stops with the last event.
+        """
         done = 0
         room = len(self.trace) - TRACE_WIDTH * 4 * self.links
         while done < most:
@@ -93,94 +61,41 @@ class Engine:
             link = self.tree[1]
             time = self.key[link]
             if time > until:
-                if time < NEVER:  # otherwise nothing will ever happen again: time stops with the last event
-                    self.now = until
+                self.now = until if time < NEVER else max(self.now, self._last_return())
                 break
             self.now = time
             done += 1
-            if self.ret_count[link] and self.ret_time[self.ring_base[link] + self.ret_head[link]] == time:
-                self._credit_came(link)
-            elif self.sink_at[link] == time:
-                self._drained(link)
-            elif self.fly_count[link] and self.fly_time[self.ring_base[link] + self.fly_head[link]] == time:
+            if self.fly_count[link] and self.fly_time[self.ring_base[link] + self.fly_head[link]] == time:
                 self._arrived(link)
-            elif self.tx_at[link] == time:
-                self._sent(link)
+            elif self.try_at[link] == time:
+                self._try(link)
             elif self.hold_at[link] == time:
                 self._expire(link)
             elif self.loss_at[link] == time:
                 self._reset(link)
-            else:
-                self.src_at[link] = NEVER
-                if self.tx_at[link] == NEVER:
-                    self._start(link)
             self._settle(link)
         self.events += done
+        self.collect()
         return done
-
-    # -- the winners' tree --------------------------------------------------------------------------------------
-
-    def _settle(self, link: int) -> int:
-        """Find a link's next event anew, after the one that was its next."""
-        least = self.tx_at[link]
-        least = min(least, self.src_at[link], self.sink_at[link], self.hold_at[link], self.loss_at[link])
-        base = self.ring_base[link]
-        if self.ret_count[link]:
-            least = min(least, self.ret_time[base + self.ret_head[link]])
-        if self.fly_count[link]:
-            least = min(least, self.fly_time[base + self.fly_head[link]])
-        if self.key[link] == least:
-            return 0
-        return self._lead(link, least)
-
-    def _lead(self, link: int, time: int) -> int:
-        """A link's next event is at ``time``: the tree's winners above it change."""
-        self.key[link] = time
-        node = (self.leaves + link) >> 1
-        while node:
-            left = self.tree[2 * node]
-            right = self.tree[2 * node + 1]
-            winner = left if self.key[left] <= self.key[right] else right
-            if winner == self.tree[node] and winner != link:
-                break
-            self.tree[node] = winner
-            node >>= 1
-        return 0
 
     # -- what happens at a link ---------------------------------------------------------------------------------
 
-    def _credit_came(self, link: int) -> int:
-        head = self.ret_head[link]
-        channel = self.ret_channel[self.ring_base[link] + head]
-        self.ret_head[link] = head + 1 if head + 1 < self.ring_size[link] else 0
-        self.ret_count[link] -= 1
-        both = link * self.channels + channel
-        if self.credit[both] >= self.granted[both]:
-            return 0
-        if not self.credit[both]:
-            self.counters[link * COUNTERS + ZERO_TICKS] += self.now - self.zero_since[both]
-            self.loss_at[link] = NEVER
-        self.credit[both] += 1
-        self.outstanding[link] -= 1
-        if self.traced[link]:
-            self._note(link, 1, -1)
-        if self.tx_at[link] == NEVER:
-            self._start(link)
-        return 0
-
-    def _sent(self, link: int) -> int:
-        """The last byte of a frame has left: its buffer is free, the next one may go."""
-        self.tx_at[link] = NEVER
+    def _try(self, link: int) -> int:
+        """The transmitter is free, or what it waited for has come: the buffer of what it sent is free as well."""
+        self.try_at[link] = NEVER
         came = self.current_in[link]
-        if came >= 0 and self.current_epoch[link] == self.epoch[came]:
-            self._give_back(came, self.current_channel[link])
-        self.current_in[link] = -1
+        if came >= 0:
+            self.current_in[link] = -1
+            if self.current_epoch[link] == self.epoch[came]:
+                self._give_back(came, self.current_channel[link], self.now, -1)
         self._start(link)
         return 0
 
     def _start(self, link: int) -> int:
         """Send the next frame, if there is one and a credit for it; 1 when one left."""
-        frame = self._from_host(link) if self.from_host[link] >= 0 else self._from_queues(link)
+        self._collect(link)
+        host = self.from_host[link] >= 0
+        frame = self._from_host(link) if host else self._from_queues(link)
         if frame < 0:
             return 0
         self._moved(link)
@@ -190,6 +105,15 @@ class Engine:
         self.credit[both] -= 1
         self.outstanding[link] += 1
         self.counters[counters + PEAK] = max(self.counters[counters + PEAK], self.outstanding[link])
+        end = self.now + (self.frame_size[frame] + self.overhead) * self.byte_ticks[link]
+        self.free_at[link] = end
+        self.try_at[link] = end
+        self.counters[counters + TX_FRAMES] += 1
+        self.counters[counters + TX_BYTES] += self.frame_size[frame]
+        if self.traced[link]:
+            self._note(link, 0, frame, self.now)
+        flow = self.frame_flow[frame]
+        self._launch(link, frame, end)
         if not self.credit[both]:
             self.counters[counters + ZERO_TRANSITIONS] += 1
             self.zero_since[both] = self.now
@@ -197,38 +121,49 @@ class Engine:
                 self.loss_at[link] = self.now + self.patience[link]
                 if self.loss_at[link] < self.key[link]:
                     self._lead(link, self.loss_at[link])
-        end = self.now + (self.frame_size[frame] + self.overhead) * self.byte_ticks[link]
-        self.tx_at[link] = end
-        if end < self.key[link]:
-            self._lead(link, end)
-        self.counters[counters + TX_FRAMES] += 1
-        self.counters[counters + TX_BYTES] += self.frame_size[frame]
-        if self.traced[link]:
-            self._note(link, 0, frame)
+            if host and self._always_ready(link, flow):  # it will stand at the line's end without credit
+                self.stalled_since[link] = end
+                self.try_at[link] = max(end, self._next_return(link))
+        if self.try_at[link] < self.key[link]:
+            self._lead(link, self.try_at[link])
+        return 1
+
+    def _launch(self, link: int, frame: int, end: int) -> int:
+        """A frame whose last byte leaves at ``end`` is on its way, or lost on it."""
+        counters = link * COUNTERS
         arrival = end + self.propagation[link] + self.latency[link]
+        to_host = self.to_host[link] >= 0
         lost = self.lose_frame[link] > 0 and self._chance() < self.lose_frame[link]
         if lost:
             self.counters[counters + LOST_FRAMES] += 1
             self._release(frame)
+        elif to_host:
+            # A host deals with frames one after the other: when its buffer will be free is known already.
+            drained = max(arrival, self.drained_at[link]) + self.drain_frame[link]
+            drained += self.frame_size[frame] * self.drain_byte[link]
+            self.drained_at[link] = drained
+            self.counters[counters + RX_FRAMES] += 1
+            self._give_back(link, self.frame_channel[frame], drained, frame)
         else:
             self._fly(link, arrival, frame)
-        if self.window[link]:
-            self.window_frames[link] += 1
-            self.window_lost[link] += lost
-            if self.window_frames[link] == self.window[link]:
-                back = self.window_lost[link] % self.window[link]
-                self.window_frames[link] = 0
-                self.window_lost[link] = 0
-                if back:
-                    self._fly(link, arrival, -1 - back)
-        return 1
-
-    def _moved(self, link: int) -> int:
-        """No frame waits for credit any more: book the wait."""
-        if self.stalled_since[link] >= 0:
-            self.counters[link * COUNTERS + WAIT_TICKS] += self.now - self.stalled_since[link]
-            self.stalled_since[link] = -1
+        back = self._boundary(2 * link, self.window[link], lost)
+        if back and to_host:
+            self._recover_frames(link, back, max(arrival, self.drained_at[link]))
+        elif back:
+            self._fly(link, arrival, -1 - back)
         return 0
+
+    def _recover_frames(self, link: int, lost: int, when: int) -> int:
+        """BB_SCs told how many frames were lost: as many R_RDYs more."""
+        for _ in range(lost):
+            self.counters[link * COUNTERS + RECOVERED] += 1
+            self._give_back(link, 0, when, -1)
+        return 0
+
+    def _always_ready(self, link: int, flow: int) -> int:
+        """Whether a host has nothing but this flow, which sends as fast as credit lets it."""
+        alone = self.channels == 1 and self.flow_end[link] - self.flow_start[link] == 1
+        return alone and self.flow_gap[flow] == 0 and self.flow_left[flow] != 0
 
     def _from_host(self, link: int) -> int:
         """A frame of a host's flows, which take turns; -1: none is due, or there is no credit."""
@@ -251,11 +186,12 @@ class Engine:
                 stalled = True
                 continue
             self.turn_flow[link] = turn + 1 if turn + 1 < count else 0
-            self.src_at[link] = NEVER
             return self._made(link, flow, channel)
-        self.src_at[link] = due
-        if stalled and self.stalled_since[link] < 0:
-            self.stalled_since[link] = self.now
+        if stalled:
+            due = min(due, self._next_return(link))
+            if self.stalled_since[link] < 0:
+                self.stalled_since[link] = self.now
+        self.try_at[link] = due
         return -1
 
     def _made(self, link: int, flow: int, channel: int) -> int:
@@ -288,7 +224,6 @@ class Engine:
         if self.flow_left[flow] > 0:
             self.flow_left[flow] -= 1
         self.flow_counters[flow * FLOW_COUNTERS + SENT] += 1
-        self.current_in[link] = -1
         return frame
 
     def _from_queues(self, link: int) -> int:
@@ -326,6 +261,7 @@ class Engine:
                 self.current_channel[link] = channel
                 self.current_epoch[link] = self.epoch[came]
                 return frame
+        self.try_at[link] = self._next_return(link)
         if self.waiting[link] and self.stalled_since[link] < 0:
             self.stalled_since[link] = self.now
         if self.waiting[link] and self.hold[link] and self.hold_at[link] == NEVER:
@@ -334,52 +270,13 @@ class Engine:
                 self._lead(link, self.hold_at[link])
         return -1
 
-    def _activate(self, link: int, both: int, queue: int) -> int:
-        size = self.active_size[link]
-        place = self.active_head[both] + self.active_count[both]
-        if place >= size:
-            place -= size
-        self.active[self.active_base[both] + place] = queue
-        self.active_count[both] += 1
-        self.queue_active[queue] = 1
-        return 0
-
-    def _place(self, link: int, head: int, count: int) -> int:
-        """Where the next entry of one of the link's two rings goes."""
-        place = self.ring_base[link] + head + count
-        return place if place < self.ring_base[link + 1] else place - self.ring_size[link]
-
-    def _fly(self, link: int, arrival: int, frame: int) -> int:
-        place = self._place(link, self.fly_head[link], self.fly_count[link])
-        self.fly_time[place] = arrival
-        self.fly_frame[place] = frame
-        self.fly_count[link] += 1  # later than `tx_at`, so it is not the link's next event yet
-        return 0
-
-    def _landed(self, link: int) -> int:
-        head = self.fly_head[link]
-        self.fly_head[link] = head + 1 if head + 1 < self.ring_size[link] else 0
-        self.fly_count[link] -= 1
-        return self.fly_frame[self.ring_base[link] + head]
-
     def _arrived(self, link: int) -> int:
         frame = self._landed(link)
-        if frame < 0:  # BB_SCs: as many frames were lost since the last one
-            for _ in range(-1 - frame):
-                self.counters[link * COUNTERS + RECOVERED] += 1
-                self._give_back(link, 0)
-            return 0
+        if frame < 0:
+            return self._recover_frames(link, -1 - frame, self.now)
         self.counters[link * COUNTERS + RX_FRAMES] += 1
         self.frame_in[frame] = link
         self.frame_next[frame] = -1
-        if self.to_host[link] >= 0:
-            if self.sink_head[link] < 0:
-                self.sink_head[link] = frame
-                self.sink_at[link] = self._drain_end(link, frame)
-            else:
-                self.frame_next[self.sink_tail[link]] = frame
-            self.sink_tail[link] = frame
-            return 0
         out = self._route(link, frame)
         channel = self.frame_channel[frame]
         queue = self.voq_base[link] + self.local_index[out] * self.channels + channel
@@ -392,7 +289,7 @@ class Engine:
         self.waiting[out] += 1
         if not self.queue_active[queue]:
             self._activate(out, out * self.channels + channel, queue)
-        if self.tx_at[out] == NEVER:
+        if self.free_at[out] <= self.now and self.current_in[out] < 0 and self.stalled_since[out] < 0:
             self._start(out)
         return 0
 
@@ -405,77 +302,37 @@ class Engine:
         spread = self.frame_from[frame] * 31 + self.frame_to[frame] * 17
         return self.route_links[self.route_start[entry] + spread % count]
 
-    def _drain_end(self, link: int, frame: int) -> int:
-        return self.now + self.drain_frame[link] + self.frame_size[frame] * self.drain_byte[link]
-
-    def _drained(self, link: int) -> int:
-        """A host has dealt with a frame."""
-        frame = self.sink_head[link]
-        channel = self.frame_channel[frame]
-        flow = self.frame_flow[frame] * FLOW_COUNTERS
-        latency = self.now - self.frame_born[frame]
-        self.flow_counters[flow + DELIVERED] += 1
-        self.flow_counters[flow + BYTES] += self.frame_size[frame]
-        self.flow_counters[flow + LATENCY] += latency
-        self.flow_counters[flow + WORST] = max(self.flow_counters[flow + WORST], latency)
-        following = self.frame_next[frame]
-        self.sink_head[link] = following
-        self.sink_at[link] = NEVER if following < 0 else self._drain_end(link, following)
-        self._release(frame)
-        self._give_back(link, channel)
-        return 0
-
-    def _give_back(self, link: int, channel: int) -> int:
-        """A receive buffer of a link is free: its R_RDY goes back, unless it gets lost."""
+    def _give_back(self, link: int, channel: int, when: int, frame: int) -> int:
+        """A receive buffer of a link is free at ``when``: its R_RDY goes back, unless it gets lost."""
         lost = self.lose_r_rdy[link] > 0 and self._chance() < self.lose_r_rdy[link]
         if lost:
             self.counters[link * COUNTERS + LOST_R_RDYS] += 1
+            if frame >= 0:
+                self._delivered(frame, when)
         else:
-            self._return(link, channel)
-        if self.window[link]:
-            self.window_rdys[link] += 1
-            self.window_rdys_lost[link] += lost
-            if self.window_rdys[link] == self.window[link]:
-                back = self.window_rdys_lost[link] % self.window[link]
-                self.window_rdys[link] = 0
-                self.window_rdys_lost[link] = 0
-                for _ in range(back):
-                    self.counters[link * COUNTERS + RECOVERED] += 1
-                    self._return(link, channel)
+            self._return(link, channel, when, frame)
+        for _ in range(self._boundary(2 * link + 1, self.window[link], lost)):
+            self.counters[link * COUNTERS + RECOVERED] += 1
+            self._return(link, channel, when, -1)
         return 0
 
-    def _return(self, link: int, channel: int) -> int:
+    def _return(self, link: int, channel: int, when: int, frame: int) -> int:
+        """An R_RDY is on its way; ``frame`` is what it answers, where the receiver is a host."""
+        time = when + self.r_rdy_ticks[link] + self.propagation[link]
         place = self._place(link, self.ret_head[link], self.ret_count[link])
-        self.ret_time[place] = self.now + self.r_rdy_ticks[link] + self.propagation[link]
+        self.ret_time[place] = time
         self.ret_channel[place] = channel
+        self.ret_frame[place] = frame
         self.ret_count[link] += 1
-        if self.ret_count[link] == 1 and self.ret_time[place] < self.key[link]:
-            self._lead(link, self.ret_time[place])
-        return 0
-
-    def _release(self, frame: int) -> int:
-        self.frame_next[frame] = self.free_slot
-        self.free_slot = frame
+        if self.stalled_since[link] >= 0:  # somebody waits for it
+            time = max(time, self.free_at[link])
+            if time < self.try_at[link]:
+                self.try_at[link] = time
+                if time < self.key[link]:
+                    self._lead(link, time)
         return 0
 
     # -- what takes long ----------------------------------------------------------------------------------------
-
-    def _queue_at(self, link: int, both: int, step: int) -> int:
-        """The queue that has its turn after ``step`` others."""
-        place = self.active_head[both] + step
-        if place >= self.active_size[link]:
-            place -= self.active_size[link]
-        return self.active[self.active_base[both] + place]
-
-    def _oldest(self, link: int) -> int:
-        oldest = NEVER
-        for channel in range(self.channels):
-            both = link * self.channels + channel
-            for step in range(self.active_count[both]):
-                frame = self.queue_head[self._queue_at(link, both, step)]
-                if frame >= 0:
-                    oldest = min(oldest, self.frame_queued[frame])
-        return oldest
 
     def _expire(self, link: int) -> int:
         """Frames that waited for credit as long as the hold time are dropped; their buffers are free."""
@@ -501,33 +358,44 @@ class Engine:
             self.counters[link * COUNTERS + DISCARDS] += 1
             self.waiting[link] -= 1
             self._release(frame)
-            self._give_back(came, channel)
+            self._give_back(came, channel, self.now, -1)
             frame = self.queue_head[queue]
         return 0
 
     def _reset(self, link: int) -> int:
         """No credit came back for too long: a link reset. What is under way or in the other side's buffers is lost."""
-        counters = link * COUNTERS
         self.loss_at[link] = NEVER
+        self._collect(link)
+        counters = link * COUNTERS
+        starved = False
+        for channel in range(self.channels):
+            both = link * self.channels + channel
+            if not self.credit[both] and self.zero_since[both] + self.patience[link] <= self.now:
+                starved = True
+        if not starved:
+            return 0
         self.counters[counters + LINK_RESETS] += 1
         while self.fly_count[link]:
             frame = self._landed(link)
             if frame >= 0:
                 self.frame_next[frame] = -1
                 self._drop_chain(link, frame)
-        if self.to_host[link] >= 0:
-            self._drop_chain(link, self.sink_head[link])
-            self.sink_head[link] = -1
-            self.sink_at[link] = NEVER
-        else:
+        while self.ret_count[link]:
+            at = self.ring_base[link] + self.ret_head[link]
+            frame = self.ret_frame[at]
+            if frame >= 0 and self.ret_time[at] - self.r_rdy_ticks[link] - self.propagation[link] <= self.now:
+                self._delivered(frame, self.now)
+            elif frame >= 0:
+                self.frame_next[frame] = -1
+                self._drop_chain(link, frame)
+            self._forget_return(link)
+        self.drained_at[link] = min(self.drained_at[link], self.now)
+        if self.to_host[link] < 0:
             self._empty_queues(link)
         self.epoch[link] += 1
-        self.ret_count[link] = 0
-        self.ret_head[link] = 0
-        self.window_frames[link] = 0
-        self.window_lost[link] = 0
-        self.window_rdys[link] = 0
-        self.window_rdys_lost[link] = 0
+        for side in range(2 * link, 2 * link + 2):
+            self.window_count[side] = 0
+            self.window_lost[side] = 0
         self.outstanding[link] = 0
         for channel in range(self.channels):
             both = link * self.channels + channel
@@ -535,20 +403,9 @@ class Engine:
                 self.counters[counters + ZERO_TICKS] += self.now - self.zero_since[both]
             self.credit[both] = self.granted[both]
         # LR one way and LRR back, before frames go again.
-        self.tx_at[link] = self.now + 2 * (self.propagation[link] + self.r_rdy_ticks[link])
-        self.current_in[link] = -1
+        self.free_at[link] = self.now + 2 * (self.propagation[link] + self.r_rdy_ticks[link])
+        self.try_at[link] = self.free_at[link]
         return 0
-
-    def _drop_chain(self, link: int, frame: int) -> int:
-        """Drop a frame and those chained to it; how many."""
-        dropped = 0
-        while frame >= 0:
-            following = self.frame_next[frame]
-            self._release(frame)
-            frame = following
-            dropped += 1
-        self.counters[link * COUNTERS + DISCARDS] += dropped
-        return dropped
 
     def _empty_queues(self, link: int) -> int:
         """Drop what stands in the receiving switch's buffers of a link."""
@@ -561,24 +418,4 @@ class Engine:
                 self.queue_head[queue] = -1
             if not self.waiting[out]:
                 self._moved(out)
-        return 0
-
-    def _chance(self) -> int:
-        """The next number of Lehmer's generator, 1 to 2^31 - 2: the same compiled and plain."""
-        self.random = self.random * 48271 % RANDOM_LIMIT
-        return self.random
-
-    def _note(self, link: int, kind: int, frame: int) -> int:
-        at = self.trace_at
-        if at + TRACE_WIDTH > len(self.trace):
-            return 0
-        self.trace[at] = self.now
-        self.trace[at + 1] = link
-        self.trace[at + 2] = kind
-        self.trace[at + 3] = -1 if frame < 0 else self.frame_from[frame]
-        self.trace[at + 4] = -1 if frame < 0 else self.frame_to[frame]
-        self.trace[at + 5] = 0 if frame < 0 else self.frame_size[frame]
-        self.trace[at + 6] = 0 if frame < 0 else self.frame_channel[frame]
-        self.trace[at + 7] = 0 if frame < 0 else self.frame_number[frame]
-        self.trace_at = at + TRACE_WIDTH
         return 0

@@ -25,7 +25,8 @@ SENT, DELIVERED, BYTES, LATENCY, WORST = 0, 1, 2, 3, 4
 FLOW_COUNTERS = 5
 """Counters of a flow; latency is the sum in ticks from the moment a frame was due to the moment it was drained."""
 TRACE_WIDTH = 8
-"""A traced event: time, link, kind (0 frame, 1 R_RDY), source, destination, payload bytes, virtual channel, number."""
+"""A traced event: time, link, kind (0 frame, 1 R_RDY), source, destination, payload bytes, virtual channel, number.
+R_RDYs are told when somebody looks at the credit: sort by time."""
 
 CREDITS_LIMIT = 10_000_000
 """Credits of a whole fabric; each is a few hundred bytes of state."""
@@ -163,7 +164,7 @@ def lay_out(
     put("traced", [int(link in traced) for link in range(count)])
     fill(trace_events * TRACE_WIDTH, 0, "trace")
     fill(count * channels, 0, "zero_since", "active_head", "active_count")
-    fill(arrays["ring_base"][count], 0, "fly_time", "fly_frame", "ret_time", "ret_channel")
+    fill(arrays["ring_base"][count], 0, "fly_time", "fly_frame", "ret_time", "ret_channel", "ret_frame")
     fill(
         count,
         0,
@@ -176,9 +177,10 @@ def lay_out(
         "epoch",
     )
     fill(count, 0, "turn_channel", "turn_flow", "waiting", "outstanding")
-    fill(count, 0, "window_frames", "window_lost", "window_rdys", "window_rdys_lost")
-    fill(count, NEVER, "tx_at", "src_at", "sink_at", "hold_at", "loss_at")
-    fill(count, -1, "stalled_since", "current_in", "sink_head", "sink_tail")
+    fill(2 * count, 0, "window_count", "window_lost")
+    fill(count, NEVER, "try_at", "hold_at", "loss_at")
+    fill(count, 0, "free_at", "drained_at")
+    fill(count, -1, "stalled_since", "current_in")
     fill(sum(queues), -1, "queue_head", "queue_tail")
     fill(sum(queues), 0, "queue_active")
     fill(arrays["active_base"][count * channels], 0, "active")

@@ -234,7 +234,7 @@ def test_compiled_and_plain_agree_on_every_tick_and_counter(
     seed: int,
 ) -> None:
     states = []
-    for kernel in (fabric_kernel, plain("fcsim.engine.fabric_kernel")):
+    for kernel in (fabric_kernel, plain("fcsim.engine.fabric_kernel", "fcsim.engine.fabric_memory_kernel")):
         flows = [
             FlowSpec(
                 n % hosts,
