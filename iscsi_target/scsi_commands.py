@@ -25,6 +25,11 @@ class ScsiAnswer:
     overflow: bool
     underflow: bool
     residual_count: int
+    """Of a bidirectional command: the residual of its Data-Out."""
+    read_overflow: bool = False
+    read_underflow: bool = False
+    read_residual_count: int = 0
+    """The residual of the Data-In of a bidirectional command."""
 
 
 class ScsiCommands(Protocol):

@@ -9,5 +9,7 @@
     opcode_table.py    every command once: CDB layout, handler, properties   (REPORT SUPPORTED OPERATION CODES too)
     layout.py, sense.py, unit_attention.py
     inquiry.py, mode.py, medium.py, read_write.py, ...   the families of commands
+    sanitize_job.py    an operation that outlives its command, resets and the process
+    reservation_file.py, sanitize_file.py                what outlives the process
     stores/            where the blocks live: memory, file, block device, null, snapshot
 """

@@ -2,7 +2,8 @@
 """Asymmetric logical unit access: REPORT and SET TARGET PORT GROUPS (SPC-4 5.15, 6.37, 6.45).
 
 Each target portal group is one target port and one target port group, whose number is its tag. States are kept per
-logical unit; a group without an entry is active/optimized.
+logical unit; a group without an entry is active/optimized. They change by command (explicitly) or by whoever runs the
+target (implicitly, :meth:`LogicalUnit.set_port_states`), who alone can make a transition last.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class AccessState(IntEnum):
     ACTIVE_NON_OPTIMIZED = 0x1
     STANDBY = 0x2
     UNAVAILABLE = 0x3
+    TRANSITIONING = 0xF
 
 
 class ReportGroups(NamedTuple):
@@ -93,17 +95,28 @@ SET_DESCRIPTOR = c.Struct(
 )
 """Set target port group descriptor, SPC-4 table 318."""
 
-_SET_BY_COMMAND = 0x01
+_SET_BY_COMMAND, _SET_IMPLICITLY = 0x01, 0x02
+"""STATUS CODE, SPC-4 table 298."""
+_BY_COMMAND = frozenset(AccessState) - {AccessState.TRANSITIONING}
+"""What SET TARGET PORT GROUPS may ask for."""
 
 
 def refusal(unit: LogicalUnit, target_port: int, *, standby_works: bool) -> Condition | None:
     """Why a command that came through this port is not run, or None (SPC-4 5.15.2.4)."""
     state = unit.port_states.get(target_port, AccessState.ACTIVE_OPTIMIZED)
+    if state == AccessState.TRANSITIONING:
+        return Condition.NOT_READY_ASYMMETRIC_ACCESS_STATE_TRANSITION
     if state == AccessState.UNAVAILABLE:
         return Condition.NOT_READY_UNAVAILABLE_STATE
     if state == AccessState.STANDBY and not standby_works:
         return Condition.NOT_READY_STANDBY_STATE
     return None
+
+
+def _status_code(unit: LogicalUnit, port: int) -> int:
+    if port not in unit.port_states:
+        return 0
+    return _SET_IMPLICITLY if port in unit.implicit_port_states else _SET_BY_COMMAND
 
 
 def report_groups(task: Task, cdb: ReportGroups) -> ScsiResult:
@@ -115,7 +128,7 @@ def report_groups(task: Task, cdb: ReportGroups) -> ScsiResult:
             {
                 "state": {"pref": False, "asymmetric_access_state": task.unit.port_states.get(port, 0)},
                 "supported": {
-                    "t_sup": False,
+                    "t_sup": True,
                     "o_sup": False,
                     "lbd_sup": False,
                     "u_sup": True,
@@ -124,7 +137,7 @@ def report_groups(task: Task, cdb: ReportGroups) -> ScsiResult:
                     "ao_sup": True,
                 },
                 "target_port_group": port & 0xFFFF,
-                "status_code": _SET_BY_COMMAND if port in task.unit.port_states else 0,
+                "status_code": _status_code(task.unit, port),
                 "ports": [{"relative_target_port": port & 0xFFFF}],
             }
         )
@@ -142,7 +155,9 @@ def _list_length(unit: LogicalUnit, cdb: SetGroups) -> int:
 
 
 def set_groups(task: Task, cdb: SetGroups) -> ScsiResult:
-    """SET TARGET PORT GROUPS: all descriptors are sound, or no state changes."""
+    """SET TARGET PORT GROUPS: all descriptors are sound, or no state changes; not while this port is in transition."""
+    if task.unit.port_states.get(task.nexus.target_port) == AccessState.TRANSITIONING:
+        raise check(Condition.NOT_READY_ASYMMETRIC_ACCESS_STATE_TRANSITION)
     length = _list_length(task.unit, cdb)
     data = bytes(task.data_out)
     if not length:
@@ -154,17 +169,12 @@ def set_groups(task: Task, cdb: SetGroups) -> ScsiResult:
     for at in range(4, length, size):
         descriptor = SET_DESCRIPTOR.parse(data[at : at + size])
         state = descriptor.state.asymmetric_access_state
-        if state not in tuple(AccessState):
+        if state not in _BY_COMMAND:
             raise invalid_field_in_parameter_list(at, 3)
         if descriptor.target_port_group not in task.target.target_ports:
             raise invalid_field_in_parameter_list(at + 2)
         wanted[descriptor.target_port_group] = state
-    unit = task.unit
-    with unit.lock:
-        changed = any(unit.port_states.get(group, 0) != state for group, state in wanted.items())
-        unit.port_states.update(wanted)
-        if changed:
-            unit.attention(Condition.ASYMMETRIC_ACCESS_STATE_CHANGED, unit.nexuses, but=task.nexus)
+    task.unit.set_port_states(wanted, by=task.nexus)
     return GOOD
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from iscsi_target.scsi.logical_unit import LogicalUnit, LogicalUnitConfig, derive_identity
 from iscsi_target.scsi.reservation_file import ReservationFile
+from iscsi_target.scsi.sanitize_file import SanitizeFile
 from iscsi_target.scsi.stores.description import open_store
 from iscsi_target.scsi.target_device import TargetDevice
 
@@ -25,8 +26,8 @@ def target_device(
     """A target with LUNs 0, 1, … from descriptions ("64MiB", "null:1GiB", "snapshot:PATH", a path).
 
     All have one configuration. `target_ports` are the portal group tags. `reservations` is a directory in which each
-    unit keeps its persistent reservations through a power loss; without it APTPL is refused. Raises StoreError or
-    InvalidConfiguration, with everything closed that was open by then.
+    unit keeps its persistent reservations and a SANITIZE that is not done through a power loss; without it APTPL is
+    refused. Raises StoreError or InvalidConfiguration, with everything closed that was open by then.
     """
     config = config or LogicalUnitConfig()
     with ExitStack() as opened:
@@ -38,7 +39,14 @@ def target_device(
             memory = (
                 None if reservations is None else ReservationFile(reservations / f"{identity.serial}.json")
             )
-            units[lun] = LogicalUnit(store, identity, config, reservation_memory=memory)
+            sanitizing = (
+                None
+                if reservations is None
+                else SanitizeFile(reservations / f"{identity.serial}.sanitize.json")
+            )
+            units[lun] = LogicalUnit(
+                store, identity, config, reservation_memory=memory, sanitize_memory=sanitizing
+            )
         device = TargetDevice(target_name, units, target_ports=target_ports)
         opened.pop_all()
     return device

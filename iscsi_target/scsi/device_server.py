@@ -12,7 +12,7 @@ from typing import Any
 from iscsi_target.executor import ScsiCommand, ScsiResult
 from iscsi_target.scsi import alua
 from iscsi_target.scsi.errors import CheckCondition, StatusOnly, StoreError, check, invalid_field_in_cdb
-from iscsi_target.scsi.hot_path import hot_commands
+from iscsi_target.scsi.hot_path import fast_disk, hot_commands
 from iscsi_target.scsi.logical_unit import LogicalUnit
 from iscsi_target.scsi.medium import not_ready
 from iscsi_target.scsi.opcode_table import Dispatch, dispatch_for
@@ -34,6 +34,7 @@ class DeviceServer:
         self.read_only = read_only
         self.dispatch: Dispatch = dispatch_for(unit)
         self._hot, self._hot_lengths = hot_commands(unit, read_only=read_only)
+        self.fast = fast_disk(unit, read_only=read_only)
         self._waits = tuple(
             None if family is not None else operation is not None and self._may_wait(operation)
             for operation, family in zip(self.dispatch.single, self.dispatch.families, strict=True)

@@ -8,13 +8,17 @@ general way, which gives the same result and the right sense data. The CDB codec
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 
 from iscsi_target.executor import ScsiCommand, ScsiResult
+from iscsi_target.fast_path_kernel import FastDisk
+from iscsi_target.fast_units import fast_cdbs
 from iscsi_target.scsi.layout import CdbLayout, fast_struct
 from iscsi_target.scsi.logical_unit import DeviceType, LogicalUnit, Medium
 from iscsi_target.scsi.operation import GOOD
 from iscsi_target.scsi.read_write import READ_10, READ_16, WRITE_10, WRITE_16, Transfer
+from iscsi_target.scsi.stores.store import DirectStore
 
 Hot = Callable[[ScsiCommand], ScsiResult | None]
 HotLength = Callable[[ScsiCommand], int | None]
@@ -113,6 +117,46 @@ def _hot_write(unit: LogicalUnit, layout: CdbLayout[Transfer]) -> Hot:
         return GOOD
 
     return hot_write
+
+
+def _cdb_format(layout: CdbLayout[Transfer]) -> str:
+    """The struct format that gives byte 1, LBA (signed), blocks and CONTROL of a CDB and skips the rest."""
+    fast = fast_struct(layout)
+    wanted = [fast.where[name][0] for name in ("protect", "lba", "blocks", "control")]
+    if wanted != sorted(wanted) or len({fast.where[name][0] for name in ("protect", "dpo", "fua")}) != 1:
+        raise TypeError(f"the fields of {layout.opcode:02x}h are not where the fast path reads them")
+    made = ""
+    for index, code in enumerate(fast.unpack.format.removeprefix(">")):
+        if index not in wanted:
+            made += f"{struct.calcsize('>' + code)}x"
+        else:
+            made += "q" if (index, code) == (wanted[1], "Q") else code
+    return made
+
+
+FAST_CDBS = fast_cdbs(
+    {layout.opcode or 0: _cdb_format(layout) for layout in (READ_10, READ_16)},
+    {layout.opcode or 0: _cdb_format(layout) for layout in (WRITE_10, WRITE_16)},
+)
+"""How the fast path of the iSCSI layer takes READ and WRITE apart."""
+
+
+def fast_disk(unit: LogicalUnit, *, read_only: bool = False) -> FastDisk | None:
+    """The unit for the fast path; None when its store waits, or it is no disk."""
+    if unit.store.blocking or unit.config.device_type is not DeviceType.DISK:
+        return None
+
+    def look() -> tuple[int, int]:
+        if not unobstructed(unit):
+            return 0, 0
+        blocks = unit.blocks
+        if read_only or unit.read_only or unit.mode.swp or not unit.mode.wce:
+            return blocks, 0
+        return blocks, blocks
+
+    store = unit.store
+    memory = store.memory if isinstance(store, DirectStore) else None
+    return FastDisk(look, memory, store.read, store.write, unit.block_length, unit.max_transfer_blocks)
 
 
 def hot_commands(

@@ -72,8 +72,8 @@ _COMMON_VERSIONS = (0x00A0, 0x0960, 0x0460)  # SAM-5, iSCSI, SPC-4
 _VERSIONS = {DeviceType.DISK: (*_COMMON_VERSIONS, 0x04C0), DeviceType.CDROM: (*_COMMON_VERSIONS, 0x04E0)}
 
 
-_EXPLICIT_ALUA = 2
-"""TPGS: access states change by SET TARGET PORT GROUPS only (SPC-4 table 150)."""
+_IMPLICIT_AND_EXPLICIT_ALUA = 3
+"""TPGS: access states change by SET TARGET PORT GROUPS and by whoever runs the target (SPC-4 table 150)."""
 
 
 def standard_data(unit: LogicalUnit) -> bytes:
@@ -87,7 +87,7 @@ def standard_data(unit: LogicalUnit) -> bytes:
             "format": {"normaca": False, "hisup": True},
             "protection": {
                 "sccs": False,
-                "tpgs": _EXPLICIT_ALUA,
+                "tpgs": _IMPLICIT_AND_EXPLICIT_ALUA,
                 "third_party_copy": config.device_type is DeviceType.DISK,
                 "protect": False,
             },

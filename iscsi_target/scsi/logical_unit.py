@@ -10,16 +10,18 @@ from __future__ import annotations
 import hashlib
 import shlex
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import Protocol
 
+from iscsi_target.executor import ScsiCommand
 from iscsi_target.scsi.errors import InvalidConfiguration, check
 from iscsi_target.scsi.mode_pages import ModeParameters, cdrom_pages, disk_pages
 from iscsi_target.scsi.range_lock import RangeLocks
 from iscsi_target.scsi.reservation_file import ReservationMemory
 from iscsi_target.scsi.reservations import Outcome, Reservations
+from iscsi_target.scsi.sanitize_file import SanitizeMemory
 from iscsi_target.scsi.sense import Condition, SenseData
 from iscsi_target.scsi.stores.store import BackingStore
 from iscsi_target.scsi.unit_attention import Nexus, UnitAttentions
@@ -111,11 +113,16 @@ def derive_identity(target_name: str, lun: int) -> Identity:
     return Identity(serial=digest[:8].hex(), naa=bytes((0x30 | digest[8] & 0x0F,)) + digest[9:16])
 
 
-class SanitizeInProgress(Protocol):
-    """What admission and closing need to know of a running sanitize operation."""
+class SanitizeState(Protocol):
+    """What admission and closing need to know of a sanitize operation that runs, or that failed."""
+
+    @property
+    def running(self) -> bool:
+        """Whether it goes on."""
+        ...
 
     def sense(self) -> SenseData:
-        """NOT READY, SANITIZE IN PROGRESS, with the progress."""
+        """NOT READY, SANITIZE IN PROGRESS, with the progress; MEDIUM ERROR, SANITIZE COMMAND FAILED when it failed."""
         ...
 
     def wait(self, timeout_s: float) -> bool:
@@ -124,6 +131,10 @@ class SanitizeInProgress(Protocol):
 
     def stop(self) -> None:
         """End it soon; its medium stays partly sanitized."""
+        ...
+
+    def abandon(self, command: ScsiCommand) -> None:
+        """Do not keep `command` waiting for the end, if that is the command that began it."""
         ...
 
 
@@ -182,8 +193,12 @@ class LogicalUnit:
         config: LogicalUnitConfig | None = None,
         *,
         reservation_memory: ReservationMemory | None = None,
+        sanitize_memory: SanitizeMemory | None = None,
     ) -> None:
-        """`reservation_memory` makes APTPL possible: what it remembers is in force again from here on."""
+        """`reservation_memory` makes APTPL possible: what it remembers is in force again from here on.
+
+        `sanitize_memory` makes a sanitize operation outlive the process; the target device resumes it.
+        """
         config = config or LogicalUnitConfig()
         self.config = config
         self.identity = identity
@@ -199,6 +214,8 @@ class LogicalUnit:
         self.max_transfer_blocks = MAX_TRANSFER_BYTES // config.block_length
         self.read_only = config.read_only or store.read_only
         self.thin = store.thin
+        self.counts_space = store.thin and store.space() is not None
+        """Whether the space it takes can be told, for the log page of logical block provisioning."""
         self.mode = ModeParameters(
             cdrom_pages()
             if config.device_type is DeviceType.CDROM
@@ -208,10 +225,13 @@ class LogicalUnit:
         self.nexuses: dict[Nexus, str] = {}
         """Nexuses with a session now, and the initiator name of each."""
         self.medium = Medium.READY
-        self.sanitize: SanitizeInProgress | None = None
-        """The sanitize operation that runs now."""
+        self.sanitize_memory = sanitize_memory
+        self.sanitize: SanitizeState | None = None
+        """The sanitize operation that runs now, or the failed one that keeps the medium from being used."""
         self.port_states: dict[int, int] = {}
         """Asymmetric access state by target port group; a group that is not here is active/optimized."""
+        self.implicit_port_states: set[int] = set()
+        """The groups whose state was not set by a command."""
         self.copies = CopyResults()
         self.preventing: set[Nexus] = set()
         self.reservations = Reservations()
@@ -245,6 +265,20 @@ class LogicalUnit:
             if nexus != but:
                 self.attentions.establish(nexus, condition)
 
+    def set_port_states(self, states: Mapping[int, int], *, by: Nexus | None = None) -> None:
+        """Set asymmetric access states (SPC-4 table 297) of target port groups, and tell every nexus but `by`.
+
+        `by` is the nexus whose command it is; None: whoever runs the target (an implicit change).
+        """
+        with self.lock:
+            changed = any(self.port_states.get(group, 0) != state for group, state in states.items())
+            self.port_states.update(states)
+            (self.implicit_port_states.update if by is None else self.implicit_port_states.difference_update)(
+                states
+            )
+            if changed:
+                self.attention(Condition.ASYMMETRIC_ACCESS_STATE_CHANGED, self.nexuses, but=by)
+
     def apply(self, outcome: Outcome) -> None:
         """Establish the unit attentions of a reservation change, for those nexuses that have a session."""
         for condition, nexuses in outcome.attentions:
@@ -275,6 +309,12 @@ class LogicalUnit:
             self.reservations.reset()
             self.mode.reset()
             self.attention(Condition.BUS_DEVICE_RESET_FUNCTION_OCCURRED, self.nexuses)
+
+    def abandon(self, command: ScsiCommand) -> None:
+        """Nobody waits any more for the answer to a command that runs: a SANITIZE goes on without it (SBC-3 4.11.1)."""
+        running = self.sanitize
+        if running is not None:
+            running.abandon(command)
 
     def interrupt(self) -> None:
         """End a sanitize operation that runs."""

@@ -79,10 +79,17 @@ def test_unit_ready(task: Task, cdb: NoFields) -> ScsiResult:
 
 
 def request_sense(task: Task, cdb: RequestSense) -> ScsiResult:
-    """Sense data as parameter data: a unit attention, which is thereby cleared, or the state of the medium."""
+    """Sense data as parameter data: a unit attention, which is thereby cleared, or the state of the medium.
+
+    While a SANITIZE runs it gives its progress (SBC-3 4.11.3).
+    """
     unit = task.unit
-    condition = unit.attentions.take(task.nexus) or not_ready(unit) or Condition.NO_ADDITIONAL_SENSE
-    return cut(SenseData(condition).encode(descriptor_format=bool(cdb.desc)), cdb.allocation_length)
+    attention, sanitize = unit.attentions.take(task.nexus), unit.sanitize
+    if attention is None and sanitize is not None:
+        sense = sanitize.sense()
+    else:
+        sense = SenseData(attention or not_ready(unit) or Condition.NO_ADDITIONAL_SENSE)
+    return cut(sense.encode(descriptor_format=bool(cdb.desc)), cdb.allocation_length)
 
 
 def start_stop_unit(task: Task, cdb: StartStopUnit) -> ScsiResult:

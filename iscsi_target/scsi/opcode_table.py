@@ -12,6 +12,7 @@ from iscsi_target.scsi import (
     defect_data,
     extended_copy,
     inquiry,
+    log_sense,
     medium,
     mode,
     multimedia,
@@ -22,6 +23,7 @@ from iscsi_target.scsi import (
     reservation_out,
     reserve_release,
     sanitize,
+    self_test,
     supported,
     verify,
 )
@@ -34,6 +36,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *medium.OPERATIONS,
     *capacity.OPERATIONS,
     *mode.OPERATIONS,
+    *log_sense.OPERATIONS,
     *read_write.OPERATIONS,
     *verify.OPERATIONS,
     *atomic.OPERATIONS,
@@ -46,6 +49,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *reserve_release.OPERATIONS,
     *extended_copy.OPERATIONS,
     *sanitize.OPERATIONS,
+    *self_test.OPERATIONS,
     *multimedia.OPERATIONS,
 )
 

@@ -30,6 +30,10 @@ class TargetView(Protocol):
         """The LUNs an initiator may see, ascending."""
         ...
 
+    def luns_of(self, unit: LogicalUnit, initiator_name: str) -> Sequence[int]:
+        """The LUNs under which an initiator sees a unit."""
+        ...
+
     def unit_for(self, initiator_name: str, lun: int) -> LogicalUnit | None:
         """The logical unit an initiator sees under a LUN."""
         ...

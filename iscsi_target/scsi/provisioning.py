@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Logical block provisioning: UNMAP, WRITE SAME, GET LBA STATUS (SBC-3 4.7, 5.3, 5.28, 5.47, 5.48).
 
-An unmapped block reads as zeros (LBPRZ = 1). Anchored blocks are not supported (ANC_SUP = 0): ANCHOR is refused.
+An unmapped block reads as zeros (LBPRZ = 1), and so does an anchored one, whose space is reserved: ANCHOR is there
+where the store can do that (ANC_SUP), and refused elsewhere.
 """
 
 from __future__ import annotations
@@ -112,7 +113,8 @@ LBA_STATUS_DESCRIPTOR = c.Struct(
 )
 """SBC-3 table 45."""
 
-_MAPPED, _DEALLOCATED = 0, 1
+_MAPPED, _DEALLOCATED, _ANCHORED = 0, 1, 2
+"""PROVISIONING STATUS (SBC-3 table 46); 0 is also what nobody knows."""
 
 
 def provisioned_thinly(unit: LogicalUnit) -> bool:
@@ -125,8 +127,34 @@ def max_write_same_blocks(unit: LogicalUnit) -> int:
     return MAX_WRITE_SAME_BYTES // unit.block_length
 
 
+_THRESHOLD_SET_BYTES = 1 << 20
+
+
+def threshold_exponent(unit: LogicalUnit) -> int:
+    """THRESHOLD EXPONENT: 2**n blocks are one threshold set, in which the log page counts resources (SBC-3 6.6.4).
+
+    0 where nobody knows how much space there is. No threshold can be set: there is no mode page for that.
+    """
+    if not unit.counts_space:
+        return 0
+    exponent = (_THRESHOLD_SET_BYTES // unit.block_length).bit_length() - 1
+    while unit.blocks >> exponent > 0xFFFFFFFF:
+        exponent += 1
+    return exponent
+
+
+def anchors(unit: LogicalUnit) -> bool:
+    """ANC_SUP: whether blocks can be anchored."""
+    return unit.thin and unit.store.anchors
+
+
+def _deallocate(unit: LogicalUnit, offset: int, length: int, *, anchor: bool) -> None:
+    with unit.ranges.exclusive(offset, length):
+        (unit.store.anchor if anchor else unit.store.discard)(offset, length)
+
+
 def _unmap_length(unit: LogicalUnit, cdb: Unmap) -> int:
-    if cdb.anchor:
+    if cdb.anchor and not anchors(unit):
         raise invalid_field_in_cdb(1, 0)
     if 0 < cdb.parameter_list_length < UNMAP_PARAMETER_LIST.sizeof():
         raise check(Condition.PARAMETER_LIST_LENGTH_ERROR)
@@ -134,7 +162,7 @@ def _unmap_length(unit: LogicalUnit, cdb: Unmap) -> int:
 
 
 def unmap(task: Task, cdb: Unmap) -> ScsiResult:
-    """UNMAP: all descriptors are sound, or nothing is unmapped."""
+    """UNMAP: all descriptors are sound, or nothing is unmapped; with ANCHOR the blocks are anchored instead."""
     unit = task.unit
     wanted = _unmap_length(unit, cdb)
     if not wanted:
@@ -158,8 +186,7 @@ def unmap(task: Task, cdb: Unmap) -> ScsiResult:
             raise invalid_field_in_parameter_list(at + 8)
     for offset, length in extents:
         if length:
-            with unit.ranges.exclusive(offset, length):
-                unit.store.discard(offset, length)
+            _deallocate(unit, offset, length, anchor=bool(cdb.anchor))
     return GOOD
 
 
@@ -167,7 +194,7 @@ def _same_range(unit: LogicalUnit, cdb: WriteSame) -> tuple[int, int]:
     """(offset, length) of a WRITE SAME; 0 blocks reach to the end of the medium (WSNZ = 0)."""
     if cdb.protect:
         raise invalid_field_in_cdb(1, 7)
-    if cdb.anchor:
+    if cdb.anchor and not (cdb.unmap and anchors(unit)):
         raise invalid_field_in_cdb(1, 4)
     if cdb.unmap and not unit.thin:
         raise invalid_field_in_cdb(1, 3)
@@ -187,9 +214,9 @@ def _same_length(unit: LogicalUnit, cdb: WriteSame) -> int:
 def write_same(task: Task, cdb: WriteSame) -> ScsiResult:
     """WRITE SAME: one block (zeros with NDOB) into every block of the range.
 
-    With UNMAP the range is unmapped instead, and reads as zeros: whatever the block, as tgt and LIO do, or with
-    `strict_write_same` only when the block is zeros (SBC-3 4.7.3.4.3). Data-Out that is not exactly one block is
-    refused: there is no block to write from half of one.
+    With UNMAP the range is unmapped (with ANCHOR: anchored) instead, and reads as zeros: whatever the block, as tgt
+    and LIO do, or with `strict_write_same` only when the block is zeros (SBC-3 4.7.3.4.3). Data-Out that is not
+    exactly one block is refused: there is no block to write from half of one.
     """
     unit = task.unit
     offset, length = _same_range(unit, cdb)
@@ -205,8 +232,7 @@ def write_same(task: Task, cdb: WriteSame) -> ScsiResult:
     if not length:
         return GOOD
     if cdb.unmap and (not unit.config.strict_write_same or not any(pattern)):
-        with unit.ranges.exclusive(offset, length):
-            unit.store.discard(offset, length)
+        _deallocate(unit, offset, length, anchor=bool(cdb.anchor))
         return GOOD
     chunk = pattern * (min(length, _CHUNK_BYTES) // unit.block_length)
     for done in range(0, length, len(chunk)):
@@ -228,6 +254,7 @@ def get_lba_status(task: Task, cdb: GetLbaStatus) -> ScsiResult:
     for extent in unit.store.extents(offset, length):
         if len(descriptors) == room:
             break
+        status = _MAPPED if extent.mapped else _ANCHORED if extent.anchored else _DEALLOCATED
         # A block that is only partly mapped is mapped.
         stop = extent.offset + extent.length
         last = -(-stop // unit.block_length) if extent.mapped else stop // unit.block_length
@@ -238,7 +265,7 @@ def get_lba_status(task: Task, cdb: GetLbaStatus) -> ScsiResult:
                     {
                         "lba": lba,
                         "blocks": blocks,
-                        "status": {"provisioning_status": _MAPPED if extent.mapped else _DEALLOCATED},
+                        "status": {"provisioning_status": status},
                     }
                 )
             )

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Protocol
 
+from iscsi_target.scsi.durable_file import replace_file
 from iscsi_target.scsi.errors import StoreError
 from iscsi_target.scsi.reservations import MAX_REGISTRATIONS, Reservation, ReservationState, ReservationType
 from iscsi_target.scsi.unit_attention import Nexus
@@ -52,18 +52,8 @@ class ReservationFile:
 
     def save(self, state: ReservationState) -> None:
         """Replace the file."""
-        beside = self.path.with_name(self.path.name + ".new")
         try:
-            with beside.open("w", encoding="utf-8") as file:
-                json.dump(_encode(state), file)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(self.path)
-            directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            replace_file(self.path, json.dumps(_encode(state)))
         except OSError as error:
             raise StoreError(f"cannot save reservations to {self.path}: {error.strerror}") from None
 

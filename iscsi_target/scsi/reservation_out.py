@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import construct as c
 
-from iscsi_target.executor import ScsiResult
+from iscsi_target.executor import PreemptingResult, ScsiResult
 from iscsi_target.scsi import transport_id
 from iscsi_target.scsi.errors import StoreError, check, invalid_field_in_cdb, invalid_field_in_parameter_list
 from iscsi_target.scsi.layout import CdbLayout, bits, control, opcode, reserved, service_action
@@ -16,6 +16,7 @@ from iscsi_target.scsi.logical_unit import LogicalUnit
 from iscsi_target.scsi.operation import DISK_ONLY, GOOD, Access, Operation, Task, Traits
 from iscsi_target.scsi.reservations import Outcome, ReservationType
 from iscsi_target.scsi.sense import Condition
+from iscsi_target.scsi.status import Status
 from iscsi_target.scsi.unit_attention import Nexus
 
 MAX_PARAMETER_LIST_LENGTH = 8192
@@ -116,11 +117,19 @@ def _change(task: Task, action: Callable[[], Outcome]) -> ScsiResult:
             unit.reservations.restore(before)
             raise check(Condition.INSUFFICIENT_REGISTRATION_RESOURCES) from None
         unit.apply(outcome)
-    if outcome.aborted:
-        # Whatever the preempted nexuses still have running ends before this command does.
-        with unit.ranges.atomic(0, unit.store.size_bytes):
-            pass
-    return GOOD
+    if not outcome.aborted:
+        return GOOD
+    # Whatever the preempted nexuses still have running ends before this command does; the session layer ends the rest.
+    with unit.ranges.atomic(0, unit.store.size_bytes):
+        pass
+    return PreemptingResult(
+        Status.GOOD,
+        preempted=tuple(
+            (*nexus, lun)
+            for nexus in outcome.aborted
+            for lun in task.target.luns_of(unit, unit.nexuses.get(nexus, ""))
+        ),
+    )
 
 
 def _remember(unit: LogicalUnit, *, was_durable: bool) -> None:
@@ -238,7 +247,7 @@ def preempt(task: Task, cdb: ReserveOut) -> ScsiResult:
 
 
 def preempt_and_abort(task: Task, cdb: ReserveOut) -> ScsiResult:
-    """PREEMPT AND ABORT: also waits for what the preempted nexuses have running on the medium."""
+    """PREEMPT AND ABORT: the tasks of the preempted nexuses end (SPC-4 5.13.11.2.6)."""
     return _preempt(task, cdb, abort=True)
 
 

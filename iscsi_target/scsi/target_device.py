@@ -7,11 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from iscsi_target.executor import ResetKind, ScsiCommand, ScsiResult
+from iscsi_target.fast_path_kernel import FastDisk
+from iscsi_target.fast_units import FastCdbs
 from iscsi_target.scsi.device_server import DeviceServer
 from iscsi_target.scsi.errors import CheckCondition, InvalidConfiguration, check
+from iscsi_target.scsi.hot_path import FAST_CDBS
 from iscsi_target.scsi.inquiry import inquiry_without_unit
 from iscsi_target.scsi.logical_unit import LogicalUnit
 from iscsi_target.scsi.report_luns import MAX_LUN, report
+from iscsi_target.scsi.sanitize_job import resume
 from iscsi_target.scsi.sense import Condition, SenseData
 from iscsi_target.scsi.status import Status
 from iscsi_target.scsi.unit_attention import Nexus
@@ -65,6 +69,9 @@ class TargetDevice:
                 for lun, own in seen.items()
             }
         self._default_servers = {} if masked else self._servers
+        self._known_as: dict[Nexus, str] = {}
+        for unit in units.values():
+            resume(unit)
 
     @property
     def units(self) -> Mapping[int, LogicalUnit]:
@@ -80,18 +87,45 @@ class TargetDevice:
     def _server(self, initiator_name: str, lun: int) -> DeviceServer | None:
         return self._servers_by_lun.get(initiator_name, self._default_servers).get(lun)
 
+    def abandon(self, command: ScsiCommand) -> None:
+        unit = self.unit_for(command.initiator_name, command.lun)
+        if unit is not None:
+            unit.abandon(command)
+
     def luns_for(self, initiator_name: str) -> Sequence[int]:
         return tuple(self._seen_by(initiator_name))
+
+    def luns_of(self, unit: LogicalUnit, initiator_name: str) -> Sequence[int]:
+        """The LUNs under which an initiator sees a unit."""
+        return [lun for lun in self.luns_for(initiator_name) if self.unit_for(initiator_name, lun) is unit]
 
     def unit_for(self, initiator_name: str, lun: int) -> LogicalUnit | None:
         """The logical unit an initiator sees under a LUN."""
         server = self._server(initiator_name, lun)
         return None if server is None else server.unit
 
+    def attention_report(self, lun: int, initiator_port: str, target_port: int) -> bytes | None:
+        """What QUERY ASYNCHRONOUS EVENT tells of the unit attention that a nexus will be told next (SAM-5 7.10)."""
+        nexus = Nexus(initiator_port, target_port)
+        unit = self.unit_for(self._name_of(nexus), lun)
+        return None if unit is None else unit.attentions.report(nexus)
+
+    def _name_of(self, nexus: Nexus) -> str:
+        """The name that says what a nexus sees: the initiator's, unless the session was established under another."""
+        return self._known_as.get(nexus) or nexus.initiator_port.partition(",i,0x")[0]
+
     def may_write(self, initiator_name: str, lun: int) -> bool:
         """Whether this initiator may write to the unit under a LUN."""
         server = self._server(initiator_name, lun)
         return server is not None and not server.read_only
+
+    @property
+    def fast_cdbs(self) -> FastCdbs:
+        return FAST_CDBS
+
+    def fast_disk(self, initiator_name: str, lun: int) -> FastDisk | None:
+        server = self._server(initiator_name, lun)
+        return None if server is None else server.fast
 
     def data_out_length(self, command: ScsiCommand) -> int:
         server = self._server(command.initiator_name, command.lun)
@@ -126,17 +160,19 @@ class TargetDevice:
 
     def i_t_nexus_established(self, initiator_name: str, initiator_port: str, target_port: int) -> None:
         nexus = Nexus(initiator_port, target_port)
+        self._known_as[nexus] = initiator_name
         for own in set(self._seen_by(initiator_name).values()):
             self._servers[own].unit.add_nexus(nexus, initiator_name)
 
     def i_t_nexus_loss(self, initiator_port: str, target_port: int) -> None:
         nexus = Nexus(initiator_port, target_port)
+        self._known_as.pop(nexus, None)
         for server in self._servers.values():
             server.unit.lose_nexus(nexus)
 
     def reset(self, kind: ResetKind, lun: int | None, initiator_port: str, target_port: int) -> bool:
         nexus = Nexus(initiator_port, target_port)
-        initiator_name = initiator_port.partition(",i,0x")[0]
+        initiator_name = self._name_of(nexus)
         if kind in (ResetKind.TARGET_WARM_RESET, ResetKind.TARGET_COLD_RESET):
             for server in self._servers.values():
                 server.unit.reset()

@@ -47,6 +47,15 @@ class UnitAttentions:
         queue = self.pending.get(nexus)
         return queue[0] if queue else None
 
+    def report(self, nexus: Nexus) -> bytes | None:
+        """UADE DEPTH (1: this one only, 2: more) and sense key, ASC, ASCQ of the first condition (SAM-5 7.10); None
+        when there is none."""
+        queue = self.pending.get(nexus)
+        if not queue:
+            return None
+        key, code, qualifier = queue[0].value
+        return bytes((min(len(queue), 2) << 4 | key, code, qualifier))
+
     def take(self, nexus: Nexus) -> Condition | None:
         """Remove and return the condition that comes next."""
         queue = self.pending.get(nexus)

@@ -10,7 +10,13 @@ import construct as c
 from iscsi_target.scsi.atomic import MAX_ATOMIC_BLOCKS
 from iscsi_target.scsi.logical_unit import DeviceType, LogicalUnit
 from iscsi_target.scsi.operation import Task
-from iscsi_target.scsi.provisioning import MAX_UNMAP_BLOCKS, MAX_UNMAP_DESCRIPTORS, max_write_same_blocks
+from iscsi_target.scsi.provisioning import (
+    MAX_UNMAP_BLOCKS,
+    MAX_UNMAP_DESCRIPTORS,
+    anchors,
+    max_write_same_blocks,
+    threshold_exponent,
+)
 
 VpdPage = Callable[[Task], bytes]
 
@@ -163,8 +169,8 @@ def _extended_inquiry_data(task: Task) -> bytes:
                 "uask_sup": False,
                 "group_sup": False,
                 "prior_sup": False,
-                "headsup": False,
-                "ordsup": False,
+                "headsup": True,
+                "ordsup": True,
                 "simpsup": True,
             },
             "cache": {"nv_sup": False, "v_sup": task.unit.config.write_cache},
@@ -222,13 +228,13 @@ def _logical_block_provisioning(task: Task) -> bytes:
     thin = task.unit.thin
     built: bytes = LOGICAL_BLOCK_PROVISIONING.build(
         {
-            "threshold_exponent": 0,
+            "threshold_exponent": threshold_exponent(task.unit),
             "flags": {
                 "lbpu": thin,
                 "lbpws": thin,
                 "lbpws10": thin,
                 "lbprz": thin,
-                "anc_sup": False,
+                "anc_sup": anchors(task.unit),
                 "dp": False,
             },
             "provisioning": {"provisioning_type": _THIN if thin else 0},

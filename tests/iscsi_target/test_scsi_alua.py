@@ -7,6 +7,7 @@ import struct
 
 import pytest
 
+from iscsi_target.scsi.alua import AccessState
 from tests.iscsi_target.scsi_rig import Answer, Initiator, rig
 
 REPORT = "a3 0a 00 00 00 00 00 00 00 ff 00 00"
@@ -20,7 +21,7 @@ def _set(host: Initiator, *states: tuple[int, int]) -> Answer:
 
 def test_every_portal_group_is_reported_with_its_port_and_state() -> None:
     host = rig(target_ports=(1, 2)).initiator()
-    supported = "0f"  # unavailable, standby, active/non-optimized, active/optimized
+    supported = "8f"  # transitioning, unavailable, standby, active/non-optimized, active/optimized
     assert host.send(REPORT).data == bytes.fromhex(
         f"00000018  00 {supported} 0001 00 00 00 01 0000 0001  00 {supported} 0002 00 00 00 01 0000 0002"
     )
@@ -58,6 +59,26 @@ def test_a_port_that_is_not_active_serves_only_what_the_standard_lets_through(
     assert one.send(READ).status == 0
     assert _set(two, (2, 0)).status == 0
     assert two.send(READ).status == 0
+
+
+def test_a_port_in_transition_serves_little_and_sets_no_states() -> None:
+    """SPC-4 5.15.2.5. Whoever runs the target begins a transition, and ends it: an implicit change, told to all."""
+    lab = rig(target_ports=(1, 2))
+    one, two = lab.initiator(), lab.initiator(target_port=2)
+    lab.unit().set_port_states({2: AccessState.TRANSITIONING})
+    for each in (one, two):
+        assert each.send("03 00 00 00 ff 00").data[2:14:10] == bytes((6, 0x2A)), "both are told"
+    for cdb in ("00" * 6, READ, "1a 00 3f 00 ff 00"):
+        assert two.send(cdb).sense == (2, 0x04, 0x0A)
+        assert one.send(cdb).status == 0
+    assert _set(two, (2, 0)).sense == (2, 0x04, 0x0A)
+    groups = two.send(REPORT).data
+    assert (groups[16] & 0xF, groups[16 + 5]) == (0xF, 2), "transitioning, altered implicitly"
+    lab.unit().set_port_states({2: AccessState.ACTIVE_OPTIMIZED})
+    two.send("03 00 00 00 ff 00")
+    assert two.send(READ).status == 0
+    assert _set(two, (2, 1)).status == 0
+    assert two.send(REPORT).data[16 + 5] == 1, "altered by command"
 
 
 @pytest.mark.parametrize(

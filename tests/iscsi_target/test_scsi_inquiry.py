@@ -20,7 +20,7 @@ from tests.iscsi_target.scsi_rig import TARGET, rig
 def test_standard_data_are_laid_out_as_spc_4_has_it() -> None:
     data = rig().initiator().send("12 00 00 00 ff 00").data
     assert data[:8] == bytes.fromhex(
-        "00 00 06 12 5b 28 10 02"
+        "00 00 06 12 5b 38 10 02"
     )  # disk, SPC-4, HiSup, 96 bytes, ALUA, 3PC, MultiP
     assert data[8:36] == b"SANCREDTVIRTUAL DISK    0001"
     assert data[58:66] == bytes.fromhex("00a0 0960 0460 04c0")  # SAM-5, iSCSI, SPC-4, SBC-3
@@ -186,7 +186,7 @@ def test_one_command_is_reported_as_the_reporting_options_say(
 
 def test_task_management_functions_are_reported() -> None:
     host = rig().initiator()
-    assert host.send("a3 0d 00 00 00 00 00 00 00 04 00 00").data == bytes.fromhex("de 03 00 00")
+    assert host.send("a3 0d 00 00 00 00 00 00 00 04 00 00").data == bytes.fromhex("de 07 00 00")
     assert len(host.send("a3 0d 80 00 00 00 00 00 00 ff 00 00").data) == 16
     assert host.send("a3 0d 00 00 00 00 00 00 00 03 00 00").sense == (5, 0x24, 0x00)
 

@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import errno
 import struct
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from iscsi_target.scsi.logical_unit import LogicalUnitConfig
+from iscsi_target.scsi.stores.file import FileStore
 from iscsi_target.scsi.stores.memory import MemoryStore
 from iscsi_target.scsi.stores.null import NullStore
 from tests.iscsi_target.scsi_rig import BLOCK, Answer, Initiator, rig
@@ -15,10 +19,10 @@ from tests.iscsi_target.scsi_rig import BLOCK, Answer, Initiator, rig
 BLOCKS = 2048
 
 
-def _unmap(host: Initiator, *extents: tuple[int, int]) -> Answer:
+def _unmap(host: Initiator, *extents: tuple[int, int], anchor: bool = False) -> Answer:
     descriptors = b"".join(struct.pack(">QI4x", *extent) for extent in extents)
     data = struct.pack(">HH4x", len(descriptors) + 6, len(descriptors)) + descriptors
-    return host.send(bytes((0x42, 0, 0, 0, 0, 0, 0)) + len(data).to_bytes(2, "big") + b"\0", data)
+    return host.send(bytes((0x42, anchor, 0, 0, 0, 0, 0)) + len(data).to_bytes(2, "big") + b"\0", data)
 
 
 def _write(host: Initiator, lba: int, blocks: int, byte: bytes = b"m") -> None:
@@ -91,6 +95,65 @@ def test_unmap_without_descriptors_or_blocks_is_no_error() -> None:
 )
 def test_a_malformed_unmap_is_refused(cdb: str, data: bytes, sense: tuple[int, int, int]) -> None:
     assert rig().initiator().send(cdb, data).sense == sense
+
+
+@pytest.fixture
+def anchoring(tmp_path: Path) -> Iterator[Initiator]:
+    """An initiator at a unit in a file whose file system can reserve space."""
+    store = FileStore(tmp_path / "disk", BLOCKS * BLOCK)
+    if not store.anchors:
+        store.close()
+        pytest.skip(f"the file system of {tmp_path} does not tell what is reserved in a file (FIEMAP)")
+    yield rig(store=store).initiator()
+    store.close()
+
+
+def test_a_unit_that_anchors_says_so_and_one_that_does_not_refuses(anchoring: Initiator) -> None:
+    """ANC_SUP of the logical block provisioning page (SBC-3 6.6.4)."""
+    for host, anc_sup in ((anchoring, 0x02), (rig().initiator(), 0)):
+        assert host.send("12 01 b2 00 ff 00").data[5] & 0x02 == anc_sup
+    assert _unmap(rig().initiator(), (0, 8), anchor=True).sense == (5, 0x24, 0x00)
+
+
+def test_anchored_blocks_read_as_zeros_until_they_are_written_or_unmapped(anchoring: Initiator) -> None:
+    """SBC-3 4.7.3.2: mapped and deallocated blocks become anchored; GET LBA STATUS tells the three states apart."""
+    _write(anchoring, 0, 64)
+    assert _unmap(anchoring, (8, 16), (64, 8), anchor=True).status == 0
+    assert _unmap(anchoring, (40, 8)).status == 0
+    assert _status(anchoring, 0) == [
+        (0, 8, 0),
+        (8, 16, 2),
+        (24, 16, 0),
+        (40, 8, 1),
+        (48, 16, 0),
+        (64, 8, 2),
+        (72, BLOCKS - 72, 1),
+    ]
+    assert _read(anchoring, 7, 18) == b"m" * 512 + bytes(16 * 512) + b"m" * 512
+    _write(anchoring, 8, 8)
+    assert _unmap(anchoring, (16, 8)).status == 0
+    assert _status(anchoring, 0)[:3] == [(0, 16, 0), (16, 8, 1), (24, 16, 0)]
+
+
+def test_write_same_with_unmap_and_anchor_anchors(anchoring: Initiator) -> None:
+    """SBC-3 5.42; ANCHOR without UNMAP has no meaning."""
+    _write(anchoring, 0, 64)
+    assert _same_16(anchoring, ANCHOR, 0, 8, bytes(512)).sense == (5, 0x24, 0x00)
+    assert _same_16(anchoring, UNMAP | ANCHOR, 0, 8, bytes(512)).status == 0
+    assert _same_16(anchoring, UNMAP | ANCHOR | NDOB, 8, 8).status == 0
+    assert anchoring.send("41 18 00 00 00 10 00 00 08 00", bytes(512)).status == 0
+    assert _status(anchoring, 0)[:2] == [(0, 24, 2), (24, 40, 0)]
+    assert _read(anchoring, 0, 25) == bytes(24 * 512) + b"m" * 512
+
+
+def test_when_space_runs_out_anchoring_says_so(anchoring: Initiator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DATA PROTECT, SPACE ALLOCATION FAILED WRITE PROTECT (SBC-3 4.7.3.6)."""
+
+    def full(*_: object) -> bool:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("iscsi_target.scsi.stores.file.reserve_zeros", full)
+    assert _unmap(anchoring, (0, 8), anchor=True).sense == (7, 0x27, 0x07)
 
 
 def test_more_descriptors_than_the_limit_are_refused() -> None:

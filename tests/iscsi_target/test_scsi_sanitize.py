@@ -3,19 +3,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
+from iscsi_target.executor import ScsiCommand, ScsiResult
+from iscsi_target.scsi.build import target_device
 from iscsi_target.scsi.errors import StoreError
 from iscsi_target.scsi.logical_unit import LogicalUnitConfig
 from iscsi_target.scsi.stores.memory import MemoryStore
-from tests.iscsi_target.scsi_rig import BLOCK, Answer, Initiator, Rig, rig
+from iscsi_target.scsi.target_device import TargetDevice
+from tests.iscsi_target.scsi_rig import BLOCK, TARGET, Answer, Initiator, Rig, rig
 
 OVERWRITE, BLOCK_ERASE, CRYPTO_ERASE, EXIT_FAILURE = 1, 2, 3, 0x1F
 IN_PROGRESS = (2, 0x04, 0x1B)
+FAILED = (3, 0x31, 0x03)
 
 
 def _sanitize(host: Initiator, action: int, data: bytes = b"", *, immed: bool = False) -> Answer:
@@ -48,14 +54,16 @@ def test_an_erase_leaves_zeros_and_nothing_mapped(action: int) -> None:
         (b"\x12\x34\x56", 1, False, (b"\x12\x34\x56" * 171)[:BLOCK]),
         (b"\x0f", 2, True, b"\xf0" * BLOCK),
         (b"\x0f", 3, True, b"\x0f" * BLOCK),
+        (b"\x0f", 31, True, b"\x0f" * BLOCK),
     ],
 )
+@pytest.mark.parametrize("size", [BLOCK, (2 << 20) + 7 * BLOCK])
 def test_an_overwrite_leaves_its_pattern_in_every_block(
-    pattern: bytes, count: int, invert: bool, expected: bytes
+    pattern: bytes, count: int, invert: bool, expected: bytes, size: int
 ) -> None:
-    lab, host = _filled(size=(2 << 20) + 7 * BLOCK)
+    lab, host = _filled(size=size)
     assert _sanitize(host, OVERWRITE, _overwrite(pattern, count=count, invert=invert)).status == 0
-    data = bytes(lab.unit().store.read(0, (2 << 20) + 7 * BLOCK)[0])
+    data = bytes(lab.unit().store.read(0, size)[0])
     assert data == expected * (len(data) // BLOCK)
 
 
@@ -135,6 +143,8 @@ def test_while_it_runs_in_the_background_other_commands_are_refused_with_the_pro
     lab.unit().reset()  # a reset does not end it
     host.send("03 00 00 00 ff 00")
     assert host.send("00" * 6).sense == IN_PROGRESS
+    told = host.send("03 00 00 00 ff 00").data  # REQUEST SENSE tells the progress too
+    assert (told[2], told[12], told[13], told[15:18]) == (2, 0x04, 0x1B, bytes.fromhex("80 8000"))
     running = lab.unit().sanitize
     assert running is not None
     store.go_on.set()
@@ -146,11 +156,14 @@ def test_closing_the_unit_stops_a_sanitize_that_runs() -> None:
     lab = rig(LogicalUnitConfig(sanitize_bytes_per_s=1 << 20), store=MemoryStore(1 << 30))
     host = lab.initiator()
     assert _sanitize(host, BLOCK_ERASE, immed=True).status == 0
+    running = lab.unit().sanitize
+    assert running is not None
+    assert running.running
     lab.device.close()
-    assert lab.unit().sanitize is None
+    assert running.wait(0)
 
 
-def test_an_interrupted_sanitize_fails_its_command_and_the_unit_works_on() -> None:
+def test_an_interrupted_sanitize_fails_its_command_and_leaves_the_unit_in_failure() -> None:
     lab = rig(LogicalUnitConfig(sanitize_bytes_per_s=1 << 20), store=MemoryStore(1 << 30))
     host, other = lab.initiator(), lab.initiator()
     answers: list[Answer] = []
@@ -160,16 +173,168 @@ def test_an_interrupted_sanitize_fails_its_command_and_the_unit_works_on() -> No
         time.sleep(0.001)
     lab.device.interrupt()
     thread.join()
-    assert answers[0].sense == (3, 0x31, 0x03)
-    assert other.send("00" * 6).status == 0
+    assert answers[0].sense == FAILED
+    assert other.send("00" * 6).sense == FAILED
 
 
-def test_a_medium_that_fails_fails_the_sanitize(monkeypatch: pytest.MonkeyPatch) -> None:
+def _fail(*_: object) -> None:
+    raise StoreError("the disk is gone")
+
+
+def test_after_a_failed_sanitize_nobody_gets_at_the_medium_until_another_one_succeeds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """SBC-3 4.11.4, with AUSE = 0: restricted; EXIT FAILURE MODE does not help."""
     lab, host = _filled()
-
-    def fail(*_: object) -> None:
-        raise StoreError("the disk is gone")
-
-    monkeypatch.setattr(lab.unit().store, "discard", fail)
-    assert _sanitize(host, BLOCK_ERASE).sense == (3, 0x31, 0x03)
+    with monkeypatch.context() as patched:
+        patched.setattr(lab.unit().store, "discard", _fail)
+        assert _sanitize(host, BLOCK_ERASE).sense == FAILED
+    other = lab.initiator()
+    for each in (host, other):
+        assert each.send("00" * 6).sense == FAILED
+        assert each.send("28 00 00 00 00 00 00 00 01 00").sense == FAILED
+        assert each.send("12 00 00 00 ff 00").status == 0
+    told = host.send("03 00 00 00 ff 00").data
+    assert (told[2], told[12], told[13]) == FAILED
+    assert _sanitize(host, EXIT_FAILURE).sense == (5, 0x24, 0x00)
+    lab.unit().reset()
+    host.send("03 00 00 00 ff 00")
+    assert host.send("00" * 6).sense == FAILED
+    assert _sanitize(host, BLOCK_ERASE).status == 0
     assert host.send("00" * 6).status == 0
+
+
+def test_a_failed_sanitize_that_allowed_an_unrestricted_exit_can_be_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lab, host = _filled()
+    with monkeypatch.context() as patched:
+        patched.setattr(lab.unit().store, "discard", _fail)
+        assert host.send(struct.pack(">BB5xHB", 0x48, 0x20 | BLOCK_ERASE, 0, 0)).sense == FAILED
+    assert host.send("00" * 6).sense == FAILED
+    assert _sanitize(host, EXIT_FAILURE).status == 0
+    assert host.send("00" * 6).status == 0
+    assert bytes(lab.unit().store.read(0, 1)[0]) == b"s"
+
+
+def test_a_sanitize_goes_on_when_its_command_is_abandoned() -> None:
+    """SBC-3 4.11.1: the operation outlives the command, task management and resets."""
+    store = _HeldStore(2 << 20)
+    lab = rig(store=store)
+    host = lab.initiator()
+    command = ScsiCommand(
+        host.name, host.port, 1, 0, struct.pack(">BB14x", 0x48, BLOCK_ERASE), b"", False, False, 0
+    )
+    results: list[ScsiResult] = []
+    thread = threading.Thread(target=lambda: results.append(lab.device.execute(command)))
+    thread.start()
+    assert store.reached.wait(30)
+    lab.device.abandon(dataclasses.replace(command))  # another command: nothing happens to ours
+    assert not results
+    lab.device.abandon(command)
+    thread.join(30)
+    assert [result.status for result in results] == [0x40]
+    assert host.send("00" * 6).sense == IN_PROGRESS
+    running = lab.unit().sanitize
+    assert running is not None
+    store.go_on.set()
+    assert running.wait(30)
+    assert host.send("00" * 6).status == 0
+
+
+# -- a power loss in the middle (SBC-3 4.11.1) ------------------------------------------------------------------------
+
+
+def _device(folder: Path, config: LogicalUnitConfig | None = None) -> TargetDevice:
+    return target_device(TARGET, [str(folder / "disk")], config, reservations=folder)
+
+
+def _command(cdb: bytes, data: bytes = b"") -> ScsiCommand:
+    name = "iqn.2026-11.org.example:host"
+    return ScsiCommand(
+        name, f"{name},i,0x1", 1, 0, cdb.ljust(16, b"\0"), data, not data, bool(data), len(data)
+    )
+
+
+def _ask(device: TargetDevice, cdb: bytes, data: bytes = b"") -> tuple[int, int, int, int]:
+    """Status, sense key, ASC, ASCQ."""
+    result = device.execute(_command(cdb, data))
+    sense = result.sense or bytes(18)
+    return result.status, sense[2] & 0xF, sense[12], sense[13]
+
+
+@pytest.mark.parametrize(
+    ("action", "data", "left"),
+    [(BLOCK_ERASE, b"", b"\0"), (OVERWRITE, _overwrite(b"\x0f", count=2, invert=True), b"\xf0")],
+)
+def test_a_sanitize_that_a_power_loss_interrupts_is_resumed(
+    tmp_path: Path, action: int, data: bytes, left: bytes
+) -> None:
+    size = 4 << 20
+    (tmp_path / "disk").write_bytes(b"s" * size)
+    device = _device(tmp_path, LogicalUnitConfig(sanitize_bytes_per_s=1 << 20))
+    cdb = struct.pack(">BB5xHB", 0x48, 0x80 | action, len(data), 0)
+    assert _ask(device, cdb, data)[0] == 0
+    device.close()
+    assert (tmp_path / "disk").read_bytes()[-1:] == b"s", "it was not done"
+    again = _device(tmp_path)
+    running = again.units[0].sanitize
+    assert running is None or running.wait(30)
+    assert _ask(again, bytes(6))[0] == 0
+    assert bytes(again.units[0].store.read(0, size)[0]) == left * size
+    again.close()
+    assert not list(tmp_path.glob("*.sanitize.json"))
+    third = _device(tmp_path)
+    assert third.units[0].sanitize is None
+    third.close()
+
+
+def test_leaving_the_failure_mode_leaves_it_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "disk").write_bytes(b"s" * (1 << 20))
+    device = _device(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(device.units[0].store, "discard", _fail)
+        assert _ask(device, bytes((0x48, 0x20 | BLOCK_ERASE)))[1:] == FAILED
+    assert list(tmp_path.glob("*.sanitize.json"))
+    assert _ask(device, bytes((0x48, EXIT_FAILURE)))[0] == 0
+    device.close()
+    again = _device(tmp_path)
+    assert again.units[0].sanitize is None
+    assert _ask(again, bytes(6))[0] == 0
+    again.close()
+
+
+def test_a_sanitize_that_cannot_be_written_down_does_not_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "disk").write_bytes(b"s" * (1 << 20))
+    device = _device(tmp_path)
+    monkeypatch.setattr(device.units[0].sanitize_memory, "save", _fail)
+    assert _ask(device, bytes((0x48, BLOCK_ERASE)))[1:] == FAILED
+    assert _ask(device, bytes(6))[0] == 0
+    assert bytes(device.units[0].store.read(0, 1)[0]) == b"s"
+    device.close()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        '{"format": 2}',
+        '{"format": 1, "pattern": "xx", "passes": 1, "invert": false, "unrestricted": false}',
+        '{"format": 1, "pattern": "00", "passes": 0, "invert": false, "unrestricted": false}',
+        '{"format": 1, "pattern": "00"}',
+        " " * 70_000,
+    ],
+)
+def test_a_damaged_record_of_a_sanitize_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
+    """Else a medium that should be clean could be read."""
+    (tmp_path / "disk").write_bytes(b"s" * (1 << 20))
+    device = _device(tmp_path)
+    serial = device.units[0].identity.serial
+    device.close()
+    (tmp_path / f"{serial}.sanitize.json").write_text(text)
+    with pytest.raises(StoreError, match="no sanitize operation") as refused:
+        _device(tmp_path)
+    assert "\n" not in str(refused.value)

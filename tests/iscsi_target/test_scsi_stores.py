@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import itertools
 import os
+import shutil
 import subprocess
 import tempfile
 import threading
@@ -49,6 +51,11 @@ def _snapshot_of_file(path: Path, size: int) -> BackingStore:
     return SnapshotStore(FileStore(path / "origin", read_only=True), FileStore(path / "overlay", size))
 
 
+def _snapshot_in_files(path: Path, size: int) -> BackingStore:
+    FileStore(path / "origin", size).close()
+    return open_store(f"snapshot:{path / 'origin'},overlay={path / 'overlay'}")
+
+
 def _direct(path: Path, size: int) -> BackingStore:
     try:
         return FileStore(path / "disk", size, direct=True)
@@ -61,8 +68,38 @@ def _direct(path: Path, size: int) -> BackingStore:
 def _without_holes(path: Path, size: int) -> BackingStore:
     """A file on a file system that cannot punch holes, as far as the store can tell."""
     store = FileStore(path / "disk", size)
-    store._thin = False
+    store._thin = store._anchors = False
     return store
+
+
+class _LoopDeviceStore(BlockDeviceStore):
+    """A block device that is made for the test, and taken down when it is closed."""
+
+    def close(self) -> None:
+        gone = self._fd < 0
+        super().close()
+        if not gone:
+            subprocess.run(["losetup", "--detach", self.path], check=True)
+
+
+def _loop(path: Path) -> Path:
+    """A loop device over a file; skips the test where there can be none."""
+    if os.geteuid() != 0:
+        pytest.skip("a loop device needs root")
+    try:
+        made = subprocess.run(
+            ["losetup", "--find", "--show", path], capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        pytest.skip("a loop device needs losetup (package mount)")
+    if made.returncode:
+        pytest.skip(f"no loop device here: {made.stderr.strip()}")
+    return Path(made.stdout.strip())
+
+
+def _block_device(path: Path, size: int) -> BackingStore:
+    (path / "loop.img").write_bytes(bytes(size))
+    return _LoopDeviceStore(_loop(path / "loop.img"))
 
 
 KINDS = {
@@ -73,6 +110,8 @@ KINDS = {
     "null": Kind(lambda path, size: NullStore(size), remembers=False, tells_holes=False),
     "snapshot of memory": Kind(_snapshot),
     "snapshot of a file": Kind(_snapshot_of_file),
+    "snapshot that survives": Kind(_snapshot_in_files),
+    "block device": Kind(_block_device, tells_holes=False),
 }
 
 
@@ -170,8 +209,41 @@ def test_a_discard_gives_its_granules_back(store: BackingStore, kind: Kind) -> N
     store.write(0, b"\x01" * SIZE)
     store.discard(128 << 10, 64 << 10)
     unmapped = [(extent.offset, extent.length) for extent in store.extents(0, SIZE) if not extent.mapped]
-    assert unmapped == ([(128 << 10, 64 << 10)] if store.thin else [])
-    assert store.thin is kind.tells_holes
+    assert unmapped == ([(128 << 10, 64 << 10)] if kind.tells_holes else [])
+    assert store.thin or not kind.tells_holes
+
+
+def test_what_is_anchored_reads_as_zeros_takes_space_and_is_told_apart(
+    store: BackingStore, kind: Kind
+) -> None:
+    """SBC-3 4.7.3.2; only where the store says that it can."""
+    store.write(0, b"\x01" * SIZE)
+    if not store.anchors:
+        with pytest.raises(StoreError):
+            store.anchor(128 << 10, 64 << 10)
+        return
+    store.anchor(128 << 10, 64 << 10)
+    store.discard(256 << 10, 64 << 10)
+    store.anchor(SIZE, 0)
+    with pytest.raises(ValueError, match="outside a store"):
+        store.anchor(SIZE - 512, 1024)
+    kinds = [(extent.offset, extent.mapped, extent.anchored) for extent in store.extents(0, SIZE)]
+    assert kinds == [
+        (0, True, False),
+        (128 << 10, False, True),
+        (192 << 10, True, False),
+        (256 << 10, False, False),
+        (320 << 10, True, False),
+    ]
+    assert _joined(store, (128 << 10) - 1, (64 << 10) + 2) == b"\x01" + bytes(64 << 10) + b"\x01"
+    store.write((128 << 10) + 4096, b"\x02" * 4096)
+    assert [extent[1:] for extent in store.extents(128 << 10, 64 << 10)] == [
+        (4096, False, True),
+        (4096, True, False),
+        (56 << 10, False, True),
+    ]
+    store.discard(128 << 10, 64 << 10)
+    assert [extent[1:] for extent in store.extents(128 << 10, 64 << 10)] == [(64 << 10, False, False)]
 
 
 def test_a_flush_and_a_durable_write_leave_the_data_as_they_are(store: BackingStore, kind: Kind) -> None:
@@ -348,6 +420,129 @@ def test_a_snapshot_leaves_its_origin_and_rolls_back() -> None:
     snapshot.close()
 
 
+def _survivor(path: Path) -> SnapshotStore:
+    store = open_store(f"snapshot:{path / 'origin'},overlay={path / 'overlay'}")
+    assert isinstance(store, SnapshotStore)
+    return store
+
+
+def test_a_snapshot_in_files_survives_a_restart_and_rolls_back_for_good(tmp_path: Path) -> None:
+    (tmp_path / "origin").write_bytes(b"\x01" * SIZE)
+    store = _survivor(tmp_path)
+    store.write(100 * 512, b"\x02" * 512)
+    store.discard(512 << 10, 64 << 10)
+    changed = _joined(store, 0, SIZE)
+    store.close()
+    again = _survivor(tmp_path)
+    assert _joined(again, 0, SIZE) == changed
+    assert changed != b"\x01" * SIZE
+    again.roll_back()
+    assert _joined(again, 0, SIZE) == b"\x01" * SIZE
+    again.close()
+    third = _survivor(tmp_path)
+    assert _joined(third, 0, SIZE) == b"\x01" * SIZE
+    third.close()
+    assert (tmp_path / "origin").read_bytes() == b"\x01" * SIZE
+    assert (tmp_path / "overlay").stat().st_blocks == 0
+
+
+def _crash(store: SnapshotStore, path: Path) -> None:
+    """What a process leaves that is killed: the files as they are, without the flush of a close."""
+    assert store._record is not None
+    shutil.copy(path / "overlay.record", path / "record")
+    store.close()
+    shutil.copy(path / "record", path / "overlay.record")
+
+
+def test_after_a_crash_a_snapshot_has_what_was_flushed_or_durable_and_the_origin_elsewhere(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "origin").write_bytes(b"\x01" * SIZE)
+    store = _survivor(tmp_path)
+    store.write(0, b"\x02" * 512)
+    store.flush()
+    store.write(128 << 10, b"\x03" * 512, durable=True)
+    store.write(256 << 10, b"\x04" * 512)
+    _crash(store, tmp_path)
+    again = _survivor(tmp_path)
+    for offset, byte in ((0, b"\x02"), (128 << 10, b"\x03"), (256 << 10, b"\x01")):
+        assert _joined(again, offset, 513) == byte * 512 + b"\x01"
+    again.close()
+
+
+def test_what_a_snapshot_records_is_in_the_overlay_before(tmp_path: Path) -> None:
+    """Else a power loss between the two leaves a granule of zeros where the origin had data."""
+    (tmp_path / "origin").write_bytes(b"\x01" * SIZE)
+    store = _survivor(tmp_path)
+    order: list[str] = []
+    record, overlay = store._record, store._overlay
+    assert record is not None
+
+    def noted(owner: object, name: str) -> Callable[..., None]:
+        was = getattr(owner, name)
+
+        def note(*arguments: object) -> None:
+            order.append(name)
+            was(*arguments)
+
+        return note
+
+    with pytest.MonkeyPatch.context() as patched:
+        for owner, name in ((overlay, "flush"), (overlay, "discard"), (record, "add"), (record, "clear")):
+            patched.setattr(owner, name, noted(owner, name))
+        store.write(0, b"\x02" * 512, durable=True)
+        store.roll_back()
+    assert order == ["flush", "add", "clear", "discard"]
+    store.close()
+
+
+def test_a_flush_that_fails_is_made_up_for_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "origin").write_bytes(b"\x01" * SIZE)
+    store = _survivor(tmp_path)
+    store.write(0, b"\x02" * 512)
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fdatasync", fail)
+        with pytest.raises(StoreError, match="Input/output"):
+            store.flush()
+    store.flush()
+    _crash(store, tmp_path)
+    again = _survivor(tmp_path)
+    assert _joined(again, 0, 1) == b"\x02"
+    again.close()
+
+
+def test_a_record_of_another_origin_is_refused_in_one_line(tmp_path: Path) -> None:
+    origin = tmp_path / "origin"
+    origin.write_bytes(b"\x01" * SIZE)
+    _survivor(tmp_path).close()
+    before = origin.stat()
+    os.utime(origin, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    with pytest.raises(InvalidConfiguration, match="origin has changed"):
+        _survivor(tmp_path)
+    os.utime(origin, ns=(before.st_atime_ns, before.st_mtime_ns))
+    store = _survivor(tmp_path)
+    with pytest.raises(StoreError, match="another process"):
+        _survivor(tmp_path)
+    store.close()
+    record = tmp_path / "overlay.record"
+    whole = record.read_bytes()
+    for damaged, says in (
+        (b"x" + whole[1:], "no record"),
+        (whole[:20], "no record"),
+        (whole[:-1], "damaged"),
+        (whole[:16] + b"\0\0\0\x09" + whole[20:], "version is 9"),
+    ):
+        record.write_bytes(damaged)
+        with pytest.raises(InvalidConfiguration, match=says):
+            _survivor(tmp_path)
+
+
 def test_a_snapshot_refuses_an_overlay_that_is_too_small_or_read_only(tmp_path: Path) -> None:
     with pytest.raises(InvalidConfiguration, match="cannot hold"):
         SnapshotStore(MemoryStore(SIZE), MemoryStore(SIZE // 2))
@@ -366,17 +561,7 @@ def test_a_snapshot_refuses_an_overlay_that_is_too_small_or_read_only(tmp_path: 
 def loop_device(tmp_path: Path) -> Iterator[Path]:
     image = tmp_path / "loop.img"
     image.write_bytes(bytes(SIZE))
-    if os.geteuid() != 0:
-        pytest.skip("a loop device needs root")
-    try:
-        made = subprocess.run(
-            ["losetup", "--find", "--show", image], capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError:
-        pytest.skip("a loop device needs losetup (package mount)")
-    if made.returncode:
-        pytest.skip(f"no loop device here: {made.stderr.strip()}")
-    device = Path(made.stdout.strip())
+    device = _loop(image)
     yield device
     subprocess.run(["losetup", "--detach", device], check=True)
 
@@ -388,8 +573,43 @@ def test_a_block_device_is_a_store(loop_device: Path) -> None:
     store.write(4096, b"\x04" * 8192, durable=True)
     store.discard(4096, 4096)
     assert _joined(store, 4096, 8192) == bytes(4096) + b"\x04" * 4096
-    assert [extent.mapped for extent in store.extents(0, SIZE)] == [True]
+    assert [extent.mapped for extent in store.extents(0, SIZE)] == [True], "mapped, or unknown"
+    store.discard(8192, 512)
+    assert _joined(store, 8192, 1024) == bytes(512) + b"\x04" * 512
     store.flush()
+    store.close()
+
+
+def test_discards_reach_the_block_device(loop_device: Path, tmp_path: Path) -> None:
+    """A loop device gives the space of its file back, which shows that the discard came through."""
+    store = open_store(str(loop_device))
+    if not store.thin:
+        pytest.skip("this loop device takes no discards: its file system punches no holes")
+    store.write(0, b"\x04" * SIZE, durable=True)
+    full = (tmp_path / "loop.img").stat().st_blocks
+    store.discard(256 << 10, 512 << 10)
+    store.flush()
+    assert (tmp_path / "loop.img").stat().st_blocks <= full - 1024
+    assert _joined(store, 0, SIZE) == b"\x04" * (256 << 10) + bytes(512 << 10) + b"\x04" * (256 << 10)
+    store.close()
+
+
+def test_a_block_device_that_takes_no_discards_is_zeroed(
+    loop_device: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("iscsi_target.scsi.stores.file.discards", lambda fd: 0)
+    store = open_store(str(loop_device))
+    assert not store.thin
+    store.write(0, b"\x04" * SIZE, durable=True)
+    store.discard(0, SIZE // 2)
+    assert _joined(store, 0, SIZE) == bytes(SIZE // 2) + b"\x04" * (SIZE // 2)
+    store.close()
+
+
+def test_a_block_device_can_be_used_past_the_page_cache(loop_device: Path) -> None:
+    store = open_store(str(loop_device), direct=True)
+    store.write(512, b"\x05" * 1024)
+    assert _joined(store, 0, 2048) == bytes(512) + b"\x05" * 1024 + bytes(512)
     store.close()
 
 
@@ -424,11 +644,31 @@ def test_a_description_opens_the_right_kind_of_store(tmp_path: Path) -> None:
         "null:1TiB": NullStore,
         str(tmp_path / "disk"): FileStore,
         f"snapshot:{tmp_path / 'disk'}": SnapshotStore,
+        f"snapshot:{tmp_path / 'disk'},overlay={tmp_path / 'overlay'}": SnapshotStore,
     }
     for description, expected in made.items():
         store = open_store(description)
         assert type(store) is expected
         store.close()
+
+
+def test_a_description_can_ask_to_go_past_the_page_cache(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    path.write_bytes(bytes(8192))
+    try:
+        store = open_store(f"direct:{path}")
+    except StoreError as refused:
+        assert "O_DIRECT" in str(refused)
+        pytest.skip(str(refused))
+    assert isinstance(store, FileStore)
+    assert fcntl.fcntl(store._fd, fcntl.F_GETFL) & os.O_DIRECT
+    store.write(512, b"x" * 512)
+    store.close()
+    plain = open_store(str(path))
+    assert isinstance(plain, FileStore)
+    assert not fcntl.fcntl(plain._fd, fcntl.F_GETFL) & os.O_DIRECT
+    assert _joined(plain, 0, 1536) == bytes(512) + b"x" * 512 + bytes(512)
+    plain.close()
 
 
 @pytest.mark.parametrize(

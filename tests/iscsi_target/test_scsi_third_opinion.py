@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from iscsi_target.scsi.sense import Condition, FieldPointer, SenseData
+from iscsi_target.scsi.stores.memory import MemoryStore
 from tests.iscsi_target.scsi_rig import TARGET, rig
 
 pytestmark = pytest.mark.skipif(
@@ -66,7 +67,7 @@ def test_descriptor_format_and_field_pointers_are_understood() -> None:
                 "designator type: NAA",
             ],
         ),
-        ("86", ["SIMPSUP=1", "V_SUP=1", "Maximum supported sense data length=252"]),
+        ("86", ["HEADSUP=1", "ORDSUP=1", "SIMPSUP=1", "V_SUP=1", "Maximum supported sense data length=252"]),
         (
             "b0",
             [
@@ -93,7 +94,7 @@ def test_vital_product_data_are_understood(tmp_path: Path, page: str, lines: lis
 def test_standard_inquiry_data_are_understood(tmp_path: Path) -> None:
     (tmp_path / "data").write_text(rig().initiator().send("12 00 00 00 ff 00").data.hex(" "))
     said = _said("sg_inq", f"--inhex={tmp_path / 'data'}")
-    for line in ("[SPC-4]", "TPGS=2", "3PC=1", "CmdQue=1", "Peripheral device type: disk"):
+    for line in ("[SPC-4]", "TPGS=3", "3PC=1", "CmdQue=1", "Peripheral device type: disk"):
         assert line in said
 
 
@@ -104,3 +105,37 @@ def test_lba_status_is_understood(tmp_path: Path) -> None:
     said = _said("sg_get_lba_status", "--maxlen=256", f"--inhex={tmp_path / 'data'}")
     assert re.search(r"LBA: 0x0+\s+blocks:\s+8\s+mapped", said)
     assert re.search(r"LBA: 0x0+8\s+blocks:\s+2040\s+deallocated", said)
+
+
+@pytest.mark.parametrize(
+    ("page", "lines"),
+    [
+        ("00", ["0x0c", "0x2f", "Informational exceptions"]),
+        (
+            "0c",
+            [
+                "Logical block provisioning page",
+                "Available LBA mapping threshold resource count: 7",
+                "Used LBA mapping threshold resource count: 1",
+                "Scope: dedicated to lu",
+                "Scope: not dedicated to lu",
+            ],
+        ),
+        (
+            "2f",
+            [
+                "Informational Exceptions page",
+                "IE asc = 0x0, ascq = 0x0",
+                "Current temperature = <not available>",
+            ],
+        ),
+    ],
+)
+def test_log_pages_are_understood(tmp_path: Path, page: str, lines: list[str]) -> None:
+    host = rig(store=MemoryStore(8 << 20)).initiator()
+    host.send("2a 00 00 00 00 00 00 00 08 00", bytes(4096))
+    data = host.send(f"4d 00 {0x40 | int(page, 16):02x} 00 00 00 00 02 00 00").data
+    (tmp_path / "page").write_text(data.hex(" "))
+    said = _said("sg_logs", "--pdt=0", f"--inhex={tmp_path / 'page'}")
+    for line in lines:
+        assert line.lower() in said.lower(), said

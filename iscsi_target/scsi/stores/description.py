@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import re
+from contextlib import ExitStack
 from pathlib import Path
 
 from iscsi_target.scsi.errors import InvalidConfiguration, StoreError
 from iscsi_target.scsi.stores.file import BlockDeviceStore, FileStore
 from iscsi_target.scsi.stores.memory import MemoryStore
 from iscsi_target.scsi.stores.null import NullStore
-from iscsi_target.scsi.stores.snapshot import SnapshotStore
+from iscsi_target.scsi.stores.snapshot import GRANULE_BYTES, SnapshotStore
+from iscsi_target.scsi.stores.snapshot_record import SnapshotRecord
 from iscsi_target.scsi.stores.store import BackingStore
 
 _UNITS = {
@@ -41,10 +43,12 @@ def parse_size(text: str) -> int | None:
 
 
 def open_store(description: str, *, read_only: bool = False, direct: bool = False) -> BackingStore:
-    """Open what `description` names: a size, "null:SIZE", "snapshot:PATH", or the path of a file or block device.
+    """Open what `description` names: a size, "null:SIZE", "snapshot:PATH", "snapshot:PATH,overlay=FILE", the path of a
+    file or block device, or "direct:PATH" to go past the page cache (O_DIRECT), as with `direct`.
 
-    A snapshot keeps its changes in thin memory and leaves the file as it is. A name that looks like a size is a path
-    when written with a slash ("./64MiB").
+    A snapshot leaves the file as it is, and keeps its changes in thin memory, or in the overlay FILE, which is made
+    where it is missing (FILE.record says what it holds; remove both to roll back while nobody serves it). A name that
+    looks like a size is a path when written with a slash ("./64MiB").
     """
     kind, _, rest = description.partition(":")
     if kind == "null" and rest:
@@ -52,7 +56,12 @@ def open_store(description: str, *, read_only: bool = False, direct: bool = Fals
         if size is None:
             raise InvalidConfiguration(f"{description!r}: after null: comes a size such as 64MiB")
         return NullStore(size)
+    if kind == "direct" and rest:
+        return open_store(rest, read_only=read_only, direct=True)
     if kind == "snapshot" and rest:
+        source, _, overlay = rest.rpartition(",overlay=")
+        if source and overlay:
+            return _snapshot_in_files(source, Path(overlay), direct=direct)
         origin = open_store(rest, read_only=True, direct=direct)
         return SnapshotStore(origin, MemoryStore(origin.size_bytes))
     size = parse_size(description)
@@ -70,3 +79,23 @@ def open_store(description: str, *, read_only: bool = False, direct: bool = Fals
     if missing:
         raise StoreError(f"{path} does not exist, and is no size such as 64MiB")
     raise InvalidConfiguration(f"{path} is neither a regular file nor a block device")
+
+
+def _snapshot_in_files(description: str, overlay_path: Path, *, direct: bool) -> BackingStore:
+    """A snapshot whose overlay lives in a file, and its record beside that."""
+    with ExitStack() as opened:
+        origin = open_store(description, read_only=True, direct=direct)
+        opened.callback(origin.close)
+        path = Path(description)
+        record = SnapshotRecord(
+            overlay_path.with_name(overlay_path.name + ".record"),
+            size_bytes=origin.size_bytes,
+            granule_bytes=GRANULE_BYTES,
+            origin_mtime_ns=path.stat().st_mtime_ns if path.is_file() else 0,
+        )
+        opened.callback(record.close)
+        overlay = FileStore(overlay_path, origin.size_bytes, direct=direct)
+        opened.callback(overlay.close)
+        snapshot = SnapshotStore(origin, overlay, record)
+        opened.pop_all()
+    return snapshot

@@ -16,11 +16,19 @@ from pathlib import Path
 
 from iscsi_target.executor import Buffer
 from iscsi_target.scsi.errors import InvalidConfiguration, StoreError
-from iscsi_target.scsi.stores.linux import lives_in_memory, punch_hole
-from iscsi_target.scsi.stores.store import Extent, inside, merged
+from iscsi_target.scsi.stores.linux import (
+    allocated,
+    discards,
+    lives_in_memory,
+    punch_hole,
+    reserve_zeros,
+    zero_out,
+)
+from iscsi_target.scsi.stores.store import Extent, Space, inside, merged
 
 _DIRECT_ALIGNMENT = 4096
 _ZERO_CHUNK = 1 << 20
+_WINDOW = 1 << 30  # how far a look for extents looks ahead, while its caller may want only the first few
 _MAX_IO = 1 << 30  # Linux moves at most 2 GiB - 4 KiB in one call
 _BLKGETSIZE64 = 0x80081272
 _BLKROGET = 0x125E
@@ -55,6 +63,7 @@ class FileStore:
         try:
             self._size_bytes = self._measure(size_bytes)
             self._thin = self._can_punch()
+            self._anchors = self._thin and self._can_anchor()
             self._waits = not lives_in_memory(self._fd) if waits is None else waits
         except BaseException:
             os.close(self._fd)
@@ -75,6 +84,10 @@ class FileStore:
     @property
     def thin(self) -> bool:
         return self._thin
+
+    @property
+    def anchors(self) -> bool:
+        return self._anchors
 
     @property
     def granularity_bytes(self) -> int:
@@ -124,6 +137,20 @@ class FileStore:
             return punch_hole(self._fd, end, 4096)
         except OSError:
             return False
+
+    def _can_anchor(self) -> bool:
+        """Whether the file system reserves space without writing to it, and tells where it did (ext4, xfs); asked past
+        the end of the file, and given back."""
+        end = -(-self._size_bytes // 4096) * 4096
+        try:
+            list(allocated(self._fd, 0, 1))  # raises where nobody tells
+            if self._read_only:
+                return True
+            anchored = reserve_zeros(self._fd, end, 4096)
+            os.ftruncate(self._fd, self._size_bytes)
+        except OSError:
+            return False
+        return anchored
 
     @contextmanager
     def _failing_as_store_error(self, what: str) -> Iterator[None]:
@@ -208,15 +235,37 @@ class FileStore:
         with self._failing_as_store_error("discarding from"):
             if self._thin and punch_hole(self._fd, offset, length):
                 return
+        self._write_zeros(offset, length)
+
+    def _write_zeros(self, offset: int, length: int) -> None:
         zeros = bytes(min(length, _ZERO_CHUNK))
         for position in range(offset, offset + length, _ZERO_CHUNK):
             self.write(position, zeros[: min(_ZERO_CHUNK, offset + length - position)])
+
+    def anchor(self, offset: int, length: int) -> None:
+        inside(self._size_bytes, offset, length)
+        with self._failing_as_store_error("reserving space in"):
+            if not self._anchors or (length and not reserve_zeros(self._fd, offset, length)):
+                raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    def space(self) -> Space | None:
+        with self._failing_as_store_error("asking"):
+            used = os.fstat(self._fd).st_blocks * 512
+            around = os.fstatvfs(self._fd)
+        return Space(used, min(around.f_bavail * around.f_frsize, max(0, self._size_bytes - used)))
 
     def extents(self, offset: int, length: int) -> Iterator[Extent]:
         inside(self._size_bytes, offset, length)
         return merged(self._extents(offset, offset + length))
 
     def _extents(self, position: int, end: int) -> Iterator[Extent]:
+        for start in range(position, end, _WINDOW):
+            stop = min(end, start + _WINDOW)
+            anchored = self._anchors and self._some_anchored(start, stop)
+            yield from (self._allocated if anchored else self._sparse)(start, stop)
+
+    def _sparse(self, position: int, end: int) -> Iterator[Extent]:
+        """Extents as holes and data, of a range without anything anchored."""
         while position < end:
             with self._failing_as_store_error("looking for holes in"):
                 data = self._seek(position, os.SEEK_DATA, end)
@@ -227,6 +276,22 @@ class FileStore:
                 hole = self._seek(position, os.SEEK_HOLE, end)
             yield Extent(position, hole - position, True)
             position = hole
+
+    def _some_anchored(self, position: int, end: int) -> bool:
+        with self._failing_as_store_error("looking for extents of"):
+            return any(unwritten for _, _, unwritten in allocated(self._fd, position, end - position))
+
+    def _allocated(self, position: int, end: int) -> Iterator[Extent]:
+        """Extents as the file system knows them, with what is anchored; costs a flush of the range."""
+        with self._failing_as_store_error("looking for extents of"):
+            found = list(allocated(self._fd, position, end - position, written_back=True))
+        for start, span, unwritten in found:
+            if start > position:
+                yield Extent(position, start - position, False)
+            yield Extent(start, span, not unwritten, anchored=unwritten)
+            position = start + span
+        if position < end:
+            yield Extent(position, end - position, False)
 
     def _seek(self, position: int, whence: int, end: int) -> int:
         """The next data or hole at or after `position`, at most `end`."""
@@ -244,7 +309,10 @@ class FileStore:
 
 
 class BlockDeviceStore(FileStore):
-    """A block device. Discards are passed to it as holes; it does not say what is mapped, so all of it is."""
+    """A block device. Discards are passed on where it takes them, and read as zeros in any case; it does not tell what
+    is mapped, so all of it is reported as mapped or unknown (SBC-3 table 46)."""
+
+    _discard_bytes = 0
 
     def _measure(self, size_bytes: int | None) -> int:
         if not stat.S_ISBLK(os.fstat(self._fd).st_mode):
@@ -261,14 +329,41 @@ class BlockDeviceStore(FileStore):
         return int(size)
 
     def _can_punch(self) -> bool:
+        self._discard_bytes = 0 if self._read_only else discards(self._fd)
+        return self._discard_bytes > 0
+
+    def _can_anchor(self) -> bool:
         return False
+
+    def space(self) -> Space | None:
+        return None
+
+    @property
+    def granularity_bytes(self) -> int:
+        return max(4096, self._discard_bytes)
 
     def discard(self, offset: int, length: int) -> None:
         inside(self._size_bytes, offset, length)
+        if not length:
+            return
         with self._failing_as_store_error("discarding from"):
-            if length and offset % 4096 == 0 and length % 4096 == 0 and punch_hole(self._fd, offset, length):
+            if self._thin and self._punch(offset, length):
                 return
-        super().discard(offset, length)
+            try:
+                zero_out(self._fd, offset, length)
+                return
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTTY):
+                    raise
+        self._write_zeros(offset, length)  # a range that is not whole sectors of the device
+
+    def _punch(self, offset: int, length: int) -> bool:
+        try:
+            return punch_hole(self._fd, offset, length)
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # not whole sectors
+                return False
+            raise
 
     def _extents(self, position: int, end: int) -> Iterator[Extent]:
         if end > position:

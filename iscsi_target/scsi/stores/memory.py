@@ -4,17 +4,20 @@
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Iterator, Sequence
 
 from iscsi_target.executor import Buffer
-from iscsi_target.scsi.errors import InvalidConfiguration
-from iscsi_target.scsi.stores.store import Extent, inside
+from iscsi_target.scsi.errors import InvalidConfiguration, StoreError
+from iscsi_target.scsi.stores.store import Extent, Space, inside
 
 GRANULE_BYTES = mmap.PAGESIZE
 _NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Linux; Python names it from 3.13 on
 _FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE
 _MAPPED = b"\x01"
 _MARKS = _MAPPED * 4096
+_MOST_COUNTED = 1 << 24
+_COUNTED_AT_ONCE = 1 << 20
 
 
 def _anonymous(size_bytes: int) -> mmap.mmap:
@@ -59,22 +62,33 @@ class MemoryStore:
         return True
 
     @property
+    def anchors(self) -> bool:
+        return False  # to reserve pages would be to take them, for as much as a peer asks for
+
+    @property
     def granularity_bytes(self) -> int:
         return GRANULE_BYTES
+
+    @property
+    def memory(self) -> memoryview:
+        return self._view
 
     def read(self, offset: int, length: int) -> Sequence[Buffer]:
         inside(self._size_bytes, offset, length)
         return (self._view[offset : offset + length],)
 
     def write(self, offset: int, data: Buffer, *, durable: bool = False) -> None:
-        length = len(data)
-        inside(self._size_bytes, offset, length)
-        if not length:
+        end = offset + len(data)
+        if offset < 0 or end > self._size_bytes:
+            inside(self._size_bytes, offset, len(data))
+        if end == offset:
             return
-        self._view[offset : offset + length] = data
+        self._view[offset:end] = data
         first = offset // GRANULE_BYTES
-        count = (offset + length - 1) // GRANULE_BYTES - first + 1
-        if count <= len(_MARKS):
+        count = (end - 1) // GRANULE_BYTES - first + 1
+        if count == 1:
+            self._written[first] = 1
+        elif count <= len(_MARKS):
             self._written[first : first + count] = _MARKS[:count]
         else:
             self._written[first : first + count] = _MAPPED * count
@@ -105,6 +119,19 @@ class MemoryStore:
             stop = min(last, position + (1 << 20))
             if self._written.find(_MAPPED, position, stop) >= 0:
                 self._written[position:stop] = bytes(stop - position)
+
+    def anchor(self, offset: int, length: int) -> None:
+        raise StoreError("a memory store reserves no space")
+
+    def space(self) -> Space | None:
+        if self._granules > _MOST_COUNTED:
+            return None  # to count them would take long
+        used = GRANULE_BYTES * sum(
+            self._written[start : start + _COUNTED_AT_ONCE].count(_MAPPED)
+            for start in range(0, self._granules, _COUNTED_AT_ONCE)
+        )
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return Space(used, min(free, max(0, self._size_bytes - used)))
 
     def extents(self, offset: int, length: int) -> Iterator[Extent]:
         inside(self._size_bytes, offset, length)

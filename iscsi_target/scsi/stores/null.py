@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from iscsi_target.executor import Buffer
-from iscsi_target.scsi.errors import InvalidConfiguration
-from iscsi_target.scsi.stores.store import Extent, inside
+from iscsi_target.scsi.errors import InvalidConfiguration, StoreError
+from iscsi_target.scsi.stores.store import Extent, Space, inside
 
 _ZEROS = memoryview(bytes(1 << 20))
 
@@ -37,6 +37,10 @@ class NullStore:
         return False
 
     @property
+    def anchors(self) -> bool:
+        return False
+
+    @property
     def granularity_bytes(self) -> int:
         return 4096
 
@@ -56,6 +60,12 @@ class NullStore:
 
     def discard(self, offset: int, length: int) -> None:
         inside(self._size_bytes, offset, length)
+
+    def anchor(self, offset: int, length: int) -> None:
+        raise StoreError("a null store has no space to reserve")
+
+    def space(self) -> Space | None:
+        return None
 
     def extents(self, offset: int, length: int) -> Iterator[Extent]:
         """All mapped: a store that gives nothing back is fully provisioned (SBC-3 4.7.2)."""

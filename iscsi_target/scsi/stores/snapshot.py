@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from iscsi_target.executor import Buffer
-from iscsi_target.scsi.errors import InvalidConfiguration
-from iscsi_target.scsi.stores.store import BackingStore, Extent, inside, merged
+from iscsi_target.scsi.errors import InvalidConfiguration, StoreError
+from iscsi_target.scsi.stores.snapshot_record import SnapshotRecord
+from iscsi_target.scsi.stores.store import BackingStore, Extent, Space, inside, merged
 
 GRANULE_BYTES = 64 << 10
 _HERE = b"\x01"
@@ -18,11 +19,15 @@ class SnapshotStore:
     """The origin as it was, with changes in an overlay; the origin is only ever read, and must not change.
 
     The unit of copying is a granule of 64 KiB: the first write to a part of one copies the rest of it from the
-    origin. Which granules have been copied is kept in memory (one byte each), so a snapshot lives as long as the
-    object; `roll_back` returns to the origin at once. Both stores belong to the snapshot and are closed with it.
+    origin. Which granules have been copied is kept in memory (one byte each); with a `record` it is written down with
+    every flush and durable write, after the overlay's data, so that the snapshot survives a restart and loses in a
+    crash no more than a volatile cache does. `roll_back` returns to the origin at once. The stores and the record
+    belong to the snapshot and are closed with it.
     """
 
-    def __init__(self, origin: BackingStore, overlay: BackingStore) -> None:
+    def __init__(
+        self, origin: BackingStore, overlay: BackingStore, record: SnapshotRecord | None = None
+    ) -> None:
         if overlay.size_bytes < origin.size_bytes:
             raise InvalidConfiguration(
                 f"an overlay of {overlay.size_bytes} bytes cannot hold changes to {origin.size_bytes} bytes"
@@ -32,7 +37,9 @@ class SnapshotStore:
         self._origin = origin
         self._overlay = overlay
         self._size_bytes = origin.size_bytes
-        self._copied = bytearray(-(-self._size_bytes // GRANULE_BYTES))
+        self._record = record
+        self._copied = bytearray(-(-self._size_bytes // GRANULE_BYTES)) if record is None else record.load()
+        self._unrecorded: set[int] = set()
         self._changing = threading.Lock()
 
     @property
@@ -50,6 +57,10 @@ class SnapshotStore:
     @property
     def thin(self) -> bool:
         return self._overlay.thin
+
+    @property
+    def anchors(self) -> bool:
+        return self._overlay.anchors
 
     @property
     def granularity_bytes(self) -> int:
@@ -95,26 +106,51 @@ class SnapshotStore:
                 self._copy_up(granule)
         return first, last
 
+    def _change(self, offset: int, length: int, change: Callable[[], None]) -> None:
+        """Change a range of the overlay, of which the granules belong to the overlay from then on."""
+        with self._changing:
+            first, last = self._prepare(offset, length)
+            change()
+            if self._record is not None:
+                self._unrecorded.update(
+                    granule for granule in range(first, last) if not self._copied[granule]
+                )
+            self._copied[first:last] = _HERE * (last - first)
+
     def write(self, offset: int, data: Buffer, *, durable: bool = False) -> None:
         inside(self._size_bytes, offset, len(data))
         if not len(data):
             return
-        with self._changing:
-            first, last = self._prepare(offset, len(data))
-            self._overlay.write(offset, data, durable=durable)
-            self._copied[first:last] = _HERE * (last - first)
+        self._change(
+            offset, len(data), lambda: self._overlay.write(offset, data, durable=durable and not self._record)
+        )
+        if durable and self._record is not None:
+            self.flush()
 
     def flush(self) -> None:
-        self._overlay.flush()
+        with self._changing:
+            granules, self._unrecorded = self._unrecorded, set()
+        try:
+            self._overlay.flush()
+            if self._record is not None and granules:
+                self._record.add(granules)
+        except StoreError:
+            with self._changing:
+                self._unrecorded |= granules
+            raise
 
     def discard(self, offset: int, length: int) -> None:
         inside(self._size_bytes, offset, length)
-        if not length:
-            return
-        with self._changing:
-            first, last = self._prepare(offset, length)
-            self._overlay.discard(offset, length)
-            self._copied[first:last] = _HERE * (last - first)
+        if length:
+            self._change(offset, length, lambda: self._overlay.discard(offset, length))
+
+    def anchor(self, offset: int, length: int) -> None:
+        inside(self._size_bytes, offset, length)
+        if length:
+            self._change(offset, length, lambda: self._overlay.anchor(offset, length))
+
+    def space(self) -> Space | None:
+        return self._overlay.space()
 
     def extents(self, offset: int, length: int) -> Iterator[Extent]:
         inside(self._size_bytes, offset, length)
@@ -127,10 +163,22 @@ class SnapshotStore:
     def roll_back(self) -> None:
         """Drop every change: the store reads as its origin again, and the overlay's space is given back."""
         with self._changing:
+            if self._record is not None:
+                self._record.clear()  # before the overlay forgets: what is recorded is always there
+            self._unrecorded = set()
             self._copied = bytearray(len(self._copied))
             self._overlay.discard(0, self._size_bytes)
 
     def close(self) -> None:
-        self._size_bytes = 0
-        self._origin.close()
-        self._overlay.close()
+        """Write down what there is, and let go; StoreError when that fails, with everything closed."""
+        if not self._size_bytes:
+            return
+        try:
+            if self._record is not None:
+                self.flush()
+        finally:
+            self._size_bytes = 0
+            self._origin.close()
+            self._overlay.close()
+            if self._record is not None:
+                self._record.close()

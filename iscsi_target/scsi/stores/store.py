@@ -8,17 +8,26 @@ raises :class:`~iscsi_target.scsi.errors.StoreError` when the medium fails, and 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from iscsi_target.executor import Buffer
 
 
 class Extent(NamedTuple):
-    """A run of bytes that is mapped (holds data) or not (reads as zeros, takes no space)."""
+    """A run of bytes that is mapped (holds data, or nobody knows) or not (reads as zeros, takes no space), or
+    anchored: not mapped, but its space is reserved (SBC-3 4.7.3.2)."""
 
     offset: int
     length: int
     mapped: bool
+    anchored: bool = False
+
+
+class Space(NamedTuple):
+    """What a store takes and what it could still take, in bytes; the latter is an estimate, and shared with others."""
+
+    used_bytes: int
+    available_bytes: int
 
 
 class BackingStore(Protocol):
@@ -45,7 +54,12 @@ class BackingStore(Protocol):
 
     @property
     def thin(self) -> bool:
-        """True when `discard` gives space back and `extents` can tell."""
+        """True when `discard` gives space back."""
+        ...
+
+    @property
+    def anchors(self) -> bool:
+        """True when `anchor` reserves space and `extents` tells what is anchored."""
         ...
 
     @property
@@ -69,12 +83,31 @@ class BackingStore(Protocol):
         """The bytes read as zeros from now on; whole granules also give their space back, where `thin`."""
         ...
 
+    def anchor(self, offset: int, length: int) -> None:
+        """The bytes read as zeros from now on; whole granules are anchored: writing to them cannot fail for want of
+        space. Only where `anchors`; raises StoreError with `full` when there is not enough."""
+        ...
+
+    def space(self) -> Space | None:
+        """What it takes and could take; None where nobody knows. Quick."""
+        ...
+
     def extents(self, offset: int, length: int) -> Iterator[Extent]:
-        """The range as alternating mapped and unmapped extents, in order and without gaps."""
+        """The range as extents of different kind by turns, in order and without gaps."""
         ...
 
     def close(self) -> None:
         """Let go of files and memory. Buffers that `read` gave stay valid. Closing twice is fine."""
+        ...
+
+
+@runtime_checkable
+class DirectStore(Protocol):
+    """A store that is memory, to be read without a call."""
+
+    @property
+    def memory(self) -> memoryview:
+        """All of the store, as it changes. To be read only: it is written through `write`, which keeps books."""
         ...
 
 
@@ -90,8 +123,8 @@ def merged(extents: Iterator[Extent]) -> Iterator[Extent]:
     for extent in extents:
         if held is None:
             held = extent
-        elif held.mapped == extent.mapped:
-            held = Extent(held.offset, held.length + extent.length, held.mapped)
+        elif held[2:] == extent[2:]:
+            held = held._replace(length=held.length + extent.length)
         else:
             yield held
             held = extent
