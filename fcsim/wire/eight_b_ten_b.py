@@ -114,7 +114,7 @@ _FLIPS = bytes(_CODES[value, False, NEGATIVE].bit_count() != 5 for value in rang
 
 def disparity_after_data(data: bytes, disparity: int) -> int:
     """Running disparity after a run of data characters: each either flips it or leaves it, whatever it was."""
-    return -disparity if sum(data.translate(_FLIPS)) % 2 else disparity
+    return -disparity if data.translate(_FLIPS).count(1) % 2 else disparity
 
 
 def disparity_after(code: int, disparity: int) -> int:

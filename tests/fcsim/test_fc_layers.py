@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +17,7 @@ layers = pytest.importorskip("fcsim.layers", reason="scapy is missing: pip insta
 from construct import Float32b, Struct  # noqa: E402
 from scapy.config import conf  # noqa: E402
 from scapy.packet import Packet, Padding, Raw  # noqa: E402
+from scapy.sessions import TCPSession  # noqa: E402
 from scapy.utils import rdpcap  # noqa: E402
 
 from fcsim.layer_fields import as_message, as_packet, fields_of, layer_of, message_layers  # noqa: E402
@@ -28,6 +30,7 @@ from fcsim.wire.frame import DelimitedFrame, FrameHeader, decode_delimited, enco
 from fcsim.wire.ordered_sets import EOF, R_RDY, SOF, vc_rdy  # noqa: E402
 from tests.fcsim.test_fc_frames import frames  # noqa: E402
 from tests.fcsim.test_fc_wire_captures import VECTORS  # noqa: E402
+from tests.fcsim.test_fc_wire_tshark import segment  # noqa: E402
 from tests.fcsim.wire_strategies import KINDS, messages  # noqa: E402
 
 LAYERED = tuple(kind for kind in KINDS if kind in message_layers() and kind is not fip.Fip)
@@ -216,6 +219,28 @@ def test_fcoe_fip_and_fcip_are_bound_below(tmp_path: Path) -> None:
     assert isinstance(decode_fcip(bytes(layers.FCIP() / frame)), fcip.FcipFrame)
     assert layers.FCIP(segment[Padding].load).sof == SOF.SOFF
     assert first[layers.FC].r_ctl == RCtl.ABTS
+
+
+def test_encapsulations_are_put_together_over_segments(tmp_path: Path) -> None:
+    frame = layers.FC(r_ctl=4, type_=8) / layers.FCFcpData(data=bytes(range(200)))
+    stream = bytes(layers.FCIP(sof=SOF.SOFI3) / frame) + bytes(layers.FCIP(sof=SOF.SOFN3) / frame)
+    cuts = [0, 20, 150, 300, len(stream)]
+    pieces = [segment(stream[start:end], start) for start, end in pairwise(cuts)]
+    pcap(tmp_path / "split.pcap", 101, pieces)
+    session = TCPSession()
+    found = [
+        packet for raw in rdpcap(str(tmp_path / "split.pcap")) if (packet := session.process(raw)) is not None
+    ]
+    whole = [packet[layers.FCIP] for packet in found if packet.haslayer(layers.FCFcpData)]
+    assert [packet.sof for packet in whole] == [SOF.SOFI3, SOF.SOFN3]
+    assert all(packet[layers.FCFcpData].data == bytes(range(200)) for packet in whole)
+
+
+def test_what_scapy_prints_as_a_command_builds_the_same_bytes() -> None:
+    login = layers.FCFlogi(bb_credit=16, class_3=layers.FCClassParameters(service_options="VALID"))
+    packet = layers.FCoE(sof=SOF.SOFI3) / layers.FC(d_id=0xFFFFFE) / login
+    assert bytes(eval(packet.command(), vars(layers))) == bytes(packet)
+    assert "bb_credit = 16" in packet.show(dump=True)
 
 
 def test_a_special_frame_is_crafted_and_dissected() -> None:
