@@ -7,5 +7,16 @@
       session/                 sans-IO cores: login, negotiation, command window, tasks, both ends
         wire/                  bytes: one description per PDU, framing, digests, text keys
     executor.py                the seam to the device server in scsi/
+    wire_filter.py             the seam to who changes bytes on their way: faults/ (rules), trace/ (log, captures)
+    instruments.py, running.py both put to work in a server; a server in a thread of this process
     buffers.py, tcp.py         who may send how much: units for Data-In, reserved memory for a connection's bytes
+    fast_path_kernel.py        READ and WRITE of memory without a task, compiled where a compiler is at hand
 """
+
+import os as _os
+
+from iscsi_target.plain_kernels import VARIABLE as _VARIABLE
+from iscsi_target.plain_kernels import use_plain_kernels as _use_plain_kernels
+
+if _os.environ.get(_VARIABLE):
+    _use_plain_kernels()

@@ -45,13 +45,15 @@ class LimitExceeded(ProtocolError):
 class LoginFailed(IscsiError):
     """The target refused the login. `status` is Status-Class and Status-Detail as one number."""
 
-    def __init__(self, status: int, text: str = "") -> None:
+    def __init__(self, status: int, text: str = "", *, target_addresses: Sequence[str] = ()) -> None:
         try:
             name = LoginStatus(status).name.lower().replace("_", " ")
         except ValueError:
             name = "unknown status"
         super().__init__(f"login refused: {name} ({status:#06x}){': ' + text if text else ''}")
         self.status = status
+        self.target_addresses = tuple(target_addresses)
+        """Where the target has moved to, with a redirection (section 11.13.5)."""
 
 
 class CommandFailed(IscsiError):

@@ -15,7 +15,9 @@ from typing import Protocol, runtime_checkable
 
 __all__ = [
     "Buffer",
+    "Deferred",
     "LogicalUnits",
+    "PreemptingResult",
     "ResetKind",
     "ScsiCommand",
     "ScsiResult",
@@ -46,12 +48,17 @@ class ResetKind(enum.Enum):
     TARGET_COLD_RESET = "target cold reset"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class ScsiCommand:
-    """One SCSI command as the device server sees it (SAM-5 5.1, Execute Command)."""
+    """One SCSI command as the device server sees it (SAM-5 5.1, Execute Command).
+
+    Nobody changes one once it is made. It is not frozen, nor is :class:`ScsiResult`, because a frozen one takes four
+    times as long to make, and there is one of each for every command.
+    """
 
     initiator_name: str
-    """The initiator's iSCSI name, for masking and access checks."""
+    """What masking and access checks go by: the initiator's iSCSI name, or the name of the access rule under which it
+    logged in (:meth:`iscsi_target.session.access.AccessList.view_of`)."""
     initiator_port: str
     """SCSI initiator port name, RFC 7143 section 4.4.1.1: ``<iSCSI name>,i,0x<ISID as 12 hex digits>``. Names the
     I_T nexus together with `target_port`."""
@@ -76,7 +83,7 @@ class ScsiCommand:
     """Bidirectional commands only: the Bidirectional Read Expected Data Transfer Length, in bytes."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class ScsiResult:
     """What the device server answers."""
 
@@ -91,6 +98,25 @@ class ScsiResult:
     """Bytes the command would have moved with an unlimited EDTL. None: the length of `data_in` for reads,
     the number of Data-Out bytes asked for (``data_out_length``) for writes. Set it when a read stops at
     the expected length instead of building bytes that the session would cut."""
+
+
+@dataclass(slots=True, unsafe_hash=True)
+class PreemptingResult(ScsiResult):
+    """The answer to a PERSISTENT RESERVE OUT that also ends tasks of other I_T nexuses (PREEMPT AND ABORT, SPC-4
+    5.13.11.2.6). The session layer ends them, without an answer of their own, before it sends this status."""
+
+    preempted: Sequence[tuple[str, int, int]] = ()
+    """(initiator port, target port, LUN as that initiator counts) whose tasks end; never the task answered here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """An answer that exists now and is given later, without a thread that waits: latency of a medium, say. A task that
+    is aborted meanwhile is gone at once, and the answer is thrown away."""
+
+    due_ns: int
+    """When to answer, on the monotonic clock, in nanoseconds."""
+    result: ScsiResult
 
 
 @runtime_checkable
@@ -115,10 +141,15 @@ class LogicalUnits(Protocol):
         """True when `execute` may wait (disk, fsync, a long loop): it then runs in a thread of the pool."""
         ...
 
-    def execute(self, command: ScsiCommand) -> ScsiResult:
+    def execute(self, command: ScsiCommand) -> ScsiResult | Deferred:
         """Run the command to completion. Never raises for what the initiator sent: that is a CHECK CONDITION.
         A missing LUN is answered here too (LOGICAL UNIT NOT SUPPORTED; INQUIRY and REPORT LUNS have their own rules).
         """
+        ...
+
+    def abandon(self, command: ScsiCommand) -> None:
+        """Nobody waits any more for the answer to `command`, which `execute` is running in a thread: let `execute`
+        return soon where it can. What the command began for good goes on by itself (SANITIZE, SBC-3 4.11.1)."""
         ...
 
     def luns_for(self, initiator_name: str) -> Sequence[int]:

@@ -37,10 +37,8 @@ class Link:
         core: InitiatorConnection,
         stream: Connection,
         login: asyncio.Future[object],
-        connect: ConnectionFactory | None,
     ) -> None:
         self.core = core
-        self.connect = connect
         self.leaving = False
         self._owner = owner
         self._stream = stream

@@ -15,16 +15,19 @@ from typing import TYPE_CHECKING
 
 from iscsi_target.buffers import ConnectionInfo, Grant
 from iscsi_target.executor import Buffer
+from iscsi_target.fast_path_kernel import FastPath
 from iscsi_target.session.target_connection import TargetConnection
 from iscsi_target.tcp_info import outstanding_bytes
+from iscsi_target.wire_filter import WireFilter
 
 if TYPE_CHECKING:
     from iscsi_target.server import TargetServer
 
 
 _log = logging.getLogger(__name__)
-_READ_BYTES = 256 * 1024
 _IOV_MAX = 1024
+_JOINED_BYTES = 8192
+"""Up to here one copy is cheaper than many buffers."""
 _SMALLEST_GRANT_BYTES = 16 * 1024
 _LINGER_NS = 5_000_000_000
 _ABORT = struct.pack("ii", 1, 0)
@@ -40,8 +43,10 @@ class ServerConnection:
         sock: socket.socket,
         core: TargetConnection,
         info: ConnectionInfo,
+        wire: WireFilter | None = None,
     ) -> None:
         self.core = core
+        self.wire = wire
         self._info = info
         self._server = server
         self._loop = loop
@@ -49,13 +54,23 @@ class ServerConnection:
         self._unsent: deque[memoryview] = deque()
         self._unsent_bytes = 0
         self._handed_over = 0
+        self._acknowledged = 0
         self._grants: deque[tuple[int, Grant]] = deque()
         self._reading = False
         self._writing = False
         self._open = True
         self._finishing_since_ns = 0
+        self._goodbye_said = False
         self._scheduled = False
+        self._half_closed = False
+        self._wire_timer: asyncio.TimerHandle | None = None
+        self._wire_due_ns: int | None = None
         self._read()
+
+    @property
+    def held_bytes(self) -> int:
+        """Data-In charged to the buffers and not acknowledged."""
+        return sum(grant.size_bytes for _, grant in self._grants)
 
     @property
     def info(self) -> ConnectionInfo:
@@ -77,6 +92,7 @@ class ServerConnection:
     def _read(self) -> None:
         if not self._reading and self._open:
             self._reading = True
+            self.core.reading_resumed(time.monotonic_ns())
             self._loop.add_reader(self._sock.fileno(), self._readable)
 
     def _stop_reading(self) -> None:
@@ -85,25 +101,42 @@ class ServerConnection:
             self._loop.remove_reader(self._sock.fileno())
 
     def _readable(self) -> None:
+        buffer, missing = self._server.read_buffer, None
         try:
-            chunk = self._sock.recv(_READ_BYTES)
+            if self.wire is None:
+                missing = self.core.missing
+            if missing is None:
+                size, in_place = self._sock.recv_into(buffer), 0
+            else:
+                size = self._sock.recvmsg_into((missing, buffer))[0]
+                in_place = min(size, len(missing))
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
             self._lost(f"{error.strerror}")
             return
-        if not chunk:
+        if not size:
             self._lost("the initiator closed the connection")
             return
-        if self._finishing_since_ns:
-            return  # the goodbye is said; what still comes is of no interest
+        if self._goodbye_said:
+            return  # what still comes is of no interest
+        now_ns = time.monotonic_ns()
+        if self.wire is not None:
+            self._receive(self.wire.incoming(bytes(buffer[:size]), now_ns), now_ns)
+        else:
+            self._receive(buffer[: size - in_place], now_ns, in_place=in_place, transient=True)
+
+    def _receive(
+        self, chunk: bytes | memoryview, now_ns: int, *, in_place: int = 0, transient: bool = False
+    ) -> None:
         try:
-            self.core.receive(chunk, time.monotonic_ns())
+            self.core.receive(chunk, now_ns, in_place=in_place, transient=transient)
         except Exception:  # noqa: BLE001 - a defect of ours costs this connection, not the others
             _log.exception("a defect ended the connection of %s", self.core.peer)
             self._lost("internal error")
             return
-        self._server.node.touched.add(self.core)
+        self.work()
+        self._server.node.touched.discard(self.core)
         self._server.serve_touched()
 
     def _lost(self, text: str) -> None:
@@ -118,24 +151,32 @@ class ServerConnection:
         if not self._open:
             return
         core, limits = self.core, self._server.node.limits
+        if core.fast is not None and core.fast.taken and not self._run_fast(core.fast):
+            return
         budget = limits.tasks_per_turn
         ready = core.ready
         while ready and budget and self._unsent_bytes + core.output_bytes < limits.send_queue_bytes:
-            if core.data_in_bytes > limits.send_queue_bytes:
+            if core.data_in_bytes > limits.send_queue_bytes or not self._server.has_room(self):
                 break
             budget -= 1
             self._server.execute(self, ready.popleft())
         while core.data_in_bytes and self._unsent_bytes + core.output_bytes < limits.send_queue_bytes:
             if not self._make_data_in(min(core.data_in_bytes, limits.data_in_chunk_bytes)):
                 break
-        if not self._flush():
+        answered_ns = time.monotonic_ns() if core.unaccounted else 0
+        sent = self._flush()
+        if answered_ns:
+            core.account(answered_ns)
+        if not sent:
             return
         backlog = self._unsent_bytes >= limits.send_queue_bytes
         if backlog or len(ready) > limits.queued_commands:
             self._stop_reading()
         elif not self._reading:
             self._read()
-        more = ready and core.data_in_bytes <= limits.send_queue_bytes
+        more = (
+            ready and core.data_in_bytes <= limits.send_queue_bytes and self not in self._server.crowded_out
+        )
         if (
             (more or (core.data_in_bytes and self not in self._server.waiting))
             and not backlog
@@ -143,8 +184,39 @@ class ServerConnection:
         ):
             self._scheduled = True
             self._loop.call_soon(self._work_later)
-        if core.closing and not self._unsent:
-            self._finish()
+        if not self._unsent:
+            if core.closing:
+                self._finish()
+            if self.wire is not None:
+                self._follow_wire(self.wire)
+
+    def _run_fast(self, fast: FastPath) -> bool:
+        """Run what the fast path took; what the peer or the buffers do not let out now goes the general way. False
+        when the connection was lost."""
+        core, server = self.core, self._server
+        while True:
+            limit = min(fast.data_in_bytes, server.node.limits.send_queue_bytes - self._unsent_bytes)
+            grant = None
+            if server.charged and limit > 0:
+                grant = server.buffers.acquire(self.info, limit)
+                if grant is None:
+                    limit = 0
+            made = core.run_fast(limit)
+            if grant is not None:
+                if made:
+                    self._charge(grant)
+                else:
+                    server.buffers.release(self.info, grant)
+            if not fast.taken:
+                return True
+            if not made or not self._flush() or self._unsent:
+                core.give_up_fast()
+                return self._open
+
+    def _charge(self, grant: Grant) -> None:
+        """The grant is held until everything that has been made so far is acknowledged."""
+        self._grants.append((self._handed_over + self._unsent_bytes + self.core.output_bytes, grant))
+        self._server.holding.setdefault(self)
 
     def _work_later(self) -> None:
         self._scheduled = False
@@ -164,20 +236,26 @@ class ServerConnection:
                     return False
                 size = max(size // 4, _SMALLEST_GRANT_BYTES)
         self.core.emit_data_in(size)
-        end = self._handed_over + self._unsent_bytes + self.core.output_bytes
-        self._grants.append((end, grant))
-        self._server.holding.setdefault(self)
+        self._charge(grant)
         return True
 
     # -- writing ------------------------------------------------------------------------------------------------
 
     def _flush(self) -> bool:
         """Write what can be written; False when the connection was lost."""
+        size = self.core.output_bytes
         output = self.core.take_output()
+        if self.wire is not None:
+            output = self._filtered(self.wire, output)
+            size = sum(map(len, output))
         if not self._unsent:
             if not output:
                 return True
-            output = self._write(output)
+            if size <= _JOINED_BYTES and len(output) > 2:
+                output = [b"".join(output)]
+            output = self._write(output, size)
+            if not output:
+                return self._open
         for buffer in output:
             view = memoryview(buffer).cast("B")
             self._unsent.append(view)
@@ -187,10 +265,10 @@ class ServerConnection:
             self._loop.add_writer(self._sock.fileno(), self._writable)
         return self._open
 
-    def _write(self, buffers: list[Buffer]) -> list[Buffer]:
-        """Hand buffers to the kernel; returns what it did not take."""
+    def _write(self, buffers: list[Buffer], size: int) -> list[Buffer]:
+        """Hand buffers of `size` bytes to the kernel; returns what it did not take."""
         while buffers:
-            batch = buffers[:_IOV_MAX]
+            batch = buffers[:_IOV_MAX] if len(buffers) > _IOV_MAX else buffers
             try:
                 sent = self._sock.sendmsg(batch)
             except (BlockingIOError, InterruptedError):
@@ -199,6 +277,9 @@ class ServerConnection:
                 self._lost(f"{error.strerror}")
                 return []
             self._handed_over += sent
+            if sent == size:
+                return []
+            size -= sent
             count = 0
             for buffer in batch:
                 if sent < len(buffer):
@@ -212,7 +293,7 @@ class ServerConnection:
         return []
 
     def _writable(self) -> None:
-        rest = self._write(list(self._unsent))
+        rest = self._write(list(self._unsent), self._unsent_bytes)
         if not self._open:
             return
         self._unsent = deque(memoryview(buffer) for buffer in rest)
@@ -222,6 +303,57 @@ class ServerConnection:
             self._loop.remove_writer(self._sock.fileno())
         self._server.node.touched.add(self.core)
         self._server.serve_touched()
+
+    # -- the wire filter ----------------------------------------------------------------------------------------
+
+    def _filtered(self, wire: WireFilter, output: list[Buffer]) -> list[Buffer]:
+        """What the filter makes of the output. Bytes it holds back or drops are charged no longer: a grant is
+        released when what has left the filter so far is acknowledged."""
+        now_ns = time.monotonic_ns()
+        output = [*wire.take_outgoing(), *(wire.outgoing(output, now_ns) if output else ())]
+        if self._half_closed:
+            output = []
+        if self._grants:
+            position = self._handed_over + self._unsent_bytes + sum(map(len, output))
+            self._grants = deque((min(end, position), grant) for end, grant in self._grants)
+        self._arm_wire_timer(wire, now_ns)
+        return output
+
+    def _arm_wire_timer(self, wire: WireFilter, now_ns: int) -> None:
+        due_ns = wire.next_deadline()
+        if due_ns == self._wire_due_ns:
+            return
+        if self._wire_timer is not None:
+            self._wire_timer.cancel()
+            self._wire_timer = None
+        self._wire_due_ns = due_ns
+        if due_ns is not None and self._open:
+            self._wire_timer = self._loop.call_later(max(0, due_ns - now_ns) / 1e9, self._wire_due)
+
+    def _wire_due(self) -> None:
+        self._wire_timer = self._wire_due_ns = None
+        wire = self.wire
+        if wire is None or not self._open:
+            return
+        now_ns = time.monotonic_ns()
+        wire.handle_timer(now_ns)
+        # What became due for sending is taken when the connection gets its turn.
+        self._receive(wire.take_incoming(), now_ns)
+
+    def _follow_wire(self, wire: WireFilter) -> None:
+        """All that the filter gave is written: end the connection if that is what it wants."""
+        if wire.closing is None or not self._open:
+            return
+        if wire.closing == "half-close":
+            if not self._half_closed:
+                self._half_closed = True
+                with contextlib.suppress(OSError):
+                    self._sock.shutdown(socket.SHUT_WR)
+            return
+        if wire.closing == "reset":
+            with contextlib.suppress(OSError):
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
+        self._lost("the wire filter ended the connection")
 
     # -- accounting ---------------------------------------------------------------------------------------------
 
@@ -242,6 +374,17 @@ class ServerConnection:
 
     # -- the end ------------------------------------------------------------------------------------------------
 
+    def note_progress(self, now_ns: int) -> None:
+        """Before a time-out: tell the core what is no silence of the peer's."""
+        if not self._open:
+            return
+        if not self._reading:
+            self.core.reading_resumed(now_ns)
+        acknowledged = self._handed_over - outstanding_bytes(self._sock)
+        if acknowledged > self._acknowledged:
+            self._acknowledged = acknowledged
+            self.core.sent(now_ns)
+
     def handle_timer(self, now_ns: int) -> None:
         """A connection that is on its way out does not wait for ever."""
         if not self.core.closing or not self._open:
@@ -253,9 +396,10 @@ class ServerConnection:
 
     def _finish(self) -> None:
         """All is written: say so and wait for the peer to close, so that no answer is lost to a reset."""
-        if self._finishing_since_ns:
+        if self._goodbye_said:
             return
-        self._finishing_since_ns = time.monotonic_ns()
+        self._goodbye_said = True
+        self._finishing_since_ns = self._finishing_since_ns or time.monotonic_ns()
         self._read()
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_WR)
@@ -273,6 +417,11 @@ class ServerConnection:
         self._stop_reading()
         if self._writing:
             self._loop.remove_writer(self._sock.fileno())
+        if self._wire_timer is not None:
+            self._wire_timer.cancel()
+            self._wire_timer = None
+        if self.wire is not None:
+            self.wire.ended(time.monotonic_ns())
         self._open = False
         self._sock.close()
         self._unsent.clear()

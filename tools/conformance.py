@@ -3,6 +3,7 @@
 
 ::
 
+    python -m tools.conformance run                           our target, each kind of unit; tgtd; recorded peers
     python -m tools.conformance run NAME=URL [NAME=URL …]     one table, a column for each target
     python -m tools.conformance rules                         clause → tests, from the tests' own words
 
@@ -13,145 +14,111 @@ a process of its own, so that one that breaks the tool ends nothing else.
 from __future__ import annotations
 
 import argparse
-import ast
-import re
-import shutil
-import subprocess
 import sys
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tabulate import tabulate
 
-ONE_TEST_S = 30
-_TESTS = Path(__file__).resolve().parents[1] / "tests" / "iscsi_target"
-_FAILED = re.compile(r"^\s+tests\s+1\s+1\s+\d+\s+1\s", re.M)
-_PASSED = re.compile(r"^\s+tests\s+1\s+1\s+1\s+0\s", re.M)
-_CLAUSES = re.compile(r"sections? ((?:\d+(?:\.\d+)*(?:, | and |-)?)+)")
-_FOREIGN = re.compile(r"\b(?:RFC (?!7143)\d+|S[AP]C-\d|SBC-\d|SAM-\d) [^;)]*")
+from tools.conformance_rules import rules_table
+from tools.libiscsi_recorded import RECORDED
+from tools.libiscsi_suite import (
+    FAIL,
+    KINDS,
+    Missing,
+    listed,
+    merged,
+    run_kind,
+    run_one,
+    table,
+    tgtd,
+    tgtd_version,
+    verdict_of,
+)
 
 
-def suite() -> str:
-    """The tool's path. Raises FileNotFoundError with the package to install."""
-    found = shutil.which("iscsi-test-cu")
-    if found is None:
-        raise FileNotFoundError("iscsi-test-cu is missing: apt-get install libiscsi-bin")
-    return found
-
-
-def listed() -> list[str]:
-    """The tests of family ALL, as Suite.Test."""
-    listing = subprocess.run([suite(), "-l"], capture_output=True, text=True, check=True, timeout=ONE_TEST_S)
-    return sorted(set(re.findall(r"\bALL\.(\w+\.[\w-]+)", listing.stdout)))
-
-
-def run_one(urls: Sequence[str], name: str) -> str:
-    """One test (Suite.Test): "pass", "skip", "time-out", "fail: …" or "no verdict…" with the tool's complaint.
-
-    `urls`: the logical unit, and where there is one its second path.
-    """
-    argv = [suite(), "-v", "-d", "-S", "-t", f"ALL.{name}", *urls]
-    try:
-        ran = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=ONE_TEST_S)
-    except subprocess.TimeoutExpired:
-        return "time-out"
-    output = ran.stdout + ran.stderr
-    if _FAILED.search(output):
-        complaint = re.search(r"\[FAILED\].*|^\s+1\. .*", output, re.M)
-        return f"fail: {complaint[0].strip() if complaint else output[-300:]}"
-    if not _PASSED.search(output):
-        return f"no verdict, exit {ran.returncode}: {output.strip()[-300:]}"
-    return "skip" if "[SKIPPED]" in output else "pass"
-
-
-def compare(targets: dict[str, str]) -> tuple[str, dict[str, list[str]]]:
-    """A Markdown table of suite × target (passed / failed / skipped), and what did not pass at each target."""
+def compare(targets: dict[str, str]) -> tuple[list[list[str]], dict[str, dict[str, str]]]:
+    """Rows of suite × target (passed / failed / skipped), and what each target gave, by test."""
     names = listed()
-    counts: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
-    missed: dict[str, list[str]] = {target: [] for target in targets}
-    for target, url in targets.items():
-        for name in names:
-            verdict = run_one((url, url), name)
-            kind = verdict if verdict in ("pass", "skip") else "fail"
-            counts[name.partition(".")[0]][target][kind] += 1
-            counts["all"][target][kind] += 1
-            if kind == "fail":
-                missed[target].append(f"{name}: {' '.join(verdict.split())[-160:]}")
-    rows = [
-        [
-            family,
-            *(" / ".join(str(of[target][kind]) for kind in ("pass", "fail", "skip")) for target in targets),
-        ]
-        for family, of in counts.items()
-        if family != "all"
-    ]
-    of = counts["all"]
-    rows.append(
-        ["all", *(" / ".join(str(of[t][kind]) for kind in ("pass", "fail", "skip")) for t in targets)]
-    )
-    return tabulate(rows, ["suite", *targets], tablefmt="github"), missed
+    results = {target: {name: run_one((url, url), name) for name in names} for target, url in targets.items()}
+    return table({target: _verdicts(given) for target, given in results.items()}), results
 
 
-def rules(folder: Path = _TESTS) -> dict[str, list[str]]:
-    """Clause of RFC 7143 → ``file::test`` of the tests that name it: in their docstring, else in the heading comment
-    (``# -- … (section …) --``) under which they stand, else in the docstring of their file where that names RFC 7143.
+def _verdicts(results: Mapping[str, str]) -> dict[str, str]:
+    return {name: verdict_of(result) for name, result in results.items()}
+
+
+def compare_with_peers() -> tuple[list[list[str]], dict[str, dict[str, str]]]:
+    """The published table: our target as each kind of unit and merged, tgtd in the same run, and recorded peers.
+
+    Takes about three minutes, one of which the suite sleeps.
     """
-    found: dict[str, list[str]] = defaultdict(list)
-    for path in sorted(folder.glob("test_*.py")):
-        source = path.read_text()
-        headings = [
-            (number, _clauses(line))
-            for number, line in enumerate(source.splitlines(), 1)
-            if line.startswith("# --")
-        ]
-        module = ast.parse(source)
-        about = ast.get_docstring(module) or ""
-        of_file = _clauses(about) if "RFC 7143" in about else []
-        for node in module.body:
-            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
-                above = next((of for number, of in reversed(headings) if number < node.lineno), [])
-                for clause in _clauses(ast.get_docstring(node) or "") or above or of_file:
-                    found[clause].append(f"{path.stem}::{node.name}")
-    return dict(sorted(found.items(), key=lambda item: [int(part) for part in item[0].split(".")]))
-
-
-def _clauses(text: str) -> list[str]:
-    return [
-        clause
-        for match in _CLAUSES.finditer(_FOREIGN.sub("", text))
-        for clause in re.findall(r"\d+(?:\.\d+)*", match[1])
-    ]
+    names = listed()
+    results: dict[str, dict[str, str]] = {}
+    with TemporaryDirectory(prefix="conformance-") as folder:
+        for kind in KINDS:
+            sys.stderr.write(f"{kind.name} …\n")
+            results[kind.name] = run_kind(kind, names, Path(folder))
+        ours = [_verdicts(results[kind.name]) for kind in KINDS]
+        columns = {"sancredit, merged": merged(ours), f"sancredit, {KINDS[0].name}": ours[0]}
+        try:
+            title = f"tgtd {tgtd_version()}"
+            sys.stderr.write(f"{title} …\n")
+            with tgtd(Path(folder)) as url:
+                results[title] = {name: run_one((url, url), name) for name in names}
+            columns[title] = _verdicts(results[title])
+        except Missing as missing:
+            sys.stderr.write(f"no column of tgtd: {missing}\n")
+    return table(columns, RECORDED), results
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status 0; 1 when a target failed a test; 2 for wrong usage or a missing tool."""
+    """Exit status 0; 1 when a target failed a test (ours: gave another verdict than expected); 2 for wrong usage or a
+    missing tool."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.conformance", description="libiscsi's suite; RFC 7143 rules"
     )
     commands = parser.add_subparsers(dest="command", required=True)
     running = commands.add_parser("run", help="run the suite; DESTROYS what is on the logical units")
-    running.add_argument("targets", nargs="+", metavar="NAME=URL")
+    running.add_argument(
+        "targets",
+        nargs="*",
+        metavar="NAME=URL",
+        help="default: our own, tgtd and the recorded results of others",
+    )
     commands.add_parser("rules", help="which test looks at which clause")
     options = parser.parse_args(arguments)
     if options.command == "rules":
-        rows = [[clause, "<br>".join(tests)] for clause, tests in rules().items()]
-        sys.stdout.write(tabulate(rows, ["clause", "tests"], tablefmt="github", disable_numparse=True) + "\n")
+        sys.stdout.write(rules_table())
         return 0
     targets = dict(target.partition("=")[::2] for target in options.targets)
     if not all(url.startswith("iscsi://") for url in targets.values()):
         parser.error("a target is NAME=iscsi://HOST:PORT/IQN/LUN")
     try:
-        table, missed = compare(targets)
-    except FileNotFoundError as error:
+        rows, results = compare(targets) if targets else compare_with_peers()
+    except Missing as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    sys.stdout.write(table + "\n")
-    for target, complaints in missed.items():
-        for complaint in complaints:
-            sys.stdout.write(f"\n{target}: {complaint}")
+    sys.stdout.write(tabulate(rows[1:], rows[0], tablefmt="github", disable_numparse=True) + "\n")
+    failed = 0
+    for target, given in results.items():
+        for name, result in given.items():
+            if verdict_of(result) == FAIL:
+                failed += 1
+                sys.stdout.write(f"\n{target}: {name}: {' '.join(result.split())[:160]}")
     sys.stdout.write("\n")
-    return 1 if any(missed.values()) else 0
+    if targets:
+        return 1 if failed else 0
+    unexpected = {
+        (kind.name, name)
+        for kind in KINDS
+        for name, verdict in kind.expected(list(results[kind.name])).items()
+        if verdict_of(results[kind.name][name]) != verdict
+    }
+    for kind_name, name in sorted(unexpected):
+        sys.stdout.write(f"not as expected: {kind_name}: {name}\n")
+    return 1 if unexpected else 0
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from tools.conformance_rules import conformance_page
+
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 _CLI_HEAD = """# The command line
@@ -44,7 +46,10 @@ def _walk(
                 yield from _walk(found, child, context)
 
 
-PAGES: tuple[tuple[str, Callable[[], str]], ...] = (("cli.md", cli_page),)
+PAGES: tuple[tuple[str, Callable[[], str]], ...] = (
+    ("cli.md", cli_page),
+    ("conformance.md", conformance_page),
+)
 
 
 def stale_pages() -> list[str]:

@@ -43,8 +43,19 @@ class Allegiance:
         return self._session.agreed.error_recovery_level == 2
 
     def suspend(self, connection: TargetConnection) -> None:
-        """The connection is gone, its tasks are not."""
+        """The connection is gone, its tasks are not.
+
+        Not more connections are waited for than the session may have: beyond that the oldest is given up.
+        """
+        connection.retention = None  # what it sent can be asked for on no connection any more
+        older = self.suspended.pop(connection.cid, None)
+        if older is not None:
+            for task in (*self._session.tasks.values(), *self.answered.values()):
+                if task.connection is older.connection:
+                    task.connection = connection
         self.suspended[connection.cid] = Suspended(connection)
+        while len(self.suspended) > self._session.agreed.max_connections:
+            self._give_up(next(iter(self.suspended)))
 
     def handle_timer(self, now_ns: int) -> None:
         """Tasks that nobody asked for in Time2Wait + Time2Retain end; without connections the session does too."""
@@ -54,14 +65,19 @@ class Allegiance:
             if entry.deadline_ns is None:
                 entry.deadline_ns = now_ns + patience
             elif now_ns >= entry.deadline_ns:
-                del self.suspended[cid]
-                session.drop_tasks_of(entry.connection)
-                for tag in [
-                    tag for tag, task in self.answered.items() if task.connection is entry.connection
-                ]:
-                    del self.answered[tag]
+                self._give_up(cid)
         if not session.connections and not self.suspended:
             session.end("no connection was recovered in time")
+
+    def _give_up(self, cid: int) -> None:
+        entry = self.suspended.pop(cid)
+        self._session.drop_tasks_of(entry.connection)
+        self.forget(entry.connection)
+
+    def forget(self, connection: TargetConnection) -> None:
+        """Nothing that was answered on this connection will be asked for again."""
+        for tag in [tag for tag, task in self.answered.items() if task.connection is connection]:
+            del self.answered[tag]
 
     def acknowledged(self, initiator_task_tag: int) -> None:
         """The initiator has the status of this task."""
@@ -89,8 +105,9 @@ class Allegiance:
         if task.state is TaskState.COLLECTING:
             data_out.ask_again(session, task)
         elif task.state is TaskState.READY:
-            connection.ready.append(task)
-            session.node.touched.add(connection)
+            if task not in session.task_set.waiting:
+                connection.ready.append(task)
+                session.node.touched.add(connection)
         elif task.result is not None:
             self.answered.pop(task.initiator_task_tag, None)
             task.state = TaskState.EXECUTING

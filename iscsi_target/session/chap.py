@@ -94,6 +94,15 @@ def answer_challenge(algorithm: int, identifier: int, secret: bytes, challenge: 
     return ALGORITHMS[algorithm](bytes((identifier,)) + secret + challenge)
 
 
+def _refuse_our_own(
+    response: bytes, algorithm: int, identifier: int, secret: bytes, challenge: bytes
+) -> None:
+    """A response that we would have given ourselves proves nothing: one secret serves both directions, or the peer
+    has let us answer our own challenge on another connection (section 9.2.1). Raises AuthenticationFailed."""
+    if hmac.compare_digest(answer_challenge(algorithm, identifier, secret, challenge), response):
+        raise AuthenticationFailed("the peer's CHAP response is the one we would give: both have one secret")
+
+
 class ChapState(enum.Enum):
     """Where the target's side of the exchange stands."""
 
@@ -129,7 +138,9 @@ class ChapTarget:
         raise AuthenticationFailed(f"CHAP keys out of order: {', '.join(sorted(pairs)) or 'none'}")
 
     def _choose(self, offered: str) -> list[Pair]:
-        numbers = [int(item) for item in offered.split(",") if item.isdigit() and len(item) < 4]
+        numbers = [
+            int(item) for item in offered.split(",") if item.isascii() and item.isdigit() and len(item) < 4
+        ]
         chosen = next((number for number in numbers if number in self._chap.algorithms), None)
         if chosen is None:
             raise AuthenticationFailed(f"none of the offered CHAP algorithms is accepted: {offered[:64]!r}")
@@ -151,6 +162,10 @@ class ChapTarget:
             proven |= hmac.compare_digest(wanted, response) and known.name == name
         if not proven:
             raise AuthenticationFailed(f"CHAP response of {name[:64]!r} is wrong")
+        if self._chap.own is not None:
+            _refuse_our_own(
+                response, self._algorithm, self._identifier, self._chap.own.secret, self._challenge
+            )
         answers: list[Pair] = []
         if "CHAP_I" in pairs or "CHAP_C" in pairs:
             answers = self._prove(pairs)
@@ -160,7 +175,11 @@ class ChapTarget:
 
     def _prove(self, pairs: Mapping[str, str]) -> list[Pair]:
         identifier, challenge = pairs.get("CHAP_I", ""), decode_binary(pairs.get("CHAP_C", ""))
-        if not identifier.isdigit() or len(identifier) > 3 or int(identifier) > 255:
+        if (
+            not (identifier.isascii() and identifier.isdigit())
+            or len(identifier) > 3
+            or int(identifier) > 255
+        ):
             raise NegotiationError("CHAP_I is not between 0 and 255")
         if hmac.compare_digest(challenge, self._challenge):
             raise AuthenticationFailed("the peer reflected our challenge")
@@ -183,6 +202,7 @@ class ChapInitiator:
         self._algorithm = 0
         self._identifier = 0
         self._challenge = b""
+        self._offered = False
         self.answered = False
         """Our response is sent."""
         self.finished = False
@@ -195,6 +215,9 @@ class ChapInitiator:
         if not self.answered:
             if "CHAP_C" in pairs:
                 return self._answer(pairs)
+            if self._offered:
+                raise AuthenticationFailed("the target sends no challenge")
+            self._offered = True
             return [("CHAP_A", ",".join(str(number) for number in self._chap.algorithms))]
         if self._chap.accepted:
             self._verify(pairs)
@@ -203,9 +226,17 @@ class ChapInitiator:
 
     def _answer(self, pairs: Mapping[str, str]) -> list[Pair]:
         chosen, identifier = pairs.get("CHAP_A", ""), pairs.get("CHAP_I", "")
-        if not chosen.isdigit() or int(chosen) not in self._chap.algorithms:
+        if (
+            not (chosen.isascii() and chosen.isdigit())
+            or len(chosen) > 3
+            or int(chosen) not in self._chap.algorithms
+        ):
             raise AuthenticationFailed(f"the target chose CHAP algorithm {chosen[:16]!r}")
-        if not identifier.isdigit() or len(identifier) > 3 or int(identifier) > 255:
+        if (
+            not (identifier.isascii() and identifier.isdigit())
+            or len(identifier) > 3
+            or int(identifier) > 255
+        ):
             raise NegotiationError("CHAP_I is not between 0 and 255")
         self._algorithm = int(chosen)
         theirs = decode_binary(pairs["CHAP_C"])
@@ -228,3 +259,4 @@ class ChapInitiator:
         wanted = answer_challenge(self._algorithm, self._identifier, secret, self._challenge)
         if not hmac.compare_digest(wanted, response):
             raise AuthenticationFailed(f"CHAP response of target {name[:64]!r} is wrong")
+        _refuse_our_own(response, self._algorithm, self._identifier, self._own.secret, self._challenge)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from iscsi_target.session.target_session import TargetSession
 
 TASK_SET_FULL = 0x28
+_GAPS = 64
+"""Lost ranges of one sequence that are asked for again; with more of them the command ends."""
 _unpack = CODECS[Opcode.DATA_OUT].unpack
 
 
@@ -60,8 +62,8 @@ def start(session: TargetSession, task: Task, immediate_data: memoryview, final:
         task.unsolicited = Transfer(RESERVED_TAG, len(immediate_data), unsolicited_limit)
     task.state = TaskState.COLLECTING
     task.next_r2t_offset = len(immediate_data)
-    if final and (session.waiting_for_budget or not solicit(session, task)):
-        session.waiting_for_budget.append(task)
+    if final:
+        _ask(session, task)
 
 
 def receive(session: TargetSession, connection: TargetConnection, frame: Frame) -> None:
@@ -71,7 +73,11 @@ def receive(session: TargetSession, connection: TargetConnection, frame: Frame) 
     )
     task = session.tasks.get(initiator_task_tag)
     if task is None or task.state is not TaskState.COLLECTING:
+        if task is None and not session.in_order and session.hold_data(connection, initiator_task_tag, frame):
+            return
         session.ignored_pdus += 1  # the task was answered or aborted while its data were on the way
+        if final and session.management.pending:
+            session.management.transfer_ended(target_transfer_tag)
         return
     if task.connection is not connection:
         raise ProtocolError("Data-Out on another connection than its command (connection allegiance)")
@@ -92,6 +98,10 @@ def receive(session: TargetSession, connection: TargetConnection, frame: Frame) 
     if not _fits(session, transfer, data_sn, buffer_offset, end, final, solicited=solicited):
         session.fail_task(task, fixed_sense(ABORTED_COMMAND, INCORRECT_AMOUNT_OF_DATA))
         return
+    lost = buffer_offset > transfer.offset or not frame.data_digest_ok
+    if lost and len(transfer.missing) >= _GAPS:
+        session.fail_task(task, fixed_sense(ABORTED_COMMAND, PROTOCOL_SERVICE_CRC_ERROR))
+        return
     if buffer_offset > transfer.offset:
         transfer.missing.append((transfer.offset, buffer_offset))
     if frame.data_digest_ok:
@@ -108,7 +118,7 @@ def receive(session: TargetSession, connection: TargetConnection, frame: Frame) 
             task.next_r2t_offset = end
         for start, stop in transfer.missing:
             _send_r2t(session, task, start, min(stop, task.data_out_needed))
-        _advance(session, task)
+        advance(session, task)
 
 
 def _fits(
@@ -129,17 +139,28 @@ def _fits(
     return offset == transfer.offset and data_sn == transfer.data_sn
 
 
-def _advance(session: TargetSession, task: Task) -> None:
+def advance(session: TargetSession, task: Task) -> None:
+    """Ask for the next data, or have the command executed when all are there."""
     if task.complete:
         _ready(session, task)
     elif task.solicited:
         send_r2ts(session, task)
-    elif session.waiting_for_budget or not solicit(session, task):
+    else:
+        _ask(session, task)
+
+
+def _ask(session: TargetSession, task: Task) -> None:
+    """Begin to solicit data, unless it is not yet the task's turn (task attributes) or the budget is used up."""
+    if task in session.task_set.waiting or task in session.waiting_for_budget:
+        return
+    if session.waiting_for_budget or not solicit(session, task):
         session.waiting_for_budget.append(task)
 
 
 def solicit(session: TargetSession, task: Task) -> bool:
     """Ask for the missing data when the session's budget allows it; False: wait for your turn."""
+    if session.dropping:
+        return False
     missing = task.data_out_needed - task.next_r2t_offset
     if session.solicited_bytes and session.solicited_bytes + missing > session.node.limits.solicited_bytes:
         return False
@@ -171,7 +192,7 @@ def ask_again(session: TargetSession, task: Task) -> None:
         task.unsolicited = None
     for start, end in gaps:
         _send_r2t(session, task, start, min(end, task.data_out_needed))
-    _advance(session, task)
+    advance(session, task)
 
 
 def ask_for_all_again(session: TargetSession, connection: TargetConnection) -> None:
@@ -210,5 +231,6 @@ def _ready(session: TargetSession, task: Task) -> None:
         command.expected_data_in_length,
     )
     task.state = TaskState.READY
-    task.connection.ready.append(task)
-    session.node.touched.add(task.connection)
+    if task not in session.task_set.waiting:
+        task.connection.ready.append(task)
+        session.node.touched.add(task.connection)

@@ -3,36 +3,32 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from iscsi_target.errors import ProtocolError
-from iscsi_target.executor import Buffer
+from iscsi_target.session.initiator_aborts import Aborts
 from iscsi_target.session.initiator_events import (
     Answered,
     AsyncReceived,
     CommandEnded,
     LoggedIn,
     Rejected,
-    TaskGone,
     TextAnswered,
 )
 from iscsi_target.session.initiator_login import InitiatorLogin, LoginWish
+from iscsi_target.session.initiator_output import Request
+from iscsi_target.session.initiator_recovery import InitiatorRecovery
 from iscsi_target.session.initiator_session import InitiatorSession, InitiatorTask
-from iscsi_target.session.serial import before
+from iscsi_target.session.keys import When
+from iscsi_target.session.negotiation import Negotiation, Role
 from iscsi_target.session.status_tracker import StatusTracker
 from iscsi_target.wire.codec import CODECS, decode_pdu, encode_pdu
-from iscsi_target.wire.digest import digest_of
+from iscsi_target.wire.derive import MalformedPdu
 from iscsi_target.wire.framing import Frame, Framer
-from iscsi_target.wire.opcodes import RESERVED_TAG, Opcode, SnackType, TaskFunction, TaskResponse
-from iscsi_target.wire.requests import (
-    LogoutRequest,
-    NopOut,
-    SnackRequest,
-    TaskManagementRequest,
-    TextRequest,
-)
+from iscsi_target.wire.opcodes import RESERVED_TAG, AsyncEvent, Opcode, RejectReason, SnackType
+from iscsi_target.wire.requests import NopOut, TaskManagementRequest, TextRequest
 from iscsi_target.wire.responses import (
     R2T,
     AsyncMessage,
@@ -44,15 +40,11 @@ from iscsi_target.wire.responses import (
     TaskManagementResponse,
     TextResponse,
 )
+from iscsi_target.wire.text import Pair
 
 _MASK = 0xFFFFFFFF
 _TEXT_LIMIT_BYTES = 4 * 1024 * 1024
-_SEND_AHEAD_BYTES = 256 * 1024
-"""Commands are numbered only while less than this waits to be written, so that a slow connection does not hold up the
-CmdSN order of the others for long."""
 
-_pack_command = CODECS[Opcode.SCSI_COMMAND].pack
-_pack_data_out = CODECS[Opcode.DATA_OUT].pack
 _unpack_data_in = CODECS[Opcode.DATA_IN].unpack
 
 _STATUS_BEARING = (
@@ -64,53 +56,29 @@ _STATUS_BEARING = (
     AsyncMessage,
 )
 
-Request = NopOut | TextRequest | LogoutRequest | TaskManagementRequest
 
-
-class InitiatorConnection:
+class InitiatorConnection(InitiatorRecovery):
     """See the module. After `receive` and `start` the shell drains ``session.events`` and writes `take_output`."""
 
     def __init__(
         self, session: InitiatorSession, wish: LoginWish, *, random_bytes: Callable[[int], bytes]
     ) -> None:
-        self.session = session
-        self.cid = wish.cid
-        self.full_feature = False
-        self.output_bytes = 0
-        self.outstanding = 0
-        """SCSI commands without status on this connection, sent or waiting."""
+        super().__init__(session, wish.cid)
         self._wish = wish
         self._framer = Framer(max_data_segment_length=65536)
         self._login = InitiatorLogin(
             wish, cmd_sn=session.cmd_sn, task_tag=session.new_task_tag(), random_bytes=random_bytes
         )
-        self._output: list[Buffer] = []
-        self._pending: deque[InitiatorTask | tuple[type[Request], dict[str, object]]] = deque()
-        self._exp_stat_sn = 0
-        self._statuses = StatusTracker()
-        self._held_statuses: dict[int, int] = {}
-        """Task tag to StatSN of tasks whose status came before all of their data."""
-        self._recovering = False
-        self._unanswered: dict[int, tuple[type[Request], dict[str, object], int]] = {}
-        """Numbered requests other than SCSI commands, with their CmdSN (only with recovery)."""
-        self._reassigning: dict[int, InitiatorTask] = {}
+        self._aborts = Aborts(session)
         self._texts: dict[int, bytes] = {}
-        self._header_digest = False
-        self._data_digest = False
-        self._max_send = 8192
+        self._in_order = True
+        """Data-In come in the order of their offsets."""
 
     # -- wishes -------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Begin the login."""
         self._append(encode_pdu(self._login.start()))
-
-    def submit(self, task: InitiatorTask) -> None:
-        """Queue a SCSI command; it leaves when the command window allows it."""
-        self.session.tasks[task.initiator_task_tag] = task
-        self.outstanding += 1
-        self._pending.append(task)
-        self.session.touched.add(self)
 
     def request(self, kind: type[Request], **fields: object) -> int:
         """Queue another numbered request; returns its task tag. Immediate ones leave at once."""
@@ -123,74 +91,17 @@ class InitiatorConnection:
             self.session.touched.add(self)
         return tag
 
-    def take_over(self, old: InitiatorConnection) -> None:
-        """Go on with everything that was under way on `old`, which is gone (error recovery level 2, section 7.2.2)."""
-        old.full_feature = False
-        for item in old._pending:
-            if isinstance(item, InitiatorTask):
-                item.connection = self
-            self._pending.append(item)
-        old._pending.clear()
-        for tag, (kind, fields, cmd_sn) in old._unanswered.items():
-            if before(cmd_sn, self.session.exp_cmd_sn):
-                self.session.events.append(TaskGone(tag))
-            else:
-                self._send_request(kind, fields, cmd_sn)
-        old._unanswered.clear()
-        for task in [task for task in self.session.tasks.values() if task.connection is old]:
-            self._reassign(task)
-        self.outstanding += old.outstanding
-        old.outstanding = 0
-        self.session.touched.add(self)
-
-    def _reassign(self, task: InitiatorTask) -> None:
-        task.connection = self
-        task.pending_status = None
-        if task.missing:
-            task.restart()
-        tag = self.request(
-            TaskManagementRequest,
-            immediate=True,
-            function=TaskFunction.TASK_REASSIGN,
-            lun=task.lun_field,
-            referenced_task_tag=task.initiator_task_tag,
-            ref_cmd_sn=task.cmd_sn,
-            exp_data_sn=task.next_data_sn,
-        )
-        self._reassigning[tag] = task
-
-    def _reassigned(self, task: InitiatorTask, response: int) -> None:
-        """The target's answer: it goes on, or it never saw the command and has to be told again."""
-        session = self.session
-        if response == TaskResponse.FUNCTION_COMPLETE or task.initiator_task_tag not in session.tasks:
-            return
-        if response == TaskResponse.TASK_DOES_NOT_EXIST and not before(task.cmd_sn, session.exp_cmd_sn):
-            task.restart()
-            self._send_command(task, task.cmd_sn)
-            return
-        del session.tasks[task.initiator_task_tag]
-        self.outstanding -= 1
-        session.events.append(TaskGone(task.initiator_task_tag))
-
-    def admit(self) -> None:
-        """Number and send what waits, as far as the window and the connection allow."""
-        session = self.session
-        while (
-            self._pending and session.window and self.output_bytes < _SEND_AHEAD_BYTES and self.full_feature
-        ):
-            item = self._pending.popleft()
-            if isinstance(item, InitiatorTask):
-                if item.initiator_task_tag in session.tasks:
-                    self._send_command(item)
-            else:
-                self._send_request(*item)
-
-    def take_output(self) -> list[Buffer]:
-        """The buffers to write, in order; they are handed over once."""
-        self.admit()
-        output, self._output = self._output, []
-        self.output_bytes = 0
-        return output
+    def _send_request(self, kind: type[Request], fields: dict[str, Any], cmd_sn: int | None = None) -> int:
+        cmd_sn = super()._send_request(kind, fields, cmd_sn)
+        if kind is TaskManagementRequest:
+            self._aborts.request_sent(
+                fields["initiator_task_tag"],
+                fields["function"],
+                fields.get("lun", bytes(8)),
+                fields.get("referenced_task_tag", RESERVED_TAG),
+                cmd_sn,
+            )
+        return cmd_sn
 
     @property
     def declared(self) -> dict[str, str]:
@@ -209,13 +120,29 @@ class InitiatorConnection:
                 if not self._recovering:
                     raise ProtocolError("data digest error in a PDU other than Data-In")
                 continue  # its StatSN stays open and is asked for again
-            pdu = decode_pdu(frame.whole())
+            try:
+                pdu = decode_pdu(frame.whole())
+            except MalformedPdu as error:
+                raise ProtocolError(str(error)) from None
             if not self.full_feature:
                 if not isinstance(pdu, LoginResponse):
                     raise ProtocolError(f"opcode {frame.opcode:#04x} during the login phase")
                 self._login_response(pdu)
             else:
                 self._full_feature(pdu)
+
+    def expect_segments(self, length: int) -> None:
+        """MaxRecvDataSegmentLength is about to be declared anew: take the longer ones until the target has answered."""
+        self._framer.max_data_segment_length = max(self._framer.max_data_segment_length, length)
+
+    def segments_declared(self, length: int, answer: Sequence[Pair]) -> None:
+        """The target has taken our declaration, and may have made its own. Raises NegotiationError."""
+        negotiation = Negotiation(Role.INITIATOR, self._wish.parameters)
+        negotiation.declare()
+        negotiation.receive(answer, When.FULL_FEATURE)
+        self._framer.max_data_segment_length = length
+        if any(key == "MaxRecvDataSegmentLength" for key, _ in answer):
+            self._max_send = negotiation.agreed().max_send_data_segment_length & ~3
 
     # -- login --------------------------------------------------------------------------------------------------
 
@@ -235,105 +162,21 @@ class InitiatorConnection:
             session.update_window(pdu.exp_cmd_sn, pdu.max_cmd_sn)
         self._exp_stat_sn = (pdu.stat_sn + 1) & _MASK
         self._statuses = StatusTracker(self._exp_stat_sn)
-        self._max_send = agreed.max_send_data_segment_length
+        self._max_send = agreed.max_send_data_segment_length & ~3  # whole words (section 11.7.7)
         self._header_digest = agreed.header_digest == "CRC32C"
         self._data_digest = agreed.data_digest == "CRC32C"
         self._framer.header_digest = self._header_digest
         self._framer.data_digest = self._data_digest
         self._framer.max_data_segment_length = agreed.max_recv_data_segment_length
         self._recovering = session.agreed.error_recovery_level > 0
+        self._in_order = (
+            not self._recovering
+            and session.agreed.data_pdu_in_order
+            and session.agreed.data_sequence_in_order
+        )
         self.full_feature = True
         session.connections[self.cid] = self
         session.events.append(LoggedIn(self.cid))
-
-    # -- full-feature phase, out --------------------------------------------------------------------------------
-
-    def _send_command(self, task: InitiatorTask, cmd_sn: int | None = None) -> None:
-        session = self.session
-        agreed = session.agreed
-        task.cmd_sn = session.take_cmd_sn() if cmd_sn is None else cmd_sn
-        task.cmd_sn_assigned = True
-        data = task.data_out
-        write = bool(len(data))
-        immediate = data[:0]
-        burst = 0
-        if write:
-            burst = min(agreed.first_burst_length, len(data))
-            if agreed.immediate_data:
-                immediate = data[: min(burst, self._max_send)]
-        unsolicited = write and not agreed.initial_r2t and len(immediate) < burst
-        header = _pack_command(
-            task.immediate,
-            not unsolicited,
-            task.data_in is not None,
-            write,
-            task.attr,
-            0,
-            len(immediate),
-            task.lun_field,
-            task.initiator_task_tag,
-            task.expected_length,
-            task.cmd_sn,
-            self._exp_stat_sn,
-            task.cdb,
-        )
-        self._emit(header, (immediate,) if len(immediate) else (), len(immediate))
-        if unsolicited:
-            self._send_data(task, RESERVED_TAG, len(immediate), burst)
-
-    def _send_data(self, task: InitiatorTask, target_transfer_tag: int, offset: int, end: int) -> None:
-        data_sn = 0
-        while offset < end:
-            stop = min(offset + self._max_send, end)
-            header = _pack_data_out(
-                False,
-                stop == end,
-                0,
-                stop - offset,
-                task.lun_field,
-                task.initiator_task_tag,
-                target_transfer_tag,
-                self._exp_stat_sn,
-                data_sn,
-                offset,
-            )
-            self._emit(header, (task.data_out[offset:stop],), stop - offset)
-            data_sn += 1
-            offset = stop
-
-    def _send_request(
-        self, kind: type[Request], fields: dict[str, object], cmd_sn: int | None = None
-    ) -> None:
-        session = self.session
-        if fields.get("immediate"):
-            cmd_sn = session.cmd_sn
-        else:
-            cmd_sn = session.take_cmd_sn() if cmd_sn is None else cmd_sn
-            tag = fields["initiator_task_tag"]
-            if self._recovering and isinstance(tag, int):
-                self._unanswered[tag] = (kind, fields, cmd_sn)
-        pdu = kind(cmd_sn=cmd_sn, exp_stat_sn=self._exp_stat_sn, **fields)  # type: ignore[arg-type]
-        self._emit(CODECS[pdu.OPCODE].header(pdu), (pdu.data,) if pdu.data else (), len(pdu.data))
-
-    def _emit(self, header: bytes, data: Iterable[Buffer], size: int) -> None:
-        output = self._output
-        if self._header_digest:
-            header += digest_of((header,))
-        output.append(header)
-        if size:
-            output.extend(data)
-            padding = bytes(-size % 4)
-            if self._data_digest:
-                output.append(padding + digest_of((*data, padding)))
-            elif padding:
-                output.append(padding)
-        self.output_bytes += len(header) + size
-        self.session.touched.add(self)
-
-    def _append(self, encoded: bytes) -> None:
-        self._output.append(encoded)
-        self.output_bytes += len(encoded)
-        self.session.touched.add(self)
 
     # -- full-feature phase, in ---------------------------------------------------------------------------------
 
@@ -374,8 +217,10 @@ class InitiatorConnection:
             return  # the task was given up while its data were on the way
         if task.data_in is None or offset + size > len(task.data_in):
             raise ProtocolError("Data-In beyond what the command expects")
-        if self._recovering and not self._take_data_sn(task, data_sn):
+        if not self._in_turn(task, data_sn):
             return
+        if size and offset != task.received and self._in_order:
+            raise ProtocolError(f"Data-In with buffer offset {offset} where {task.received} comes next")
         task.data_in[offset : offset + size] = frame.data
         task.received += size
         if acknowledge and self._recovering:
@@ -386,69 +231,14 @@ class InitiatorConnection:
         elif task.pending_status is not None and not task.missing:
             self._conclude(task, task.pending_status)
 
-    # -- recovery within the connection (RFC 7143 section 7.2, error recovery level 1) ---------------------------
-
-    def _take_data_sn(self, task: InitiatorTask, data_sn: int) -> bool:
-        """Note the DataSN and ask for what was skipped; False for a duplicate."""
-        if data_sn in task.missing:
-            task.missing.discard(data_sn)
-            return True
-        if data_sn < task.next_data_sn:
-            return False
-        self._data_gap(task, data_sn)
-        task.next_data_sn = data_sn + 1
+    def _in_turn(self, task: InitiatorTask, data_sn: int) -> bool:
+        """Note a DataSN or R2TSN; False for a duplicate. Without recovery one out of turn is an error (section 7.9)."""
+        if self._recovering:
+            return self._take_data_sn(task, data_sn)
+        if data_sn != task.next_data_sn:
+            raise ProtocolError(f"DataSN {data_sn} where {task.next_data_sn} comes next")
+        task.next_data_sn += 1
         return True
-
-    def _data_gap(self, task: InitiatorTask, end: int) -> None:
-        """Everything before DataSN `end` that has not come was lost: ask for it."""
-        if end <= task.next_data_sn:
-            return
-        begin = task.next_data_sn
-        task.missing.update(range(begin, end))
-        task.next_data_sn = end
-        self._snack(SnackType.DATA_OR_R2T, begin, end - begin, task.initiator_task_tag, task.lun_field)
-
-    def _take_status(self, stat_sn: int, task_tag: int = RESERVED_TAG) -> bool:
-        """Number a status; with recovery: ask for those that were skipped, and False for a duplicate.
-
-        The status of a task is not acknowledged before its data are complete: the target would forget them.
-        """
-        if not self._recovering:
-            self._exp_stat_sn = (stat_sn + 1) & _MASK
-            return True
-        new, gap = self._statuses.take(stat_sn)
-        if new and task_tag in self.session.tasks:
-            self._held_statuses[task_tag] = stat_sn
-        self._acknowledge()
-        if gap is not None:
-            self._snack(SnackType.STATUS, *gap, RESERVED_TAG, bytes(8))
-        return new
-
-    def _acknowledge(self) -> None:
-        self._exp_stat_sn = self._statuses.expected
-        for stat_sn in self._held_statuses.values():
-            if before(stat_sn, self._exp_stat_sn):
-                self._exp_stat_sn = stat_sn
-
-    def _snack(
-        self,
-        kind: SnackType,
-        beg_run: int,
-        run_length: int,
-        task_tag: int,
-        lun_field: bytes,
-        target_transfer_tag: int = RESERVED_TAG,
-    ) -> None:
-        request = SnackRequest(
-            type_=kind,
-            lun=lun_field,
-            initiator_task_tag=task_tag,
-            target_transfer_tag=target_transfer_tag,
-            exp_stat_sn=self._exp_stat_sn,
-            beg_run=beg_run,
-            run_length=run_length,
-        )
-        self._emit(CODECS[Opcode.SNACK_REQUEST].header(request), (), 0)
 
     def _full_feature(self, pdu: object) -> None:
         session = self.session
@@ -457,16 +247,35 @@ class InitiatorConnection:
         if isinstance(pdu, ScsiResponse):
             task = session.tasks.get(pdu.initiator_task_tag)
             if task is not None and task.connection is self:
-                if self._recovering and task.data_in is not None:
+                if task.data_in is not None and self._recovering:
                     self._data_gap(task, pdu.exp_data_sn)
+                elif task.data_in is not None and pdu.exp_data_sn > task.next_data_sn:
+                    raise ProtocolError(
+                        f"ExpDataSN {pdu.exp_data_sn}, and DataSN {task.next_data_sn} has not come"
+                    )
                 sense = pdu.data[2 : 2 + int.from_bytes(pdu.data[:2], "big")]
                 self._end(
-                    task, pdu.response, pdu.status, sense, pdu.overflow, pdu.underflow, pdu.residual_count
+                    task,
+                    pdu.response,
+                    pdu.status,
+                    sense,
+                    pdu.overflow,
+                    pdu.underflow,
+                    pdu.residual_count,
+                    (
+                        pdu.bidirectional_read_overflow,
+                        pdu.bidirectional_read_underflow,
+                        pdu.bidirectional_read_residual_count,
+                    ),
                 )
         elif isinstance(pdu, R2T):
             session.update_window(pdu.exp_cmd_sn, pdu.max_cmd_sn)
             task = session.tasks.get(pdu.initiator_task_tag)
-            if task is None or task.connection is not self:
+            if task is None or task.connection is not self or task.stopped:
+                return
+            # Only Data-In and R2Ts of one bidirectional command are numbered together (section 4.2.2.4); a lost R2T
+            # of a write is replaced by the target without being asked.
+            if task.data_in is not None and not self._in_turn(task, pdu.r2t_sn):
                 return
             end = pdu.buffer_offset + pdu.desired_data_transfer_length
             if end > len(task.data_out) or not pdu.desired_data_transfer_length:
@@ -489,11 +298,19 @@ class InitiatorConnection:
             self._reassigned(self._reassigning.pop(pdu.initiator_task_tag), pdu.response)
         elif isinstance(pdu, LogoutResponse | TaskManagementResponse):
             self._unanswered.pop(pdu.initiator_task_tag, None)
+            if isinstance(pdu, TaskManagementResponse):
+                self._aborts.answered(pdu.initiator_task_tag, pdu.response)
             session.events.append(Answered(pdu.initiator_task_tag, pdu))
         elif isinstance(pdu, Reject):
+            if pdu.reason == RejectReason.DATA_DIGEST_ERROR and self._send_spoilt_again(
+                pdu.data.ljust(48, b"\0")
+            ):
+                return
             tag = int.from_bytes(pdu.data[16:20], "big") if len(pdu.data) >= 48 else RESERVED_TAG
             session.events.append(Rejected(tag, pdu))
         elif isinstance(pdu, AsyncMessage):
+            if pdu.async_event == AsyncEvent.TASKS_TERMINATED:
+                self._tasks_terminated(pdu)
             session.events.append(AsyncReceived(self.cid, pdu))
         else:
             raise ProtocolError(f"a {type(pdu).__name__} from the target in full-feature phase")
@@ -516,6 +333,7 @@ class InitiatorConnection:
         overflow: bool,
         underflow: bool,
         residual_count: int,
+        read_residual: tuple[bool, bool, int] = (False, False, 0),
     ) -> None:
         data_in = task.data_in if task.data_in is not None else memoryview(b"")
         ended = CommandEnded(
@@ -528,6 +346,7 @@ class InitiatorConnection:
             overflow,
             underflow,
             residual_count,
+            *read_residual,
         )
         if task.missing:
             task.pending_status = ended
@@ -537,12 +356,18 @@ class InitiatorConnection:
     def _conclude(self, task: InitiatorTask, ended: CommandEnded) -> None:
         session = self.session
         del session.tasks[task.initiator_task_tag]
-        self.outstanding -= 1
-        if self._held_statuses.pop(task.initiator_task_tag, None) is not None:
-            self._acknowledge()
+        self.forget(task)
         session.events.append(replace(ended, data_in=ended.data_in[: task.received], received=task.received))
         if self._pending:
             session.touched.add(self)
+
+    def _tasks_terminated(self, pdu: AsyncMessage) -> None:
+        """Stop sending for the logical unit, then acknowledge with a NOP-Out that names it (section 11.9.1)."""
+        self._aborts.terminated(pdu.lun)
+        answer = NopOut(
+            immediate=True, lun=pdu.lun, cmd_sn=self.session.cmd_sn, exp_stat_sn=self._exp_stat_sn
+        )
+        self._emit(CODECS[Opcode.NOP_OUT].header(answer), (), 0)
 
     def _answer_ping(self, pdu: NopIn) -> None:
         answer = NopOut(

@@ -35,6 +35,11 @@ class CommandEnded:
     overflow: bool
     underflow: bool
     residual_count: int
+    """Of a bidirectional command: the residual of its Data-Out."""
+    read_overflow: bool = False
+    read_underflow: bool = False
+    read_residual_count: int = 0
+    """The residual of the Data-In of a bidirectional command (section 11.4.5.2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +68,10 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class TaskGone:
-    """After the loss of a connection the target knows nothing of this request, and it cannot be sent again."""
+    """The task or request ended without an answer of its own; `text` says why."""
 
     initiator_task_tag: int
+    text: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from iscsi_target.wire.responses import LoginResponse
 from iscsi_target.wire.text import Pair, decode_text, encode_text
 
 _EXCHANGES_LIMIT = 32
+_REDIRECTION = 1
 _TEXT_LIMIT_BYTES = 64 * 1024
 
 
@@ -93,10 +94,11 @@ class InitiatorLogin:
         status = response.status_class << 8 | response.status_detail
         self.last_response = response
         if status:
-            text = ""
-            if response.status_class == 1:
-                text = "; ".join(value for key, value in decode_text(response.data) if key == "TargetAddress")
-            raise LoginFailed(status, text)
+            addresses: tuple[str, ...] = ()
+            if response.status_class == _REDIRECTION:
+                pairs = decode_text(response.data)
+                addresses = tuple(value for key, value in pairs if key == "TargetAddress")
+            raise LoginFailed(status, "; ".join(addresses), target_addresses=addresses)
         if response.initiator_task_tag != self._task_tag or response.isid != self._wish.isid:
             raise NegotiationError("a Login Response to another login")
         if response.csg != self._stage:
@@ -136,6 +138,9 @@ class InitiatorLogin:
                 raise NegotiationError(f"transition to stage {response.nsg}")
             if answers:
                 raise NegotiationError("the target ends the negotiation with open questions")
+            wish = self._wish
+            if wish.target_name and (not response.tsih or wish.tsih not in (0, response.tsih)):
+                raise NegotiationError(f"TSIH {response.tsih} in the last Login Response")
             return None
         return self._request(answers, transit=True)
 

@@ -51,6 +51,11 @@ class Negotiation:
         self._segment_length_declared = False
         self.declared: dict[str, str] = {}
 
+    @property
+    def segment_length_received(self) -> bool:
+        """The peer has declared a MaxRecvDataSegmentLength."""
+        return "MaxRecvDataSegmentLength" in self._settled
+
     def start_phase(self) -> None:
         """A new negotiation sequence: keys that may be negotiated again (full-feature phase) may come once more."""
         self._settled.clear()

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 
 from iscsi_target.errors import SessionRefused
 from iscsi_target.executor import LogicalUnits
+from iscsi_target.session.access import AccessList
 from iscsi_target.session.chap import Chap, chap_for_any
+from iscsi_target.session.counters import TargetStatistics, TrafficTable, by_lun, total
 from iscsi_target.session.events import ConnectionAdded, Event, SessionEnded, SessionEstablished
 from iscsi_target.session.limits import Limits
 from iscsi_target.session.parameters import Parameters
+from iscsi_target.session.task_set import TaskSet
 from iscsi_target.wire.lun import lun_to_bytes
 from iscsi_target.wire.names import name_problem
 from iscsi_target.wire.opcodes import AsyncEvent, LoginStatus
@@ -31,7 +34,9 @@ class Target:
     logical_units: LogicalUnits
     alias: str = ""
     allowed_initiators: frozenset[str] | None = None
-    """Initiator names that may log in; None: all."""
+    """Initiator names that may log in; None: all. Short for an access list with just that."""
+    access: AccessList | None = None
+    """Who may log in, and what it sees; None: everybody, everything."""
     chap: Chap | None = None
     """What initiators have to prove, and how we prove ourselves; None: no authentication."""
     moved_to: str = ""
@@ -43,9 +48,31 @@ class Target:
         if problem is not None:
             raise ValueError(f"{self.name!r} is no iSCSI name: {problem}")
 
-    def admits(self, initiator_name: str) -> bool:
-        """True when this initiator may log in (before authentication)."""
-        return self.allowed_initiators is None or initiator_name in self.allowed_initiators
+    def may_admit(self, initiator_name: str, address: str) -> bool:
+        """Whether this initiator may log in once it has proven itself."""
+        if self.allowed_initiators is not None and initiator_name not in self.allowed_initiators:
+            return False
+        return self.access is None or self.access.may_fit(initiator_name, address)
+
+    def shows_to(self, initiator_name: str, address: str, chap_name: str) -> bool:
+        """Whether discovery names this target to an initiator; `chap_name`: what it has proven."""
+        if self.allowed_initiators is not None and initiator_name not in self.allowed_initiators:
+            return False
+        return self.access is None or self.access.shows_to(initiator_name, address, chap_name)
+
+    def view_for(self, initiator_name: str, address: str, chap_name: str) -> str:
+        """Admit an initiator that has proven itself as `chap_name` (empty: not at all): the name under which the
+        logical units know what it sees. Raises SessionRefused."""
+        if self.access is None:
+            return initiator_name
+        rule = self.access.find(initiator_name, address, chap_name)
+        if rule is None:
+            proven = f" as CHAP name {chap_name[:64]!r}" if chap_name else ""
+            raise SessionRefused(
+                LoginStatus.NOT_FOUND if self.access.hidden else LoginStatus.AUTHORIZATION_FAILURE,
+                f"no access rule of {self.name} admits {initiator_name} from {address}{proven}",
+            )
+        return self.access.view_of(rule) if rule.masks else initiator_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +104,11 @@ class TargetNode:
         self.limits = limits or Limits()
         self.alias = alias
         self.portals: tuple[Portal, ...] = ()
+        self.now_ns = 0
+        """The time of the read that is worked on."""
+        self.past_traffic: dict[str, TrafficTable] = {}
+        """Counters of the sessions that ended, by target name."""
+        self._task_sets: dict[str, TaskSet] = {}
         self.sessions: dict[int, TargetSession] = {}
         self.events: deque[Event] = deque(maxlen=10_000)
         self.touched: set[TargetConnection] = set()
@@ -88,14 +120,16 @@ class TargetNode:
         discovery does too; a shell may set it otherwise."""
         self._last_tsih = 0
 
-    def find(self, target_name: str, initiator_name: str) -> Target:
-        """The target for a login. Raises SessionRefused: not found, or this initiator may not."""
+    def find(self, target_name: str, initiator_name: str, address: str = "") -> Target:
+        """The target for a login from an address. Raises SessionRefused: not found, or this initiator may not."""
         target = self.targets.get(target_name)
         if target is None:
             raise SessionRefused(LoginStatus.NOT_FOUND, f"there is no target {target_name[:223]!r}")
-        if not target.admits(initiator_name):
+        if not target.may_admit(initiator_name, address):
+            hidden = target.access is not None and target.access.hidden
             raise SessionRefused(
-                LoginStatus.AUTHORIZATION_FAILURE, f"{initiator_name!r} may not log in to {target_name}"
+                LoginStatus.NOT_FOUND if hidden else LoginStatus.AUTHORIZATION_FAILURE,
+                f"no access rule of {target_name} admits {initiator_name} from {address or 'anywhere'}",
             )
         if target.moved_to:
             raise SessionRefused(
@@ -105,9 +139,11 @@ class TargetNode:
             )
         return target
 
-    def visible_targets(self, initiator_name: str) -> list[Target]:
-        """The targets that SendTargets=All tells this initiator of."""
-        return [target for target in self.targets.values() if target.admits(initiator_name)]
+    def visible_targets(self, initiator_name: str, address: str = "", chap_name: str = "") -> list[Target]:
+        """The targets that SendTargets=All tells this initiator of; `chap_name`: what it has proven."""
+        return [
+            target for target in self.targets.values() if target.shows_to(initiator_name, address, chap_name)
+        ]
 
     def establish(self, session: TargetSession, connection: TargetConnection, *, initial_cmd_sn: int) -> None:
         """A leading login is complete: end an older session of the same nexus, assign the TSIH, count it in.
@@ -127,7 +163,7 @@ class TargetNode:
         self.sessions[session.tsih] = session
         if session.target is not None:
             session.target.logical_units.i_t_nexus_established(
-                session.initiator_name, session.initiator_port, session.portal_group_tag
+                session.view, session.initiator_port, session.portal_group_tag
             )
         name = session.target.name if session.target is not None else ""
         self.events.append(
@@ -135,7 +171,13 @@ class TargetNode:
         )
 
     def session_to_join(
-        self, tsih: int, initiator_name: str, isid: bytes, target: Target | None, cid: int
+        self,
+        tsih: int,
+        initiator_name: str,
+        isid: bytes,
+        target: Target | None,
+        cid: int,
+        portal_group_tag: int,
     ) -> TargetSession:
         """The session that a login with a TSIH wants to add a connection to. Raises SessionRefused."""
         session = self.sessions.get(tsih)
@@ -145,6 +187,11 @@ class TargetNode:
             )
         if session.target is not target:
             raise SessionRefused(LoginStatus.CANNOT_INCLUDE_IN_SESSION, "the session is with another target")
+        if session.portal_group_tag != portal_group_tag:
+            raise SessionRefused(
+                LoginStatus.CANNOT_INCLUDE_IN_SESSION,
+                f"the session is with portal group {session.portal_group_tag}, this portal is in {portal_group_tag}",
+            )
         if cid not in session.connections and len(session.connections) >= session.agreed.max_connections:
             raise SessionRefused(
                 LoginStatus.TOO_MANY_CONNECTIONS,
@@ -176,6 +223,7 @@ class TargetNode:
         name = ""
         if session.target is not None:
             name = session.target.name
+            self.past_traffic.setdefault(name, TrafficTable()).take_over(session.traffic)
             session.target.logical_units.i_t_nexus_loss(session.initiator_port, session.portal_group_tag)
         self.events.append(SessionEnded(session.initiator_name, name, session.tsih, text))
 
@@ -186,6 +234,37 @@ class TargetNode:
             return False
         for connection in session.connections.values():
             connection.send_async(AsyncEvent.LOGOUT_REQUESTED, parameters=(0, 0, time_s))
+        return True
+
+    def request_negotiation(self, tsih: int, time_s: int) -> bool:
+        """Ask the initiator to negotiate within `time_s` (async event 4); False: there is no such session."""
+        session = self.sessions.get(tsih)
+        if session is None:
+            return False
+        for connection in session.connections.values():
+            connection.send_async(AsyncEvent.NEGOTIATION_REQUESTED, parameters=(0, 0, time_s))
+        return True
+
+    def drop_connection(self, tsih: int, cid: int, text: str = "dropped by the target") -> bool:
+        """Drop one connection, and say so on it (async event 2); False: there is no such connection."""
+        session = self.sessions.get(tsih)
+        connection = None if session is None else session.connections.get(cid)
+        if session is None or connection is None:
+            return False
+        times = (session.agreed.default_time2wait, session.agreed.default_time2retain)
+        connection.send_async(AsyncEvent.CONNECTION_DROPPED, parameters=(cid, *times))
+        connection.fail(text)
+        return True
+
+    def drop_session(self, tsih: int, text: str = "dropped by the target") -> bool:
+        """Drop a session, and say so on every connection (async event 3); False: there is no such session."""
+        session = self.sessions.get(tsih)
+        if session is None:
+            return False
+        times = (session.agreed.default_time2wait, session.agreed.default_time2retain)
+        for connection in session.connections.values():
+            connection.send_async(AsyncEvent.SESSION_DROPPED, parameters=(0, *times))
+        session.end(text)
         return True
 
     def report_scsi_event(self, target: Target, lun: int, sense: bytes) -> int:
@@ -200,13 +279,33 @@ class TargetNode:
 
     def handle_timer(self, now_ns: int) -> None:
         """Time has passed: connections that nobody recovered are given up."""
+        self.now_ns = now_ns
         for session in list(self.sessions.values()):
+            session.management.handle_timer(now_ns)
             if session.allegiance.suspended:
                 session.allegiance.handle_timer(now_ns)
+
+    def task_set_of(self, target: Target | None) -> TaskSet:
+        """The task sets that the sessions with a target share; those of a discovery session stay empty."""
+        if target is None:
+            return TaskSet(None)
+        return self._task_sets.setdefault(target.name, TaskSet(target.logical_units))
 
     def sessions_of(self, target: Target | None) -> list[TargetSession]:
         """The sessions with one target."""
         return [session for session in self.sessions.values() if session.target is target]
+
+    def statistics(self) -> tuple[TargetStatistics, ...]:
+        """The counters of every target, ended sessions included."""
+        found = []
+        for name, target in self.targets.items():
+            sessions = self.sessions_of(target)
+            tables = [session.traffic for session in sessions]
+            if name in self.past_traffic:
+                tables.append(self.past_traffic[name])
+            luns = by_lun(tables)
+            found.append(TargetStatistics(name, len(sessions), total(luns), luns))
+        return tuple(found)
 
     def _same_nexus(self, new: TargetSession) -> TargetSession | None:
         for session in self.sessions.values():

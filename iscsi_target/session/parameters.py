@@ -45,7 +45,7 @@ class Parameters:
     data_pdu_in_order: bool = True
     data_sequence_in_order: bool = True
     error_recovery_level: int = 0
-    task_reporting: tuple[str, ...] = ("RFC3720",)
+    task_reporting: tuple[str, ...] = ("RFC3720", "ResponseFence", "FastAbort")
     iscsi_protocol_level: int = 2
 
     def __post_init__(self) -> None:

@@ -13,7 +13,7 @@ from iscsi_target.executor import Buffer
 from iscsi_target.session.serial import add, before
 from iscsi_target.wire.codec import CODECS
 from iscsi_target.wire.framing import Frame
-from iscsi_target.wire.opcodes import RESERVED_TAG, Opcode, RejectReason, SnackType
+from iscsi_target.wire.opcodes import BHS_BYTES, RESERVED_TAG, Opcode, RejectReason, SnackType
 
 if TYPE_CHECKING:
     from iscsi_target.session.target_connection import TargetConnection
@@ -33,11 +33,16 @@ class Sent(NamedTuple):
     size: int
 
 
+def _cost(sent: Sent) -> int:
+    """What keeping a PDU takes, in bytes: one without data is not free."""
+    return sent.size + BHS_BYTES
+
+
 class Retention:
     """What one connection has sent and the initiator has not acknowledged.
 
-    At most `limit` statuses and `limit_bytes` of data are kept; beyond it the oldest cannot be sent again.
-    `on_acknowledged` is told the task tags that are forgotten.
+    At most `limit` statuses, and `limit_bytes` of headers and data, are kept; beyond it the oldest cannot be sent
+    again. `on_acknowledged` is told the task tags that are forgotten.
     """
 
     def __init__(self, limit: int, limit_bytes: int, on_acknowledged: Callable[[int], None]) -> None:
@@ -52,8 +57,10 @@ class Retention:
 
     def keep_status(self, stat_sn: int, initiator_task_tag: int, sent: Sent) -> None:
         """A status-bearing PDU left."""
+        again = self._statuses.get(stat_sn)
+        self.kept_bytes += _cost(sent) - (_cost(again[0]) if again is not None else 0)
         self._statuses[stat_sn] = (sent, initiator_task_tag)
-        while len(self._statuses) > self._limit:
+        while self._statuses and (len(self._statuses) > self._limit or self.kept_bytes > self._limit_bytes):
             self._forget(next(iter(self._statuses)))
 
     def keep_data(
@@ -61,7 +68,7 @@ class Retention:
     ) -> None:
         """A Data-In (by DataSN, with its source) or an R2T (by R2TSN) left."""
         kept = self._data.setdefault(initiator_task_tag, {})
-        self.kept_bytes += sent.size - (kept[sn].size if sn in kept else 0)
+        self.kept_bytes += _cost(sent) - (_cost(kept[sn]) if sn in kept else 0)
         kept[sn] = sent
         while self.kept_bytes > self._limit_bytes:
             oldest = next(iter(self._data))
@@ -82,12 +89,15 @@ class Retention:
             return False
         kept = self._data.get(initiator_task_tag, {})
         for sn in [sn for sn in kept if sn < beg_run]:
-            self.kept_bytes -= kept.pop(sn).size
+            self.kept_bytes -= _cost(kept.pop(sn))
         return True
 
     def source_again(self, initiator_task_tag: int, snack_tag: int, burst: int) -> DataInSource | None:
         """R-Data: everything that is not acknowledged of a task's Data-In, to be cut anew; None: not there."""
-        source, kept = self._sources.get(initiator_task_tag), self._data.get(initiator_task_tag)
+        source = self._sources.get(initiator_task_tag)
+        whole = self._data.get(initiator_task_tag, {})
+        # A bidirectional command's R2Ts are numbered together with its Data-In; they are not cut anew.
+        kept = {sn: sent for sn, sent in whole.items() if sent.header[0] == Opcode.DATA_IN}
         if source is None or not kept:
             return None
         data_sn, first = next(iter(kept.items()))
@@ -96,14 +106,15 @@ class Retention:
         for stat_sn, (_, tag) in self._statuses.items():
             if tag == initiator_task_tag:
                 again.stat_sn = stat_sn
-        self.kept_bytes -= sum(sent.size for sent in kept.values())
-        kept.clear()
+        self.kept_bytes -= sum(map(_cost, kept.values()))
+        for sn in kept:
+            del whole[sn]
         return again
 
     def drop_task(self, initiator_task_tag: int) -> None:
         """The task was aborted."""
         kept = self._data.pop(initiator_task_tag, {})
-        self.kept_bytes -= sum(sent.size for sent in kept.values())
+        self.kept_bytes -= sum(map(_cost, kept.values()))
         self._sources.pop(initiator_task_tag, None)
         for tag in [tag for tag, task_tag in self._acknowledgeable.items() if task_tag == initiator_task_tag]:
             del self._acknowledgeable[tag]
@@ -138,7 +149,8 @@ class Retention:
         return [kept[sn] for sn in range(beg_run, beg_run + run_length)]
 
     def _forget(self, stat_sn: int) -> None:
-        _, initiator_task_tag = self._statuses.pop(stat_sn)
+        sent, initiator_task_tag = self._statuses.pop(stat_sn)
+        self.kept_bytes -= _cost(sent)
         self.drop_task(initiator_task_tag)
         self._on_acknowledged(initiator_task_tag)
 
@@ -151,6 +163,9 @@ def snack(connection: TargetConnection, frame: Frame) -> None:
     retention = connection.retention
     if retention is None:
         raise ProtocolError("SNACK at error recovery level 0", RejectReason.SNACK_REJECT)
+    if connection.output_bytes > connection.node.limits.send_queue_bytes:
+        # Each asks for up to everything that is kept; one read may bring thousands of them.
+        raise ProtocolError("SNACK before earlier answers could be sent", RejectReason.SNACK_REJECT)
     found: list[Sent] | None = None
     if kind == SnackType.STATUS:
         if (initiator_task_tag, target_transfer_tag) == (RESERVED_TAG, RESERVED_TAG):

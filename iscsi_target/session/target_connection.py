@@ -12,14 +12,18 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from iscsi_target.errors import IscsiError, ProtocolError
+from iscsi_target.fast_path_kernel import FastDisk, FastPath
+from iscsi_target.fast_units import FastUnits, offers_fast_path
 from iscsi_target.session import data_out, recovery
 from iscsi_target.session.events import ConnectionFailed, LoginRefused
+from iscsi_target.session.limits import seconds
 from iscsi_target.session.target_login import TargetLogin
 from iscsi_target.session.target_output import Phase, TargetOutput
 from iscsi_target.session.target_text import TextExchange
 from iscsi_target.wire.codec import CODECS, decode_pdu, encode_pdu
 from iscsi_target.wire.derive import MalformedPdu
 from iscsi_target.wire.framing import Frame, Framer
+from iscsi_target.wire.lun import lun_from_bytes
 from iscsi_target.wire.opcodes import (
     RESERVED_TAG,
     LoginStatus,
@@ -42,7 +46,9 @@ from iscsi_target.wire.responses import (
 )
 
 if TYPE_CHECKING:
+    from iscsi_target.session.counters import Traffic
     from iscsi_target.session.node import TargetNode
+    from iscsi_target.session.target_session import TargetSession
 
 _MASK = 0xFFFFFFFF
 _NUMBERED = frozenset(
@@ -55,6 +61,11 @@ _NUMBERED = frozenset(
     }
 )
 _WITH_EXP_STAT_SN = _NUMBERED | {Opcode.DATA_OUT, Opcode.SNACK_REQUEST}
+_SCSI_COMMAND = int(Opcode.SCSI_COMMAND)
+_BESIDE_FAST = frozenset({Opcode.SCSI_COMMAND, Opcode.DATA_OUT, Opcode.NOP_OUT})
+"""PDUs that have nothing to say about the commands which the fast path took before them."""
+_ORDERING = 0x06
+"""Of ATTR, what makes a command neither UNTAGGED nor SIMPLE: it waits for older tasks, or goes before them."""
 _word_at = struct.Struct(">I").unpack_from
 """Every request PDU of full-feature phase has CmdSN (or reserved bytes) at byte 24 and ExpStatSN at byte 28."""
 
@@ -71,7 +82,10 @@ class TargetConnection(TargetOutput):
         portal_group_tag: int,
         random_bytes: Callable[[int], bytes],
         now_ns: int,
+        fast_path: bool = False,
     ) -> None:
+        """With `fast_path` the shell calls `run_fast`, and `give_up_fast` for what is left, after every `receive` that
+        leaves commands in ``fast.taken``."""
         super().__init__(node, peer=peer)
         self.local_host = local_host
         self.portal_group_tag = portal_group_tag
@@ -81,6 +95,9 @@ class TargetConnection(TargetOutput):
         self._texts = TextExchange(self)
         self._deadline_ns = now_ns + node.limits.login_timeout_ns
         self._ping_sent = False
+        self._fast_path = fast_path
+        self._pdu_since_ns: int | None = None
+        """When the first byte of the PDU came that is not complete yet."""
 
     @property
     def closing(self) -> bool:
@@ -89,21 +106,75 @@ class TargetConnection(TargetOutput):
 
     # -- facts --------------------------------------------------------------------------------------------------
 
-    def receive(self, chunk: bytes | memoryview, now_ns: int) -> None:
-        """Bytes from the peer. Never raises for what they say: the connection then answers and closes."""
+    @property
+    def missing(self) -> memoryview | None:
+        """Where the rest of a PDU that has begun may be read to, instead of a chunk."""
+        return self._framer.missing
+
+    def receive(
+        self,
+        chunk: bytes | bytearray | memoryview,
+        now_ns: int,
+        *,
+        in_place: int = 0,
+        transient: bool = False,
+    ) -> None:
+        """Bytes from the peer. Never raises for what they say: the connection then answers and closes.
+
+        `in_place` bytes were put into `missing` before those of `chunk`. With `transient` the chunk is overwritten once
+        the commands in `fast` have been run or given up.
+        """
+        self.node.now_ns = now_ns
         if self.phase is Phase.FULL_FEATURE:
             self._deadline_ns = now_ns + self.node.limits.idle_ping_ns
             self._ping_sent = False
+        cut = False
+        framer = self._framer
         try:
-            for frame in self._framer.receive(chunk):
-                if self.phase is Phase.FULL_FEATURE:
-                    self._full_feature(frame)
-                elif self.phase is Phase.LOGIN:
-                    self._login_phase(frame, now_ns)
-                else:
-                    return
+            if in_place:
+                framer.filled(in_place)
+            body = framer.feed(chunk, transient=transient)
+            if body is not None:
+                cut = True
+                if not self._take(body, 0, len(body)):
+                    self._frame(framer.frame(body, 0), now_ns)
+            end = framer.end
+            while (start := framer.start) < end:
+                after = self._take(chunk, start, end)
+                if after != start:
+                    cut = True
+                    framer.start = after
+                    if after == end:
+                        break
+                frame = framer.next()
+                if frame is None:
+                    break
+                cut = True
+                self._frame(frame, now_ns)
         except IscsiError as error:
             self.fail(str(error))
+        if not framer.partial:
+            self._pdu_since_ns = None
+        elif cut or self._pdu_since_ns is None:
+            self._pdu_since_ns = now_ns
+
+    def _frame(self, frame: Frame, now_ns: int) -> None:
+        if self.phase is Phase.FULL_FEATURE:
+            self._full_feature(frame)
+        elif self.phase is Phase.LOGIN:
+            self._login_phase(frame, now_ns)
+
+    def sent(self, now_ns: int) -> None:
+        """The peer's TCP acknowledged something since the last time: a slow reader, but a living one."""
+        if self.phase is Phase.FULL_FEATURE:
+            limits = self.node.limits
+            patience_ns = limits.ping_timeout_ns if self._ping_sent else limits.idle_ping_ns
+            self._deadline_ns = max(self._deadline_ns, now_ns + patience_ns)
+
+    def reading_resumed(self, now_ns: int) -> None:
+        """Nobody read for a while: the PDU that was on its way is waited for anew."""
+        if self._pdu_since_ns is not None:
+            self._pdu_since_ns = now_ns
 
     def eof(self, text: str = "the initiator closed the connection") -> None:
         """The peer closed its side, or the socket failed."""
@@ -113,23 +184,28 @@ class TargetConnection(TargetOutput):
 
     def next_deadline(self) -> int:
         """When `handle_timer` wants to be called, in nanoseconds."""
-        return self._deadline_ns
+        if self._pdu_since_ns is None or self.phase is not Phase.FULL_FEATURE:
+            return self._deadline_ns
+        return min(self._deadline_ns, self._pdu_since_ns + self.node.limits.pdu_timeout_ns)
 
     def handle_timer(self, now_ns: int) -> None:
-        """Time has passed: log-in time-out, ping, or the end of patience after a ping."""
-        if now_ns < self._deadline_ns or self.phase is Phase.CLOSING:
+        """Time has passed: log-in time-out, a PDU that does not end, ping, or the end of patience after a ping."""
+        if now_ns < self.next_deadline() or self.phase is Phase.CLOSING:
             return
+        limits = self.node.limits
         if self.phase is Phase.LOGIN:
-            self.fail("no login within the time limit")
+            self.fail(f"no login within {seconds(limits.login_timeout_ns)}")
+        elif now_ns < self._deadline_ns:
+            self.fail(f"a PDU was not complete {seconds(limits.pdu_timeout_ns)} after its first byte")
         elif self._ping_sent:
-            self.fail("no answer to a NOP-In ping")
+            self.fail(f"no answer to a NOP-In ping within {seconds(limits.ping_timeout_ns)}")
         else:
             self._ping_sent = True
-            self._deadline_ns = now_ns + self.node.limits.ping_timeout_ns
+            self._deadline_ns = now_ns + limits.ping_timeout_ns
             if self.retention is not None and self.session is not None:
                 # After so long a silence the last PDU of a sequence, or its R2T, has been lost (section 7.2.1).
                 data_out.ask_for_all_again(self.session, self)
-            self._ping()
+            self.ping()
 
     # -- wishes -------------------------------------------------------------------------------------------------
 
@@ -137,6 +213,8 @@ class TargetConnection(TargetOutput):
         """End the connection after what is already queued."""
         self.phase = Phase.CLOSING
         self.ready.clear()
+        if self.fast is not None:
+            self.fast.give_up()
         self._data_in.clear()
         self.data_in_bytes = 0
         self._touch()
@@ -184,7 +262,7 @@ class TargetConnection(TargetOutput):
             self.session = self._login.session
             self.phase = Phase.FULL_FEATURE
             self._stat_sn = self._login.stat_sn
-            self._max_send = agreed.max_send_data_segment_length
+            self.set_max_send(agreed.max_send_data_segment_length)
             self._header_digest = agreed.header_digest == "CRC32C"
             self._data_digest = agreed.data_digest == "CRC32C"
             self._framer.header_digest = self._header_digest
@@ -197,7 +275,72 @@ class TargetConnection(TargetOutput):
                     self.node.limits.retained_bytes,
                     self.session.allegiance.acknowledged,
                 )
+                self._acknowledge = self.retention.acknowledged
+            else:
+                self._begin_fast_path(self.session)
             self._deadline_ns = now_ns + self.node.limits.idle_ping_ns
+
+    # -- the fast path ------------------------------------------------------------------------------------------
+
+    def _begin_fast_path(self, session: TargetSession) -> None:
+        """Where nothing is kept to be sent again, and the logical units offer it."""
+        target, agreed = session.target, session.agreed
+        if not self._fast_path or target is None or not offers_fast_path(target.logical_units):
+            return
+        units: FastUnits = target.logical_units
+        known: dict[int, tuple[int, Traffic]] = {}
+
+        def find(lun_field: int) -> tuple[FastDisk, Traffic] | None:
+            place = known.get(lun_field)
+            lun = lun_from_bytes(lun_field.to_bytes(8, "big")) if place is None else place[0]
+            disk = units.fast_disk(session.view, lun)
+            if disk is None:
+                return None
+            if place is None:  # a LUN that exists, so this cannot grow without end
+                place = known[lun_field] = lun, session.traffic.of(lun, (lun,))
+            return disk, place[1]
+
+        longest = min(
+            agreed.first_burst_length,
+            self._framer.max_data_segment_length,
+            self.node.limits.transfer_bytes,
+        )
+        self.fast = FastPath(
+            units.fast_cdbs,
+            find,
+            min(self._max_send, agreed.max_burst_length),
+            longest if agreed.immediate_data else 0,
+            self._header_digest,
+            self._data_digest,
+        )
+
+    def _take(self, source: bytes | bytearray | memoryview, start: int, end: int) -> int:
+        """Let the fast path have what it can serve, unless it would overtake something; returns what comes next."""
+        fast, session = self.fast, self.session
+        if (
+            fast is None
+            or session is None
+            or source[start] != _SCSI_COMMAND
+            or self.ready
+            or self.data_in_bytes
+            or self.phase is not Phase.FULL_FEATURE
+            or not session.in_order
+        ):
+            return start
+        start = fast.take(source, start, end, session.tasks, session.exp_cmd_sn, session.max_cmd_sn)
+        session.exp_cmd_sn = fast.exp_cmd_sn
+        return start
+
+    def give_up_fast(self) -> None:
+        """What the fast path took and did not run becomes tasks, before those that came after it."""
+        if self.fast is None:
+            return
+        later = list(self.ready)
+        self.ready.clear()
+        for source, start in self.fast.give_up():
+            frame = self._framer.frame_of(source, start)
+            self.deliver(frame, _word_at(frame.header, frame.offset + 24)[0], False)
+        self.ready.extend(later)
 
     # -- full-feature phase, in ---------------------------------------------------------------------------------
 
@@ -206,8 +349,17 @@ class TargetConnection(TargetOutput):
         assert session is not None
         first = frame.header[frame.offset]
         opcode = first & 0x3F
-        if self.retention is not None and opcode in _WITH_EXP_STAT_SN:
-            self.retention.acknowledged(_word_at(frame.header, frame.offset + 28)[0])
+        if (
+            self.fast is not None
+            and self.fast.taken
+            and (
+                opcode not in _BESIDE_FAST
+                or (opcode == _SCSI_COMMAND and frame.header[frame.offset + 1] & _ORDERING)
+            )
+        ):
+            self.give_up_fast()
+        if self._acknowledge is not None and opcode in _WITH_EXP_STAT_SN:
+            self._acknowledge(_word_at(frame.header, frame.offset + 28)[0])
         try:
             if opcode in _NUMBERED:
                 if not frame.data_digest_ok:
@@ -224,6 +376,15 @@ class TargetConnection(TargetOutput):
                 self.fail("a Login Request in full-feature phase")
             else:
                 self.reject(frame, RejectReason.COMMAND_NOT_SUPPORTED, f"opcode {opcode:#04x}")
+        except ProtocolError as error:
+            self.reject(frame, error.reason, str(error))
+
+    def deliver_data(self, frame: Frame) -> None:
+        """Data-Out that was kept until its command had its turn."""
+        if self.session is None or self.phase is not Phase.FULL_FEATURE:
+            return
+        try:
+            data_out.receive(self.session, self, frame)
         except ProtocolError as error:
             self.reject(frame, error.reason, str(error))
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from iscsi_target.errors import NegotiationError, SessionRefused
+from iscsi_target.session.access import address_of
 from iscsi_target.session.chap import AuthenticationFailed, ChapState, ChapTarget
 from iscsi_target.session.keys import When
 from iscsi_target.session.negotiation import Negotiation, Role
@@ -61,6 +62,8 @@ class TargetLogin:
         self._target: Target | None = None
         self._initiator_name = ""
         self._told_portal_group = False
+        self._view = ""
+        self._method_stated = False
         self.session: TargetSession | None = None
 
     @property
@@ -95,7 +98,7 @@ class TargetLogin:
             raise NegotiationError(f"more than {self._node.limits.login_text_bytes} bytes of login text")
         if request.continue_:
             return LoginStep(self._response(request, transit=False, pairs=[]))
-        pairs = decode_text(self._text)
+        pairs = decode_text(self._text, limit=self._node.limits.text_keys)
         self._text = b""
         if first:
             self._identify(request, pairs)
@@ -119,6 +122,7 @@ class TargetLogin:
             ready = True
         if not (request.transit and ready):
             return LoginStep(self._response(request, transit=False, pairs=answers))
+        self._admit()
         next_stage = Stage(request.nsg)
         if next_stage is Stage.FULL_FEATURE_PHASE:
             self._finish(request)
@@ -181,11 +185,16 @@ class TargetLogin:
             target_name = stated.get("TargetName")
             if target_name is None:
                 raise SessionRefused(LoginStatus.MISSING_PARAMETER, "a normal session needs a TargetName")
-            self._target = self._node.find(target_name, name)
+            self._target = self._node.find(target_name, name, address_of(self._connection.peer))
         wishes = self._node.discovery_parameters if self._target is None else self._target.parameters
         if request.tsih:
             self.session = self._node.session_to_join(
-                request.tsih, name, request.isid, self._target, request.cid
+                request.tsih,
+                name,
+                request.isid,
+                self._target,
+                request.cid,
+                self._connection.portal_group_tag,
             )
         chap = self._target.chap if self._target is not None else self._node.discovery_chap
         if chap is not None:
@@ -194,12 +203,28 @@ class TargetLogin:
                 raise AuthenticationFailed("the login skips the security stage")
         self._negotiation = Negotiation(Role.TARGET, wishes, leading=not request.tsih, discovery=discovery)
 
+    def _admit(self) -> None:
+        """The initiator has proven what it had to: may it come in, and what will it see? Raises SessionRefused."""
+        if self._target is None or self._view:
+            return
+        identity = "" if self._chap is None else self._chap.identity
+        self._view = self._target.view_for(self._initiator_name, address_of(self._connection.peer), identity)
+        if self.session is not None and self.session.view != self._view:
+            raise SessionRefused(
+                LoginStatus.AUTHORIZATION_FAILURE,
+                f"a connection of {self._initiator_name} falls under another access rule than its session",
+            )
+
     def _security(self, pairs: list[Pair]) -> list[Pair]:
         assert self._negotiation is not None
         plain = [pair for pair in pairs if pair[0] not in _CHAP_KEYS and pair[0] != "AuthMethod"]
         answers = self._negotiation.receive(plain, When.SECURITY)
+        security = [key for key, _ in pairs if key in _CHAP_KEYS or key == "AuthMethod"]
         stated = dict(pairs)
+        if len(security) != len(set(security)) or ("AuthMethod" in stated and self._method_stated):
+            raise NegotiationError("a security key was sent twice in one negotiation")
         if "AuthMethod" in stated:
+            self._method_stated = True
             offered = stated["AuthMethod"].split(",")
             if self._chap is None:
                 if "None" not in offered:
@@ -235,6 +260,8 @@ class TargetLogin:
             isid=request.isid,
             portal_group_tag=connection.portal_group_tag,
             agreed=self.agreed,
+            view=self._view,
+            chap_name="" if self._chap is None else self._chap.identity,
         )
         self._node.establish(session, connection, initial_cmd_sn=request.cmd_sn)
         self.session = session

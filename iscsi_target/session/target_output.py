@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from iscsi_target.executor import Buffer, ScsiResult
+from iscsi_target.fast_path_kernel import FastPath
 from iscsi_target.session import recovery
 from iscsi_target.session.events import PduRejected
 from iscsi_target.session.task import DataInSource, Task
@@ -26,6 +27,7 @@ from iscsi_target.wire.responses import (
 )
 
 if TYPE_CHECKING:
+    from iscsi_target.session.counters import Traffic
     from iscsi_target.session.node import TargetNode
     from iscsi_target.session.target_session import TargetSession
 
@@ -59,12 +61,18 @@ class TargetOutput:
         """Data-In not yet made into PDUs."""
         self.retention: recovery.Retention | None = None
         """What can be sent again; None at error recovery level 0."""
+        self._acknowledge: Callable[[int], None] | None = None
+        """Told every ExpStatSN that comes; None while nobody wants to know."""
         self._numbered: int | None = None
         self._output: list[Buffer] = []
         self._data_in: deque[DataInSource] = deque()
         self._stat_sn = 0
         self._header_digest = False
         self._data_digest = False
+        self.fast: FastPath | None = None
+        """READ and WRITE of memory without a task; None: not with these logical units, or not in this session."""
+        self._answered: list[Task] = []
+        self._fast_answered: list[tuple[Traffic, int]] = []
         self._max_send = 8192
 
     def _touch(self) -> None:
@@ -76,11 +84,47 @@ class TargetOutput:
         """The peer's MaxRecvDataSegmentLength, in bytes."""
         return self._max_send
 
+    @property
+    def next_stat_sn(self) -> int:
+        """The StatSN of the next status."""
+        return self._stat_sn
+
+    def watch_acknowledgements(self, watch: Callable[[int], None] | None) -> None:
+        """Tell somebody else, too, which statuses the initiator has; None: not any more."""
+        retention = self.retention
+        keep = None if retention is None else retention.acknowledged
+        if watch is None or keep is None:
+            self._acknowledge = watch or keep
+            return
+
+        def both(exp_stat_sn: int) -> None:
+            keep(exp_stat_sn)
+            watch(exp_stat_sn)
+
+        self._acknowledge = both
+
     def take_output(self) -> list[Buffer]:
         """The buffers to write, in order; they are handed over once."""
         output, self._output = self._output, []
         self.output_bytes = 0
         return output
+
+    def account(self, now_ns: int) -> None:
+        """Count the latency of what was answered since the last call; the shell reads the clock once per batch."""
+        if self._answered:
+            answered, self._answered = self._answered, []
+            for task in answered:
+                task.traffic.answered(now_ns - task.arrived_ns)
+        if self._fast_answered:
+            latency_ns = now_ns - self.node.now_ns
+            for traffic, count in self._fast_answered:
+                traffic.answered(latency_ns, count)
+            self._fast_answered.clear()
+
+    @property
+    def unaccounted(self) -> bool:
+        """True when `account` has something to do."""
+        return bool(self._answered or self._fast_answered)
 
     def take_stat_sn(self) -> int:
         """Number one status."""
@@ -106,7 +150,9 @@ class TargetOutput:
         """Queue a PDU that is no data PDU."""
         self._emit(CODECS[pdu.OPCODE].header(pdu), (pdu.data,) if pdu.data else (), len(pdu.data))
 
-    def send_task_management_response(self, initiator_task_tag: int, response: TaskResponse) -> None:
+    def send_task_management_response(
+        self, initiator_task_tag: int, response: TaskResponse, *, additional_information: bytes = bytes(3)
+    ) -> None:
         """Queue a Task Management Function Response, unless the connection is on its way out."""
         session = self.session
         if session is None or self.phase is not Phase.FULL_FEATURE:
@@ -114,6 +160,7 @@ class TargetOutput:
         self.send(
             TaskManagementResponse(
                 response=response,
+                additional_response_information=additional_information,
                 initiator_task_tag=initiator_task_tag,
                 stat_sn=self.take_stat_sn(),
                 exp_cmd_sn=session.exp_cmd_sn,
@@ -195,14 +242,20 @@ class TargetOutput:
         snack_tag: int = 0,
         stat_sn: int | None = None,
     ) -> None:
-        """Queue a SCSI Response; `transfer` is what the command would have moved, for the residual count.
+        """Queue a SCSI Response; `transfer` is what the command would have moved, for the residual count. Of a
+        bidirectional command it is the Data-In; its Data-Out is what the device server asked for.
 
         With a `snack_tag` it answers an R-Data SNACK; `stat_sn` is then that of the response it replaces.
         """
         session = self.session
         if session is None or self.phase is not Phase.FULL_FEATURE:
             return
-        expected = task.command.expected_length
+        command = task.command
+        expected = command.expected_length
+        read_residual = 0
+        if command.read and command.write:
+            read_residual = transfer - command.expected_data_in_length
+            transfer = 0 if result.transfer_length == 0 else task.data_out_wanted
         sense = result.sense
         data: tuple[Buffer, ...] = ()
         size = 0
@@ -211,11 +264,14 @@ class TargetOutput:
             data = (len(sense).to_bytes(2, "big") + sense,)
         if stat_sn is None:
             stat_sn = self.take_stat_sn()
+            self._answered.append(task)
+            if result.status:
+                task.traffic.errors += 1
         elif self.retention is not None:
             self._numbered = stat_sn
         header = _pack_response(
-            False,
-            False,
+            read_residual > 0,
+            read_residual < 0,
             transfer > expected,
             transfer < expected,
             0,
@@ -228,7 +284,7 @@ class TargetOutput:
             session.exp_cmd_sn,
             (session.max_cmd_sn + task.window_step) & _MASK,
             exp_data_sn or task.r2t_sn,
-            0,
+            abs(read_residual),
             abs(transfer - expected),
         )
         self._emit(header, data, size)
@@ -240,6 +296,21 @@ class TargetOutput:
         self._data_in.append(source)
         self.data_in_bytes += source.total - source.offset
         self._touch()
+
+    def run_fast(self, limit_bytes: int) -> int:
+        """Execute what the fast path took and make the answers, with at most `limit_bytes` of Data-In. Returns the
+        bytes of Data-In made."""
+        fast, session = self.fast, self.session
+        if fast is None or session is None:
+            return 0
+        before = fast.data_in_bytes
+        self._fast_answered += fast.run(
+            self._output, self._stat_sn, session.exp_cmd_sn, session.max_cmd_sn, limit_bytes
+        )
+        self._stat_sn = fast.stat_sn
+        session.max_cmd_sn = fast.max_cmd_sn
+        self.output_bytes += fast.output_bytes
+        return before - fast.data_in_bytes
 
     def emit_data_in(self, limit_bytes: int) -> int:
         """Make up to `limit_bytes` of Data-In into PDUs; returns the data bytes taken."""
@@ -258,7 +329,11 @@ class TargetOutput:
             if not source.burst_left:
                 source.burst_left = session.agreed.max_burst_length
             with_status = (
-                last and not source.snack_tag and source.result.status == 0 and not source.result.sense
+                last
+                and not source.snack_tag
+                and source.result.status == 0
+                and not source.result.sense
+                and not task.command.write  # two residual counts have room in a SCSI Response only
             )
             # An acknowledgement of each burst lets us forget its data early (section 11.7.2).
             acknowledge = self.retention is not None and final and not last
@@ -285,13 +360,15 @@ class TargetOutput:
             if self.retention is not None:
                 sent = recovery.Sent(header, tuple(pieces), size)
                 self.retention.keep_data(task.initiator_task_tag, source.data_sn, sent, source)
-                if task.result is not None and source.data_sn == len(task.sent_data):
+                if task.result is not None and source.data_sn == task.r2t_sn + len(task.sent_data):
                     task.sent_data.append(source.offset)
             source.data_sn += 1
             self._emit(header, pieces, size)
             if last:
                 self._data_in.popleft()
-                if not with_status:
+                if with_status:
+                    self._answered.append(task)
+                else:
                     self.send_response(
                         task,
                         source.result,
@@ -321,7 +398,8 @@ class TargetOutput:
             self._data_in.remove(source)
             self.data_in_bytes -= source.total - source.offset
 
-    def _ping(self) -> None:
+    def ping(self) -> None:
+        """Queue a NOP-In that wants an answer."""
         session = self.session
         assert session is not None
         self.send(
@@ -361,5 +439,7 @@ class TargetOutput:
         self._touch()
 
     def set_max_send(self, size_bytes: int) -> None:
-        """The peer declared a new MaxRecvDataSegmentLength in full-feature phase."""
-        self._max_send = size_bytes
+        """The peer declared a MaxRecvDataSegmentLength: segments of whole words, as section 11.7.7 wants them."""
+        self._max_send = size_bytes & ~3
+        if self.fast is not None and self.session is not None:
+            self.fast.read_limit = min(self._max_send, self.session.agreed.max_burst_length)

@@ -7,10 +7,12 @@ import enum
 from typing import TYPE_CHECKING
 
 from iscsi_target.executor import Buffer, ScsiCommand, ScsiResult
+from iscsi_target.session.counters import Traffic
 
 if TYPE_CHECKING:
     from iscsi_target.session.target_connection import TargetConnection
 
+ILLEGAL_REQUEST = 0x05
 ABORTED_COMMAND = 0x0B
 UNEXPECTED_UNSOLICITED_DATA = 0x0C0C
 INCORRECT_AMOUNT_OF_DATA = 0x0C0D
@@ -23,6 +25,7 @@ class TaskState(enum.Enum):
     COLLECTING = "Data-Out is on its way"
     READY = "waiting to be executed"
     EXECUTING = "the device server works on it"
+    DEFERRED = "the answer is there and waits for its time"
     SENDING = "Data-In is on its way"
     ENDED = "answered or aborted"
 
@@ -47,6 +50,7 @@ class Task:
     """A SCSI task. Offsets and lengths in bytes."""
 
     __slots__ = (
+        "arrived_ns",
         "cmd_sn",
         "command",
         "connection",
@@ -64,6 +68,7 @@ class Task:
         "sent_data",
         "solicited",
         "state",
+        "traffic",
         "transfers",
         "unsolicited",
     )
@@ -76,6 +81,8 @@ class Task:
         cmd_sn: int,
         immediate: bool,
         command: ScsiCommand,
+        traffic: Traffic,
+        arrived_ns: int,
     ) -> None:
         self.connection = connection
         self.initiator_task_tag = initiator_task_tag
@@ -83,6 +90,10 @@ class Task:
         self.cmd_sn = cmd_sn
         self.immediate = immediate
         self.command = command
+        self.traffic = traffic
+        """Where it is counted."""
+        self.arrived_ns = arrived_ns
+        """When the read that brought it was made."""
         self.state = TaskState.READY
         self.data_out: Buffer = b""
         self.data_out_needed = 0

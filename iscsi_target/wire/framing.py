@@ -64,15 +64,24 @@ class Framer:
         "_filled",
         "_head",
         "_total",
+        "_transient",
+        "chunk",
         "data_digest",
+        "end",
         "header_digest",
         "max_data_segment_length",
+        "start",
     )
 
     def __init__(self, max_data_segment_length: int = 8192) -> None:
         self.max_data_segment_length = max_data_segment_length
         self.header_digest = False
         self.data_digest = False
+        self.chunk: bytes | bytearray | memoryview = b""
+        """The read that is being cut; `start` and `end` are what is left of it."""
+        self.start = 0
+        self.end = 0
+        self._transient = False
         self._head = b""
         self._body: bytearray | None = None
         self._filled = 0
@@ -83,49 +92,94 @@ class Framer:
         """True while the bytes of an unfinished PDU are held."""
         return self._body is not None or bool(self._head)
 
+    @property
+    def missing(self) -> memoryview | None:
+        """Where the rest of an unfinished PDU is to be put, when it is clear how long that is. Who reads straight
+        into it says so with `filled`."""
+        return None if self._body is None else memoryview(self._body)[self._filled :]
+
+    def filled(self, size: int) -> None:
+        """`size` bytes were put into `missing`; `feed` what came after them, or nothing."""
+        self._filled += size
+
     def receive(self, chunk: bytes | bytearray | memoryview) -> Iterator[Frame]:
         """Yield the frames completed by `chunk`, which must not change as long as frames are in use.
 
         Raises :class:`~iscsi_target.errors.LimitExceeded` for a PDU that is too long and :class:`HeaderDigestError`.
         """
-        view = memoryview(chunk)
-        start, end = 0, len(view)
-        if self._body is None and self._head:
+        body = self.feed(chunk)
+        if body is not None:
+            yield self.frame(body, 0)
+        while (frame := self.next()) is not None:
+            yield frame
+
+    def feed(self, chunk: bytes | bytearray | memoryview, *, transient: bool = False) -> bytearray | None:
+        """Begin with a read; what is left of an older one is dropped. Returns the PDU that older reads began and this
+        one completes: its :meth:`frame` comes first, then those that :meth:`next` gives.
+
+        `transient`: the chunk will be overwritten, so frames are made of copies.
+        """
+        self.chunk = chunk
+        self._transient = transient
+        start, end = 0, len(chunk)
+        self.end = end
+        if self._head:
             missing = min(BHS_BYTES - len(self._head), end)
-            self._head += bytes(view[:missing])
-            start = missing
+            self._head += bytes(chunk[:missing])
+            self.start = start = missing
             if len(self._head) < BHS_BYTES:
-                return
+                return None
             self._total = self._length(self._head, 0)
             self._body = bytearray(self._total)
             self._body[:BHS_BYTES] = self._head
             self._filled = BHS_BYTES
             self._head = b""
-        if self._body is not None:
-            body = self._body
+        body = self._body
+        if body is not None:
             take = min(end - start, self._total - self._filled)
-            body[self._filled : self._filled + take] = view[start : start + take]
-            self._filled += take
+            if take:
+                body[self._filled : self._filled + take] = memoryview(chunk)[start : start + take]
+                self._filled += take
             start += take
-            if self._filled < self._total:
-                return
-            self._body = None
-            yield self._frame(memoryview(body), 0)
-        while end - start >= BHS_BYTES:
-            total = self._length(view, start)
-            if end - start < total:
-                self._body = bytearray(total)
-                self._filled = end - start
-                self._total = total
-                self._body[: end - start] = view[start:end]
-                return
-            frame = self._frame(view, start)
-            start += total
-            yield frame
-        if start < end:
-            self._head = bytes(view[start:end])
+            if self._filled == self._total:
+                self._body = None
+            else:
+                body = None
+        self.start = start
+        return body
 
-    def _length(self, header: bytes | memoryview, offset: int) -> int:
+    def next(self) -> Frame | None:
+        """The next PDU of the read; None: there is no whole one left, and the rest is kept. Raises as `receive`."""
+        start, left = self.start, self.end - self.start
+        if left < BHS_BYTES:
+            if left:
+                self._head = bytes(self.chunk[start : self.end])
+                self.start = self.end
+            return None
+        chunk = self.chunk
+        total = self._length(chunk, start)
+        if left < total:
+            self._body = bytearray(total)
+            self._filled = left
+            self._total = total
+            self._body[:left] = memoryview(chunk)[start : self.end]
+            self.start = self.end
+            return None
+        self.start = start + total
+        return self.frame(chunk, start, total if self._transient else 0)
+
+    def frame(self, chunk: bytes | bytearray | memoryview, start: int, copied_bytes: int = 0) -> Frame:
+        """The PDU that lies at ``chunk[start]``, whole; `copied_bytes`: so many are copied first. Raises
+        :class:`HeaderDigestError`."""
+        if copied_bytes:
+            return self._frame(memoryview(bytes(chunk[start : start + copied_bytes])), 0)
+        return self._frame(memoryview(chunk), start)
+
+    def frame_of(self, chunk: bytes | bytearray | memoryview, start: int) -> Frame:
+        """A copy of the PDU that lies at ``chunk[start]``, whole."""
+        return self.frame(chunk, start, self._length(chunk, start))
+
+    def _length(self, header: bytes | bytearray | memoryview, offset: int) -> int:
         (word,) = _lengths(header, offset + 4)
         ahs, data = (word >> 24) * 4, word & 0xFFFFFF
         if data > self.max_data_segment_length:

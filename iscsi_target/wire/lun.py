@@ -17,11 +17,13 @@ def lun_to_bytes(lun: int) -> bytes:
 
 
 def lun_from_bytes(field: bytes) -> int:
-    """Decode; a field in another addressing form becomes the value of all eight bytes, which is no LUN of ours."""
+    """Decode; a field in another form, or of several levels, becomes the value of its eight bytes, with the
+    uppermost bit set where that would be a LUN of ours."""
     first = field[0]
     if field[2:] == b"\0\0\0\0\0\0":
         if first == 0:
             return field[1]
         if first & 0xC0 == 0x40:
             return (first & 0x3F) << 8 | field[1]
-    return int.from_bytes(field, "big")
+    value = int.from_bytes(field, "big")
+    return value if value > MAX_LUN else 1 << 63 | value  # 00 00 00 00 00 00 00 05 is not LUN 5

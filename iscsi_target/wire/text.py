@@ -19,8 +19,10 @@ def encode_text(pairs: Iterable[Pair]) -> bytes:
     return b"".join(f"{key}={value}\0".encode() for key, value in pairs)
 
 
-def decode_text(data: bytes) -> list[Pair]:
-    """Decode a whole key=value text (all continued PDUs joined). Raises :class:`NegotiationError`.
+def decode_text(data: bytes, *, limit: int | None = None) -> list[Pair]:
+    """Decode a whole key=value text (all continued PDUs joined) of at most `limit` pairs (None: any number).
+
+    Raises :class:`NegotiationError`.
 
     Several null bytes in a row are taken as one: some initiators pad within the data segment.
     """
@@ -30,6 +32,8 @@ def decode_text(data: bytes) -> list[Pair]:
     for item in data.split(b"\0"):
         if not item:
             continue
+        if limit is not None and len(pairs) >= limit:
+            raise NegotiationError(f"more than {limit} keys in one text")
         key, equals, value = item.partition(b"=")
         if not equals:
             raise NegotiationError(f"text without '=': {item[:32]!r}")

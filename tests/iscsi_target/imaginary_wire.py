@@ -50,6 +50,7 @@ class RamDisk:
         self.resets: list[tuple[ResetKind, int | None]] = []
         self.established: list[str] = []
         self.lost: list[str] = []
+        self.abandoned: list[bytes] = []
         self.fail: Exception | None = None
 
     def data_out_length(self, command: ScsiCommand) -> int:
@@ -74,6 +75,9 @@ class RamDisk:
             self.content[start : start + len(command.data_out)] = command.data_out
             return ScsiResult(0)
         return ScsiResult(2, sense=ILLEGAL_REQUEST)
+
+    def abandon(self, command: ScsiCommand) -> None:
+        self.abandoned.append(bytes(command.cdb))
 
     def luns_for(self, initiator_name: str) -> Sequence[int]:
         return (0,)
@@ -115,7 +119,9 @@ def run_ready(connection: TargetConnection) -> None:
     while connection.ready and connection.session is not None:
         task = connection.ready.popleft()
         assert connection.session.target is not None
-        connection.session.complete(task, connection.session.target.logical_units.execute(task.command))
+        result = connection.session.target.logical_units.execute(task.command)
+        assert isinstance(result, ScsiResult)
+        connection.session.complete(task, result)
     while connection.data_in_bytes:
         connection.emit_data_in(1 << 20)
 
@@ -215,9 +221,11 @@ class Pair2Ends:
         target_name: str = TARGET,
         isid: bytes = ISID,
         chunk: Callable[[], int] | None = None,
+        address: str = "192.0.2.9",
         **wish: Any,
     ) -> None:
         self.node = node
+        self.address = address
         self.session = InitiatorSession()
         self.parameters = parameters or Parameters()
         self.links: dict[int, tuple[InitiatorConnection, TargetConnection]] = {}
@@ -227,7 +235,7 @@ class Pair2Ends:
     def connect(self, cid: int = 0, *, seed: int = 3) -> None:
         wish = LoginWish(parameters=self.parameters, cid=cid, tsih=self.session.tsih, **self._wish)
         core = InitiatorConnection(self.session, wish, random_bytes=random.Random(seed).randbytes)
-        self.links[cid] = (core, accept(self.node, seed=seed + 1000, peer=f"192.0.2.9:{40000 + cid}"))
+        self.links[cid] = (core, accept(self.node, seed=seed + 1000, peer=f"{self.address}:{40000 + cid}"))
         core.start()
         self.transfer()
 
@@ -238,16 +246,16 @@ class Pair2Ends:
             moved = False
             for initiator, target in self.links.values():
                 up = b"".join(bytes(buffer) for buffer in initiator.take_output())
-                for piece in self._pieces(up):
+                for piece in self._pieces(up, up=True):
                     moved = True
                     target.receive(piece, 0)
                 run_ready(target)
                 down = b"".join(bytes(buffer) for buffer in target.take_output())
-                for piece in self._pieces(down):
+                for piece in self._pieces(down, up=False):
                     moved = True
                     initiator.receive(piece)
 
-    def _pieces(self, data: bytes) -> list[bytes]:
+    def _pieces(self, data: bytes, *, up: bool) -> list[bytes]:
         if self._chunk is None:
             return [data] if data else []
         pieces = []
@@ -267,6 +275,19 @@ class Pair2Ends:
             )
         )
         return tag
+
+
+class Recorded(Pair2Ends):
+    """Two ends whose wire keeps what went over it: (from the initiator, bytes), one piece for each turn."""
+
+    def __init__(self, node: TargetNode, **options: Any) -> None:
+        super().__init__(node, **options)
+        self.recorded: list[tuple[bool, bytes]] = []
+
+    def _pieces(self, data: bytes, *, up: bool) -> list[bytes]:
+        if data:
+            self.recorded.append((up, data))
+        return super()._pieces(data, up=up)
 
 
 def hold(task: Task) -> None:

@@ -16,9 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from iscsi_target.discovery import DiscoveredTarget, discover
 from iscsi_target.errors import CommandFailed, ConnectionLost, LoginFailed
 from iscsi_target.executor import ScsiResult
-from iscsi_target.initiator import DiscoveredTarget, Initiator, discover
+from iscsi_target.initiator import Initiator
 from iscsi_target.plain_connection import PlainConnection
 from iscsi_target.server import Target, TargetServer
 from iscsi_target.session.chap import Chap, Credentials

@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from iscsi_target.discovery import discover, discover_at
 from iscsi_target.errors import LoginFailed
-from iscsi_target.initiator import Initiator, discover
+from iscsi_target.initiator import Initiator
 from iscsi_target.session.chap import Chap, Credentials
 from iscsi_target.session.parameters import Parameters
+from iscsi_target.wire.opcodes import TaskFunction
 
 pytestmark = pytest.mark.slow
 
@@ -105,5 +107,18 @@ def test_tgtd_refuses_what_it_should_and_we_say_so(tgtd: int) -> None:
         chap = Chap(own=Credentials("nobody", b"no secret at all"), algorithms=(5,))
         with pytest.raises(LoginFailed):
             await Initiator.login("127.0.0.1", tgtd, IQN, chap=chap)
+
+    asyncio.run(asyncio.wait_for(body(), 30))
+
+
+def test_resets_and_discovery_at_several_portals_with_tgtd(tgtd: int) -> None:
+    async def body() -> None:
+        async with await Initiator.login("127.0.0.1", tgtd, IQN) as session:
+            data = os.urandom(256 * BLOCK)
+            await session.write(1, 0, data)
+            assert await session.task_management(TaskFunction.LOGICAL_UNIT_RESET, 1) == 0
+            assert await session.read(1, 0, 256) == data
+            (found,) = await discover_at([("127.0.0.1", tgtd)] * 2)
+            assert found.portals[0].port == tgtd
 
     asyncio.run(asyncio.wait_for(body(), 30))

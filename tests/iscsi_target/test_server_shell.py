@@ -166,7 +166,7 @@ def test_a_session_whose_host_is_gone_ends() -> None:
         limits = Limits(idle_ping_ns=1, ping_timeout_ns=1)
         async with serving(disk, limits=limits) as server:
             session = await log_in(server)
-            for link in session._links.values():
+            for link in session._shell.links.values():
                 link._tasks[0].cancel()  # the host reads no more and answers no ping
             await until(lambda: not server.sessions())
             assert len(disk.lost) == 1
@@ -258,6 +258,10 @@ def test_slow_hosts_hold_the_units_and_others_wait_until_they_come_back() -> Non
                 await asyncio.sleep(0.05)
                 assert not waiting.done()
                 assert buffers.refused
+                counted = server.statistics()
+                held = {session.tsih: session.held_buffer_bytes for session in counted.sessions}
+                assert held == {slow_host.tsih: buffers.size - buffers.free, other.tsih: 0}
+                assert counted.held_buffer_bytes == buffers.size - buffers.free
                 assert await other.nop(b"not charged") == b"not charged"
                 await other.write(0, 0, bytes(BLOCK))
                 await slow_host.abort()

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import time
-
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -13,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from iscsi_target.session.limits import Limits
 from iscsi_target.session.node import Target
 from iscsi_target.session.target_output import Phase
-from iscsi_target.wire.codec import REQUESTS, encode_pdu
+from iscsi_target.wire.codec import REQUESTS
 from iscsi_target.wire.requests import (
     DataOut,
     LoginRequest,
@@ -23,7 +19,6 @@ from iscsi_target.wire.requests import (
     TextRequest,
 )
 from tests.iscsi_target.imaginary_wire import (
-    BLOCK,
     HOST,
     TARGET,
     Conversation,
@@ -285,65 +280,3 @@ def test_any_bytes_before_or_after_the_login_are_survived(chunks: list[bytes], l
         conversation.target.receive(chunk, 0)
         conversation.answers()
     assert_bounded(conversation)
-
-
-def mutate(rng: random.Random, data: bytes) -> bytes:
-    out = bytearray(data)
-    for _ in range(rng.randint(1, 6)):
-        if not out:
-            break
-        where = rng.randrange(len(out))
-        match rng.randrange(4):
-            case 0:
-                out[where] = rng.randrange(256)
-            case 1:
-                out[where] ^= 1 << rng.randrange(8)
-            case 2:
-                del out[where : where + rng.randint(1, 60)]
-            case _:
-                out[where:where] = rng.randbytes(rng.randint(1, 60))
-    return bytes(out)
-
-
-def fuzz_sessions(seconds: float, seed: int) -> int:
-    """Mutated recordings of a good session until the time is up; returns how many."""
-    count, end = 0, time.monotonic() + seconds
-    while time.monotonic() < end:
-        rng = random.Random(f"{seed}:{count}")
-        count += 1
-        conversation = Conversation(make_node(RamDisk(64), limits=LIMITS))
-        pairs = [("InitiatorName", HOST), ("TargetName", TARGET), *KEYS]
-        script = [encode_pdu(conversation.login_request(pairs))]
-        for tag in range(6):
-            if tag % 2:
-                command = conversation.command(
-                    read_16(tag, 4), tag=tag, read=True, expected_data_transfer_length=4 * BLOCK
-                )
-            else:
-                command = conversation.command(
-                    write_16(tag, 4),
-                    tag=tag,
-                    write=True,
-                    expected_data_transfer_length=4 * BLOCK,
-                    data=bytes(BLOCK),
-                )
-            script.append(encode_pdu(command))
-        first = rng.randint(0, 1)
-        stream = b"".join(script[:first]) + mutate(rng, b"".join(script[first:]))
-        while stream:
-            size = rng.randint(1, 400)
-            conversation.target.receive(stream[:size], 0)
-            conversation.answers()
-            stream = stream[size:]
-        assert_bounded(conversation)
-    return count
-
-
-def test_mutated_sessions_are_survived() -> None:
-    assert fuzz_sessions(3.0, seed=1) > 20
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(700)
-def test_mutated_sessions_are_survived_for_ten_minutes() -> None:
-    assert fuzz_sessions(600.0, seed=int(time.time())) > 1000

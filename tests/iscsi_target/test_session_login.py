@@ -276,7 +276,7 @@ def test_a_target_with_the_wrong_secret_is_not_believed() -> None:
 
 def test_a_reflected_challenge_is_refused() -> None:
     conversation = Conversation(
-        make_node(chap=Chap(accepted=(Credentials("h", b"s"),), own=Credentials("t", b"s")))
+        make_node(chap=Chap(accepted=(Credentials("h", b"s"),), own=Credentials("t", b"another")))
     )
     start = conversation.login_request([*NAMES, ("AuthMethod", "CHAP")], csg=0, nsg=1, transit=False)
     conversation.send(start)

@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 
 from iscsi_target.executor import ResetKind, ScsiResult
+from iscsi_target.session.limits import Limits
+from iscsi_target.session.parameters import Parameters
 from iscsi_target.session.task import Task
 from iscsi_target.wire.codec import Pdu
 from iscsi_target.wire.lun import lun_to_bytes
-from iscsi_target.wire.opcodes import TaskFunction, TaskResponse
-from iscsi_target.wire.requests import TaskManagementRequest
-from iscsi_target.wire.responses import R2T, ScsiResponse, TaskManagementResponse
+from iscsi_target.wire.opcodes import AsyncEvent, TaskFunction, TaskResponse
+from iscsi_target.wire.requests import DataOut, NopOut, TaskManagementRequest
+from iscsi_target.wire.responses import R2T, AsyncMessage, NopIn, ScsiResponse, TaskManagementResponse
 from tests.iscsi_target.imaginary_wire import BLOCK, Conversation, RamDisk, hold, make_node, write_16
 
 TUR = bytes(6)
@@ -201,9 +203,246 @@ def test_held_commands_of_the_lun_are_ended_too() -> None:
     conversation = logged_in(disk=disk)
     first, second = conversation.command(TUR, tag=1), conversation.command(TUR, tag=2)
     conversation.send(second)
-    assert code(manage(conversation, TaskFunction.LOGICAL_UNIT_RESET)) == 0
-    answers = conversation.send(first)
-    assert [pdu.initiator_task_tag for pdu in answers if isinstance(pdu, ScsiResponse)] == [1]
+    assert manage(conversation, TaskFunction.LOGICAL_UNIT_RESET) == [], (
+        "a command sent before it is still to come"
+    )
+    assert code(conversation.send(first)) == 0
     (answer,) = conversation.send(conversation.command(TUR, tag=3))
     assert isinstance(answer, ScsiResponse)
-    assert len(disk.executed) == 2
+    assert answer.initiator_task_tag == 3
+    assert len(disk.executed) == 1
+
+
+def test_a_target_reset_does_not_wait_for_commands_that_are_still_to_come() -> None:
+    disk = RamDisk()
+    conversation = logged_in(disk=disk)
+    first, second = conversation.command(TUR, tag=1), conversation.command(TUR, tag=2)
+    conversation.send(second)
+    assert code(manage(conversation, TaskFunction.TARGET_WARM_RESET)) == 0
+    answers = conversation.send(first)
+    assert [pdu.initiator_task_tag for pdu in answers if isinstance(pdu, ScsiResponse)] == [1]
+
+
+def test_commands_that_never_come_are_not_waited_for_for_ever() -> None:
+    conversation = logged_in()
+    conversation.send(conversation.command(TUR, tag=2, cmd_sn=2))
+    conversation.cmd_sn = 3
+    assert manage(conversation, TaskFunction.ABORT_TASK_SET) == []
+    conversation.node.handle_timer(Limits().abort_wait_ns)
+    assert code(conversation.answers()) == 0
+
+
+# -- many tasks: what is waited for, who is told (RFC 7143 sections 4.2.3.3 and 4.2.3.4) -------------------------
+
+
+def begin_write(conversation: Conversation, tag: int) -> R2T:
+    """A write whose data the target has asked for."""
+    (asked,) = conversation.send(
+        conversation.command(write_16(0, 8), tag=tag, write=True, expected_data_transfer_length=8 * BLOCK)
+    )
+    assert isinstance(asked, R2T)
+    return asked
+
+
+def answer_r2t(conversation: Conversation, asked: R2T) -> list[Pdu]:
+    return conversation.send(
+        DataOut(
+            final=True,
+            initiator_task_tag=asked.initiator_task_tag,
+            target_transfer_tag=asked.target_transfer_tag,
+            exp_stat_sn=0,
+            data_sn=0,
+            buffer_offset=asked.buffer_offset,
+            data=bytes(asked.desired_data_transfer_length),
+        )
+    )
+
+
+MANY = [TaskFunction.ABORT_TASK_SET, TaskFunction.CLEAR_TASK_SET, TaskFunction.LOGICAL_UNIT_RESET]
+
+
+@pytest.mark.parametrize("function", MANY)
+def test_the_standard_way_waits_for_the_data_that_were_asked_for(function: TaskFunction) -> None:
+    disk = RamDisk()
+    conversation = logged_in(disk=disk)
+    asked = begin_write(conversation, 1)
+    assert manage(conversation, function) == []
+    assert code(answer_r2t(conversation, asked)) == 0
+    assert disk.executed == []
+    conversation.assert_alive()
+
+
+def test_data_that_never_come_are_not_waited_for_for_ever() -> None:
+    conversation = logged_in()
+    begin_write(conversation, 1)
+    assert manage(conversation, TaskFunction.LOGICAL_UNIT_RESET) == []
+    conversation.node.handle_timer(Limits().abort_wait_ns - 1)
+    assert conversation.answers() == []
+    conversation.node.handle_timer(Limits().abort_wait_ns)
+    assert code(conversation.answers()) == 0
+
+
+REPORTING = Parameters(task_reporting=("FastAbort", "ResponseFence", "RFC3720"))
+
+
+def sessions(*reporting: str, connections: int = 1) -> list[Conversation]:
+    """One session for each way of reporting, with one target; each of so many connections."""
+    node = make_node(parameters=REPORTING)
+    found = []
+    for number, way in enumerate(reporting):
+        isid, tsih = bytes((0x80, 0, 0, 0, 0, number)), 0
+        for cid in range(connections):
+            conversation = Conversation(node, cid=cid, isid=isid, tsih=tsih)
+            keys = () if tsih else (("TaskReporting", way), ("MaxConnections", "4"))
+            conversation.log_in(*keys)
+            tsih = conversation.tsih
+            found.append(conversation)
+    return found
+
+
+def test_fast_abort_waits_for_no_data_and_tells_the_others() -> None:
+    one, fast, legacy = sessions("FastAbort", "FastAbort", "RFC3720")
+    for conversation in (one, fast, legacy):
+        asked = begin_write(conversation, 1)
+    assert code(manage(one, TaskFunction.LOGICAL_UNIT_RESET)) == 0
+    (told,) = fast.answers()
+    assert isinstance(told, AsyncMessage)
+    assert (told.async_event, told.lun) == (AsyncEvent.TASKS_TERMINATED, lun_to_bytes(0))
+    assert legacy.answers() == []
+    assert answer_r2t(legacy, asked) == [], "late data are taken and thrown away"
+    for conversation in (one, fast, legacy):
+        conversation.assert_alive()
+
+
+def test_fast_abort_tells_the_other_connections_of_its_own_session() -> None:
+    issuing, other, idle = sessions("FastAbort", connections=3)
+    other.cmd_sn = 1
+    begin_write(other, 1)
+    issuing.cmd_sn = 2
+    (ping,) = manage(issuing, TaskFunction.ABORT_TASK_SET)
+    assert isinstance(ping, NopIn), "the response is fenced: the others have to acknowledge first"
+    (event, _) = other.answers()
+    assert isinstance(event, AsyncMessage)
+    assert all(isinstance(pdu, NopIn) for pdu in idle.answers())
+
+
+def acknowledge(conversation: Conversation, exp_stat_sn: int) -> list[Pdu]:
+    return conversation.send(
+        NopOut(immediate=True, target_transfer_tag=1, cmd_sn=conversation.cmd_sn, exp_stat_sn=exp_stat_sn),
+        execute=False,
+    )
+
+
+def test_a_fenced_response_waits_for_what_was_sent_before_and_holds_up_what_comes_after() -> None:
+    one, two = sessions("ResponseFence", connections=2)
+    two.cmd_sn = 1
+    (status,) = two.send(two.command(TUR, tag=1))
+    assert isinstance(status, ScsiResponse)
+    two.send(two.command(TUR, tag=2, lun=lun_to_bytes(1)), execute=False)
+    other = two.target.ready.popleft()
+    hold(other)
+    one.cmd_sn = 3
+    (ping,) = manage(one, TaskFunction.LOGICAL_UNIT_RESET)
+    assert isinstance(ping, NopIn), "the response waits; the target asks for an acknowledgement"
+    (ping,) = two.answers()
+    assert isinstance(ping, NopIn)
+    assert acknowledge(one, ping.stat_sn) == []
+    acknowledge(two, status.stat_sn + 1)
+    answer, ping = one.answers()
+    assert code([answer]) == 0
+    assert isinstance(answer, TaskManagementResponse)
+    session = two.node.sessions[two.tsih]
+    session.complete(other, ScsiResult(0))
+    assert two.answers() == [], "held until the fenced response is acknowledged"
+    acknowledge(one, answer.stat_sn + 1)
+    (held,) = two.answers()
+    assert isinstance(held, ScsiResponse)
+    assert held.initiator_task_tag == 2
+    assert session.fence is None
+
+
+def test_a_connection_that_goes_does_not_leave_the_fence_standing() -> None:
+    one, two = sessions("ResponseFence", connections=2)
+    two.cmd_sn = 1
+    two.send(two.command(TUR, tag=1))
+    one.cmd_sn = 2
+    manage(one, TaskFunction.ABORT_TASK_SET)
+    acknowledge(one, one.target.next_stat_sn)
+    two.target.eof()
+    assert code([pdu for pdu in one.answers() if isinstance(pdu, TaskManagementResponse)]) == 0
+    acknowledge(one, one.target.next_stat_sn)
+    assert one.node.sessions[one.tsih].fence is None
+
+
+def test_without_the_key_no_response_is_fenced() -> None:
+    one, two = sessions("RFC3720", connections=2)
+    two.cmd_sn = 1
+    two.send(two.command(TUR, tag=1))
+    one.cmd_sn = 2
+    assert code(manage(one, TaskFunction.ABORT_TASK_SET)) == 0
+
+
+# -- RFC 7144 ------------------------------------------------------------------------------------------------------
+
+
+class Attentive(RamDisk):
+    """Has a unit attention to tell."""
+
+    report: bytes | None = b"\x16\x29\x00"
+
+    def attention_report(self, lun: int, initiator_port: str, target_port: int) -> bytes | None:
+        return self.report
+
+
+def test_query_asynchronous_event_tells_of_a_unit_attention_without_clearing_it() -> None:
+    disk = Attentive()
+    conversation = logged_in(RFC_7144, disk=disk)
+    for _ in range(2):
+        (answer,) = manage(conversation, TaskFunction.QUERY_ASYNC_EVENT)
+        assert isinstance(answer, TaskManagementResponse)
+        assert answer.response == TaskResponse.FUNCTION_SUCCEEDED
+        assert answer.additional_response_information == b"\x16\x29\x00"
+    disk.report = None
+    assert code(manage(conversation, TaskFunction.QUERY_ASYNC_EVENT)) == TaskResponse.FUNCTION_COMPLETE
+
+
+@pytest.mark.parametrize(
+    "function", [TaskFunction.QUERY_TASK, TaskFunction.QUERY_TASK_SET, TaskFunction.QUERY_ASYNC_EVENT]
+)
+def test_a_question_about_a_lun_that_is_not_there_is_answered_so(function: TaskFunction) -> None:
+    conversation = logged_in(RFC_7144, disk=Attentive())
+    answer = manage(conversation, function, lun=lun_to_bytes(9), referenced_task_tag=1)
+    assert code(answer) == TaskResponse.LUN_DOES_NOT_EXIST
+
+
+@pytest.mark.parametrize("function", range(9, 13))
+def test_functions_of_rfc_7144_want_its_protocol_level(function: int) -> None:
+    answer = manage(logged_in(disk=Attentive()), function)
+    assert code(answer) == TaskResponse.FUNCTION_NOT_SUPPORTED
+
+
+def test_a_function_on_a_unit_ends_its_tasks_whatever_lun_leads_to_it() -> None:
+    class Mapped(RamDisk):
+        def unit_for(self, initiator_name: str, lun: int) -> str | None:
+            return "one" if lun in (0, 5) else None
+
+    conversation = logged_in(disk=Mapped())
+    command = conversation.command(TUR, tag=1, lun=lun_to_bytes(5))
+    conversation.send(command, execute=False)
+    assert code(manage(conversation, TaskFunction.LOGICAL_UNIT_RESET)) == 0
+    assert conversation.answers() == []
+
+
+def test_functions_that_wait_are_bounded_and_end_with_the_session() -> None:
+    disk = RamDisk()
+    conversation = Conversation(make_node(disk, limits=Limits(queued_commands=4)))
+    conversation.log_in()
+    conversation.send(conversation.command(TUR, tag=2, cmd_sn=2))
+    conversation.cmd_sn = 3
+    for _ in range(4):
+        assert manage(conversation, TaskFunction.ABORT_TASK_SET) == []
+    assert code(manage(conversation, TaskFunction.ABORT_TASK_SET)) == TaskResponse.FUNCTION_REJECTED
+    management = conversation.node.sessions[conversation.tsih].management
+    conversation.target.eof()
+    assert not management.early
+    assert not management.pending

@@ -51,7 +51,9 @@ def test_a_flat_lun_below_256_is_read_too() -> None:
     assert lun_from_bytes(bytes.fromhex("4005000000000000")) == 5
 
 
-@pytest.mark.parametrize("field", ["0000000100000000", "c101000000000000", "0105000000000000"])
+@pytest.mark.parametrize(
+    "field", ["0000000100000000", "0000000000000005", "c101000000000000", "0105000000000000"]
+)
 def test_a_lun_in_another_form_is_no_lun_of_ours(field: str) -> None:
     assert lun_from_bytes(bytes.fromhex(field)) > MAX_LUN
 

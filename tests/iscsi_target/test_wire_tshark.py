@@ -155,7 +155,7 @@ def read_by_tshark(path: Path, *preferences: str) -> list[dict[str, Any]]:
         pytest.skip("tshark is missing: apt-get install tshark")
     options = [item for preference in preferences for item in ("-o", preference)]
     done = subprocess.run(
-        [tool, "-r", str(path), *options, "-T", "json", "-J", "iscsi tcp"],
+        [tool, "-r", str(path), *options, "-T", "json"],  # -J would leave out the trees of flags
         capture_output=True,
         text=True,
         timeout=60,
