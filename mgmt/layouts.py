@@ -64,6 +64,26 @@ def _measured_text(value: str) -> str:
     return value if value == "stale" else time_of_day(value)
 
 
+def _rule_keys(row: Row) -> str:
+    """A fault rule's other keys: ``opcode=r2t nth=3``."""
+    rule = row.get("rule")
+    if not isinstance(rule, Mapping):
+        return ""
+    said = (f"{key}={value}" for key, value in rule.items() if key not in ("name", "action", "enabled"))
+    return " ".join(said)
+
+
+def _first_peer(row: Row) -> str | None:
+    """Where an initiator's first connection comes from."""
+    connections = row.get("connections")
+    return str(connections[0].get("peer")) if isinstance(connections, list) and connections else None
+
+
+def _connections(row: Row) -> int:
+    connections = row.get("connections")
+    return len(connections) if isinstance(connections, list) else 0
+
+
 _MASTER = Column("MASTER PORT", _at("target.local_port", "local_port"))
 _REMOTE = Column("REMOTE PORT", _at("target.remote_port", "remote_port"))
 _NUMBER = Column("PORT", _at("target.remote_port_number", "remote_port_number"), numeric=True, optional=True)
@@ -350,5 +370,41 @@ LAYOUTS: Mapping[str, Layout] = {
             Column("MEANING", _at("meaning"), sentence=True),
         ),
         ("term", "value", "meaning"),
+    ),
+    "target-faults": Layout(
+        "Fault rules",
+        (
+            Column("NAME", _at("name")),
+            Column("ACTION", _at("rule.action")),
+            Column("ENABLED", _at("enabled"), yes),
+            Column("MATCHED", _at("matched"), numeric=True),
+            Column("FIRED", _at("fired"), numeric=True),
+            Column("RULE", _rule_keys, sentence=True),
+        ),
+        ("name", "enabled", "matched", "fired", "rule"),
+    ),
+    "target-sessions": Layout(
+        "iSCSI sessions",
+        (
+            Column("SESSION", _at("session"), numeric=True),
+            Column("INITIATOR", _at("initiator")),
+            Column("TARGET", _at("target"), wide=True),
+            Column("PEER", _first_peer, wide=True),
+            Column("CONNECTIONS", _connections, numeric=True, wide=True),
+            Column("COMMANDS", _at("commands"), numeric=True),
+            Column("READ", _at("read_bytes"), size, numeric=True),
+            Column("WRITTEN", _at("written_bytes"), size, numeric=True),
+            Column("TASKS", _at("tasks"), numeric=True),
+        ),
+        ("session", "initiator", "target", "connections", "commands", "read_bytes", "written_bytes", "tasks"),
+    ),
+    "target-captures": Layout(
+        "Captures",
+        (
+            Column("FILE", _at("file")),
+            Column("PACKETS", _at("packets"), numeric=True),
+            Column("ERROR", _at("error"), optional=True),
+        ),
+        ("path", "file", "packets", "error"),
     ),
 }

@@ -65,7 +65,43 @@ COMMANDS: Mapping[str, Entry] = {
     ),
     "target": Entry(
         "The embedded iSCSI target.",
-        children={"serve": Entry("Serve LUNs over iSCSI.", "mgmt.cli.target:serve")},
+        children={
+            "serve": Entry("Serve LUNs over iSCSI.", "mgmt.cli.target:serve"),
+            "faults": Entry(
+                "The fault rules of a running target.",
+                children={
+                    "list": Entry(
+                        "The rules, and how often each fired.", "mgmt.cli.target_control:list_faults"
+                    ),
+                    "add": Entry("Add rules from a TOML file, or one.", "mgmt.cli.target_control:add_faults"),
+                    "remove": Entry("Remove rules.", "mgmt.cli.target_control:remove_faults"),
+                    "clear": Entry("Remove every rule.", "mgmt.cli.target_control:clear_faults"),
+                    "enable": Entry("Let rules work again.", "mgmt.cli.target_control:enable_faults"),
+                    "disable": Entry("Let rules rest.", "mgmt.cli.target_control:disable_faults"),
+                },
+                example="sancredit target faults list --control /tmp/target.sock",
+            ),
+            "sessions": Entry(
+                "The sessions of a running target.",
+                children={
+                    "list": Entry("The sessions there are.", "mgmt.cli.target_control:list_sessions"),
+                    "end": Entry("End a session at once.", "mgmt.cli.target_control:end_session"),
+                    "logout": Entry("Ask an initiator to log out.", "mgmt.cli.target_control:logout"),
+                    "async": Entry("Send an asynchronous message.", "mgmt.cli.target_control:send_async"),
+                },
+                example="sancredit target sessions list --control /tmp/target.sock",
+            ),
+            "log": Entry("The last PDUs of a running target.", "mgmt.cli.target_control:log"),
+            "capture": Entry(
+                "Captures of a running target.",
+                children={
+                    "list": Entry("The captures under way.", "mgmt.cli.target_control:list_captures"),
+                    "start": Entry("Begin a capture.", "mgmt.cli.target_control:start_capture"),
+                    "stop": Entry("End a capture.", "mgmt.cli.target_control:stop_capture"),
+                },
+                example="sancredit target capture list --control /tmp/target.sock",
+            ),
+        },
         example="sancredit target serve --portal 127.0.0.1:0 --lun 64MiB",
     ),
     "fc": Entry(

@@ -94,6 +94,8 @@ _JUDGES: Mapping[str, Callable[[Any], tuple[int, str]]] = {
     "mgmt.http.problems.PeerUnreachable": _unreachable,
     "mgmt.http.address.AddressError": lambda error: (USAGE, _line(str(error))),
     "mgmt.http.server.ListenError": lambda error: (FAILED, _line(str(error))),
+    "mgmt.target.table.ConfigurationError": lambda error: (USAGE, _line(str(error))),
+    "mgmt.target.process.StartError": lambda error: (FAILED, _line(str(error))),
     "mgmt.station.store.StationStoreError": lambda error: (FAILED, _line(str(error))),
 }
 

@@ -8,27 +8,34 @@ import signal
 import stat
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from mgmt.cli.access import FORM, access_list
 from mgmt.cli.failures import BadValue
+from mgmt.cli.options import SIZE
 
 if TYPE_CHECKING:
-    from iscsi_target.scsi.stores.store import BackingStore
-    from iscsi_target.scsi.target_device import TargetDevice
-    from iscsi_target.server import Portal, Target
     from iscsi_target.session.chap import Chap
+    from iscsi_target.session.node import Portal
+    from mgmt.target.configuration import ServeConfig, TargetConfig
+    from mgmt.target.process import TargetProcess
 
-DEFAULT_IQN = "iqn.2003-10.example.sancredit:target"
 _LARGEST_SECRET_BYTES = 255
 _SHORT_SECRET_BYTES = 12
 """96 bits: what a secret has to have at least (RFC 7143 section 9.2.1)."""
+_EXISTING = click.Path(path_type=Path, dir_okay=False)
 
 
-@click.command(epilog="Example: sancredit target serve --portal 127.0.0.1:0 --lun 64MiB")
+@click.command(
+    epilog="\b\nExample: sancredit target serve --portal 127.0.0.1:0 --lun 64MiB\n"
+    "Example: sancredit target serve --config examples/target.toml --control /tmp/target.sock"
+)
+@click.option("--config", type=_EXISTING, help="A TOML file; the flags below go before what it says.")
 @click.option(
     "--portal",
     "portals",
@@ -36,7 +43,7 @@ _SHORT_SECRET_BYTES = 12
     metavar="HOST:PORT",
     help="Where to listen (port 0: any); repeat for more. 127.0.0.1:3260 unless told.",
 )
-@click.option("--iqn", default=DEFAULT_IQN, show_default=True, help="iSCSI name of the target.")
+@click.option("--iqn", help="iSCSI name of the target; iqn.2003-10.example.sancredit:target unless told.")
 @click.option(
     "--lun",
     "luns",
@@ -51,89 +58,170 @@ _SHORT_SECRET_BYTES = 12
     metavar="USER:@FILE",
     help="Initiators log in by CHAP as USER with the secret in FILE; repeat for more users.",
 )
-def serve(portals: tuple[str, ...], iqn: str, luns: tuple[str, ...], users: tuple[str, ...]) -> None:
+@click.option(
+    "--allow",
+    "rules",
+    multiple=True,
+    metavar="RULE",
+    help="Who may log in, and what it sees: "
+    + FORM
+    + ". Repeat for more rules: the first that fits counts, and who"
+    " fits none is refused. Without any, everybody may do everything.",
+)
+@click.option("--hide", is_flag=True, help="Tell whom no --allow admits that the target is not there.")
+@click.option(
+    "--buffers",
+    type=SIZE,
+    metavar="SIZE",
+    help="Communication memory: the Data-In of all sessions that may be unacknowledged at a time; 256MiB unless told.",
+)
+@click.option("--faults", type=_EXISTING, help="Fault rules, in TOML; they come after those of --config.")
+@click.option(
+    "--hook",
+    "hooks",
+    type=_EXISTING,
+    multiple=True,
+    help="A Python file with hook(pdu, context); it runs with the target's rights. Repeat for more.",
+)
+@click.option(
+    "--seed", type=int, help="Seed of the faults' chance: the same traffic meets the same faults again."
+)
+@click.option(
+    "--capture", type=_EXISTING, help="Write every session to a pcapng file, for its owner's eyes only."
+)
+@click.option(
+    "--control",
+    metavar="PATH|ADDRESS",
+    help="Serve the control API: a Unix socket (mode 0600), or http://HOST:PORT on loopback with --token.",
+)
+@click.option(
+    "--token",
+    type=_EXISTING,
+    help="The control API wants the token in this file (mode 0600; made if missing).",
+)
+@click.option(
+    "--metrics",
+    metavar="HOST:PORT",
+    help="Serve /metrics for Prometheus there (port 0: any); nobody is asked for a password.",
+)
+def serve(
+    config: Path | None,
+    portals: tuple[str, ...],
+    iqn: str | None,
+    luns: tuple[str, ...],
+    users: tuple[str, ...],
+    rules: tuple[str, ...],
+    hide: bool,
+    buffers: int | None,
+    faults: Path | None,
+    hooks: tuple[Path, ...],
+    seed: int | None,
+    capture: Path | None,
+    control: str | None,
+    token: Path | None,
+    metrics: str | None,
+) -> None:
     """Serve LUNs over iSCSI until SIGTERM or Ctrl-C.
 
-    Prints one line for each portal and LUN once it is ready.
+    Prints one line for each portal and LUN once it is ready, and one each for the control API and the metrics.
     """
-    from iscsi_target.scsi.errors import InvalidConfiguration, StoreError
-    from iscsi_target.server import Target
+    from iscsi_target.trace.capture import CaptureConfig
+    from mgmt.target.configuration import ServeConfig, load
+    from mgmt.target.process import TargetProcess
 
-    where = [_portal(text) for text in portals or ("127.0.0.1:3260",)]
-    chap = _chap(users)
-    try:
-        device = _device(iqn, luns or ("64MiB",))
-    except (InvalidConfiguration, StoreError) as error:
-        raise BadValue(str(error)) from error
-    with closing(device):
-        try:
-            target = Target(name=iqn, logical_units=device, chap=chap)
-        except ValueError as error:
-            raise BadValue(str(error)) from error
-        import uvloop
+    settings = ServeConfig() if config is None else load(config, read_secret)
+    if portals:
+        settings = replace(settings, portals=tuple(_portal(text) for text in portals))
+    if iqn is not None or luns or users or rules or hide:
+        changed = _changed(settings.targets, iqn, luns, _chap(users), rules, hide=hide)
+        settings = replace(settings, targets=(changed,))
+    if buffers is not None:
+        settings = replace(settings, buffer_bytes=buffers)
+    if faults is not None:
+        settings = _with_faults(settings, faults)
+    if capture is not None:
+        settings = replace(settings, capture=CaptureConfig(path=capture))
+    if control is not None:
+        settings = replace(settings, control=control_address(control))
+    if token is not None:
+        settings = replace(settings, control_token=token)
+    if metrics is not None:
+        settings = replace(settings, metrics=_portal(metrics, "--metrics"))
+    settings = replace(settings, hooks=hooks, seed=settings.seed if seed is None else seed)
+    import uvloop
 
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(target, device, where))
+    with (
+        closing(TargetProcess(settings)) as process,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        runner.run(_serve(process))
 
 
-async def _serve(target: Target, device: TargetDevice, portals: Sequence[Portal]) -> None:
-    from iscsi_target.server import TargetServer
-
+async def _serve(process: TargetProcess) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    server = TargetServer([target], portals)
+    await process.serve(stop, _ready)
+
+
+def _ready(lines: list[str]) -> None:
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    sys.stdout.flush()
+
+
+def _changed(
+    targets: Sequence[TargetConfig],
+    iqn: str | None,
+    luns: Sequence[str],
+    chap: Chap | None,
+    rules: Sequence[str],
+    *,
+    hide: bool,
+) -> TargetConfig:
+    """The one target, as the flags want it."""
+    from mgmt.target.configuration import LunConfig
+
+    if len(targets) != 1:
+        raise click.UsageError(
+            "--iqn, --lun, --chap and --allow are for one target, and the file describes more"
+        )
+    target = targets[0]
+    if iqn is not None:
+        target = replace(target, iqn=iqn)
+    if luns:
+        target = replace(target, luns=tuple(LunConfig(number, text) for number, text in enumerate(luns)))
+    if chap is not None:
+        target = replace(target, chap=chap)
+    users = [known.name for known in target.chap.accepted] if target.chap is not None else []
+    numbers = [lun.number for lun in target.luns]
+    access = access_list(rules, hidden=hide, luns=numbers, users=users)
+    return target if access is None else replace(target, access=access)
+
+
+def _with_faults(settings: ServeConfig, path: Path) -> ServeConfig:
+    from iscsi_target.faults import FaultError, load_rules
+
     try:
-        await server.start()
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise click.ClickException(f"cannot listen on iscsi://{error.filename}: {reason}") from error
+        file = load_rules(path)
+    except FaultError as error:
+        raise BadValue(str(error)) from error
+    seed = settings.seed if file.seed is None else file.seed
+    return replace(settings, rules=(*settings.rules, *file.rules), seed=seed)
+
+
+def control_address(text: str) -> str:
+    """``--control``: a path is that of a Unix socket."""
+    return text if text.startswith(("unix:", "http://", "https://")) else f"unix:{text}"
+
+
+def _portal(text: str, option: str = "--portal") -> Portal:
+    from mgmt.target.configuration import parse_portal
+    from mgmt.target.table import ConfigurationError
+
     try:
-        for portal in server.portals:
-            for lun in device.units:
-                sys.stdout.write(f"listening iscsi://{portal.spelled()}/{target.name}/{lun}\n")
-        sys.stdout.flush()
-        await stop.wait()
-    finally:
-        device.interrupt()  # a SANITIZE may run for hours, and stopping waits for what runs
-        await server.stop()
-
-
-def _portal(text: str) -> Portal:
-    from iscsi_target.server import Portal
-
-    host, colon, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise click.UsageError(f"--portal is HOST:PORT with a port from 0 to 65535, not {text!r:.120}")
-    return Portal(host, int(port))
-
-
-def _store(text: str) -> BackingStore:
-    """The store of one ``--lun``; a file that may only be read is served read-only."""
-    from iscsi_target.scsi.stores.description import open_store
-
-    path = Path(text)
-    read_only = path.exists() and not os.access(path, os.W_OK)
-    return open_store(text, read_only=read_only)
-
-
-def _device(iqn: str, luns: Sequence[str]) -> TargetDevice:
-    """The LUNs from 0 on; nothing stays open when one of them cannot be served."""
-    from iscsi_target.scsi.logical_unit import LogicalUnit, LogicalUnitConfig, derive_identity
-    from iscsi_target.scsi.target_device import TargetDevice
-
-    with ExitStack() as opened:
-        units = {}
-        for lun, text in enumerate(luns):
-            store = _store(text)
-            opened.callback(store.close)
-            units[lun] = LogicalUnit(
-                store, derive_identity(iqn, lun), LogicalUnitConfig(read_only=store.read_only)
-            )
-        device = TargetDevice(iqn, units)
-        opened.pop_all()
-    return device
+        return parse_portal(text, option)
+    except ConfigurationError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def _chap(users: Sequence[str]) -> Chap | None:
@@ -147,11 +235,12 @@ def _chap(users: Sequence[str]) -> Chap | None:
             raise click.UsageError(
                 "--chap is USER:@FILE: the secret is read from FILE, never from the command line"
             )
-        accepted.append(Credentials(user, _secret(Path(file))))
+        accepted.append(Credentials(user, read_secret(Path(file))))
     return Chap(accepted=tuple(accepted)) if accepted else None
 
 
-def _secret(path: Path) -> bytes:
+def read_secret(path: Path) -> bytes:
+    """The secret in a file that only its owner can read. Raises BadValue; a short one gets a warning."""
     try:
         with path.open("rb") as file:
             if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:

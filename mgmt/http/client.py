@@ -26,13 +26,19 @@ class Peer:
     ``retries`` times and under the same ``request_id``, by which the receiver knows it again (GAP-5); it does not
     repeat one whose time was up.
 
-    ``name`` ("the station", "array M") goes before the address in error texts.
+    ``name`` ("the station", "array M") goes before the address in error texts; ``token`` is shown as a bearer token.
 
     Every method raises :class:`PeerRefused` and :class:`PeerUnreachable`.
     """
 
     def __init__(
-        self, address: str | Address, timeout_s: float = 5.0, *, retries: int = 2, name: str = ""
+        self,
+        address: str | Address,
+        timeout_s: float = 5.0,
+        *,
+        retries: int = 2,
+        name: str = "",
+        token: str | None = None,
     ) -> None:
         self.address = parse_address(address) if isinstance(address, str) else address
         self.who = f"{name} at {self.address}" if name else str(self.address)
@@ -45,6 +51,7 @@ class Peer:
             auth=httpx.BasicAuth(self.address.username, self.address.password)
             if self.address.username or self.address.password
             else None,
+            headers={"authorization": f"Bearer {token}"} if token is not None else None,
             timeout=httpx.Timeout(timeout_s),
             trust_env=False,
         )

@@ -215,6 +215,35 @@ ORDINARY: dict[str, dict[str, Any]] = {
         "share": 1.0,
         "meaning": "the published formula: frames that fit into the round trip",
     },
+    "target-faults": {
+        "name": "third-r2t-is-lost",
+        "enabled": True,
+        "matched": 100_000,
+        "fired": 1000,
+        "rule": {
+            "name": "third-r2t-is-lost",
+            "action": "drop",
+            "opcode": "r2t",
+            "direction": "to-initiator",
+            "nth": 3,
+        },
+    },
+    "target-sessions": {
+        "session": 12,
+        "initiator": "iqn.2016-04.com.open-iscsi:h1",
+        "target": "iqn.2003-10.example.sancredit:target",
+        "connections": [{"cid": 0, "peer": "10.0.0.17:54321", "portal": "10.0.0.1:3260"}],
+        "commands": 100_000,
+        "read_bytes": 123_456_789,
+        "written_bytes": 1,
+        "tasks": 32,
+    },
+    "target-captures": {
+        "path": "/tmp/a.pcapng",
+        "file": "/tmp/a-00002.pcapng",
+        "packets": 100_000,
+        "error": None,
+    },
     "terms": {"term": "bytes_per_second", "value": 10**12, "meaning": "a long sentence, " * 9},
 }
 

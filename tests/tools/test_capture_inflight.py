@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from iscsi_target.trace.pcapng import LINKTYPE_ETHERNET, LINKTYPE_RAW, PcapngWriter
 from tools.capture.inflight import FlowKey, InFlightAnalysis, analyse, downsample, main
-from tools.capture.pcapng import LINKTYPE_ETHERNET, LINKTYPE_RAW, CapturedPacket, PcapngWriter, read_file
+from tools.capture.pcapng import CapturedPacket, read_file
 from tools.capture.tcp import ACK, FIN, RST, SYN, decode_segment
 
 A, B = ("10.0.0.1", 40_000), ("10.0.0.2", 3260)

@@ -13,15 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tools.capture.pcapng import (
-    LINKTYPE_ETHERNET,
-    LINKTYPE_RAW,
-    CapturedPacket,
-    CaptureFormatError,
-    PcapngWriter,
-    read_file,
-    read_stream,
-)
+from iscsi_target.trace.pcapng import LINKTYPE_ETHERNET, LINKTYPE_RAW, PcapngWriter
+from tools.capture.pcapng import CapturedPacket, CaptureFormatError, read_file, read_stream
 
 TIME = 1_700_000_000_123_456_789
 

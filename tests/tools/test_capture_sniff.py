@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from iscsi_target.trace.pcapng import LINKTYPE_ETHERNET, LINKTYPE_RAW
 from tools.capture.inflight import analyse
-from tools.capture.pcapng import LINKTYPE_ETHERNET, LINKTYPE_RAW, read_file
+from tools.capture.pcapng import read_file
 from tools.capture.ring import PacketRing
 from tools.capture.sniff import sniff_command
 from tools.wan.channel import Channel

@@ -1,4 +1,7 @@
-"""``python -m tools.bench [NAME...]``: run the benchmarks one after the other, each as a program of its own."""
+"""``python -m tools.bench [NAME...] [OPTIONS]``: run benchmarks one after the other, each as a program of its own.
+
+Options, from the first word with a dash on, go to the one benchmark that is named.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +12,27 @@ BENCHMARKS = {
     "credits": "tools.bench.credits_bench",
     "channel": "tools.bench.wan_bench",
     "copy": "tools.bench.copy_bench",
+    "iscsi": "tools.bench.iscsi_bench",
+    "harness": "tools.bench.harness_bench",
 }
 
 
-def main(names: list[str]) -> int:
+def main(words: list[str]) -> int:
     """Exit status of the first benchmark that failed, else 0; 2 for a name that there is not."""
+    first = next((number for number, word in enumerate(words) if word.startswith("-")), len(words))
+    names, options = words[:first], words[first:]
     unknown = [name for name in names if name not in BENCHMARKS]
     if unknown:
         sys.stderr.write(f"no benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}\n")
+        return 2
+    if options and len(names) != 1:
+        sys.stderr.write(f"{options[0]} is for one benchmark: python -m tools.bench NAME {options[0]}\n")
         return 2
     worst = 0
     for name in names or BENCHMARKS:
         sys.stdout.write(f"\n== {name}: python -m {BENCHMARKS[name]}\n")
         sys.stdout.flush()
-        code = subprocess.run([sys.executable, "-m", BENCHMARKS[name]], check=False).returncode
+        code = subprocess.run([sys.executable, "-m", BENCHMARKS[name], *options], check=False).returncode
         worst = worst or code
     return worst
 

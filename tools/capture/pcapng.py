@@ -1,40 +1,37 @@
-"""Capture files: pcapng written and read (draft-ietf-opsawg-pcapng), classic pcap read (draft-ietf-opsawg-pcap).
+"""Capture files read: pcapng (draft-ietf-opsawg-pcapng) and classic pcap (draft-ietf-opsawg-pcap).
 
-Written are a section header, one interface description per interface, enhanced packets with nanoseconds, and interface
-statistics (so that a file says how many packets the capture itself lost). Read are both byte orders, any time
-resolution, simple and enhanced packets, several sections; unknown blocks are skipped, as the format wants.
+Both byte orders, any time resolution, simple and enhanced packets, several sections; unknown blocks are skipped, as the
+format wants. The writer is :mod:`iscsi_target.trace.pcapng`.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from iscsi_target.trace.pcapng import (
+    BLOCK_LIMIT_BYTES,
+    BYTE_ORDER_MAGIC,
+    ENHANCED_PACKET,
+    IF_TSOFFSET,
+    IF_TSRESOL,
+    INTERFACE,
+    OPT_COMMENT,
+    OPT_END,
+    SECTION_HEADER,
+    SIMPLE_PACKET,
+)
+
 LINKTYPE_NULL = 0
-LINKTYPE_ETHERNET = 1
-LINKTYPE_RAW = 101
 LINKTYPE_LINUX_SLL = 113
 LINKTYPE_IPV4 = 228
 LINKTYPE_IPV6 = 229
 
-BLOCK_LIMIT_BYTES = 16 << 20
-"""The longest block that is read; longer ones are taken for damage."""
-OPTION_LIMIT_BYTES = 65_535
-
-_SECTION_HEADER, _INTERFACE, _SIMPLE_PACKET, _STATISTICS, _ENHANCED_PACKET = 0x0A0D0D0A, 1, 3, 5, 6
-_BYTE_ORDER_MAGIC = 0x1A2B3C4D
-_OPT_END, _OPT_COMMENT = 0, 1
-_SHB_USERAPPL = 4
-_IF_NAME, _IF_TSRESOL, _IF_TSOFFSET = 2, 9, 14
-_ISB_STARTTIME, _ISB_ENDTIME, _ISB_IFRECV, _ISB_IFDROP = 2, 3, 4, 5
 _NS_PER_S = 1_000_000_000
 _PCAP_MAGIC = {0xA1B2C3D4: 1000, 0xA1B23C4D: 1}  # nanoseconds per unit of the fraction
-
-_EPB = struct.Struct("<IIIIIII")  # type, length, interface, time high, time low, captured, original
-_LENGTH = struct.Struct("<I")
 
 
 class CaptureFormatError(ValueError):
@@ -50,90 +47,6 @@ class CapturedPacket(NamedTuple):
     data: bytes
     interface: int = 0
     comment: str | None = None
-
-
-def _option(code: int, value: bytes) -> bytes:
-    if len(value) > OPTION_LIMIT_BYTES:
-        raise ValueError(f"an option of {len(value)} bytes does not fit; the limit is {OPTION_LIMIT_BYTES}")
-    return struct.pack("<HH", code, len(value)) + value + bytes(-len(value) % 4)
-
-
-def _options(values: Iterable[tuple[int, bytes]]) -> bytes:
-    encoded = b"".join(_option(code, value) for code, value in values)
-    return encoded + struct.pack("<HH", _OPT_END, 0) if encoded else b""
-
-
-def _block(kind: int, body: bytes) -> bytes:
-    body += bytes(-len(body) % 4)
-    length = _LENGTH.pack(12 + len(body))
-    return struct.pack("<I", kind) + length + body + length
-
-
-def _halves(time_ns: int) -> bytes:
-    return struct.pack("<II", time_ns >> 32, time_ns & 0xFFFF_FFFF)
-
-
-class PcapngWriter:
-    """Writes one section to a binary stream that the caller opens and closes; nothing is buffered here."""
-
-    def __init__(
-        self, stream: BinaryIO, *, application: str = "sancredit", comment: str | None = None
-    ) -> None:
-        self._stream = stream
-        self._snap: list[int] = []
-        options = [(_OPT_COMMENT, comment.encode())] if comment else []
-        options.append((_SHB_USERAPPL, application.encode()))
-        header = struct.pack("<IHHq", _BYTE_ORDER_MAGIC, 1, 0, -1)
-        stream.write(_block(_SECTION_HEADER, header + _options(options)))
-
-    def add_interface(self, link_type: int, *, snap_bytes: int = 0, name: str | None = None) -> int:
-        """Describe an interface; its number for :meth:`write`. ``snap_bytes`` 0 means packets are kept whole."""
-        options = [(_IF_NAME, name.encode())] if name else []
-        options.append((_IF_TSRESOL, b"\x09"))
-        body = struct.pack("<HHI", link_type, 0, snap_bytes) + _options(options)
-        self._stream.write(_block(_INTERFACE, body))
-        self._snap.append(snap_bytes or BLOCK_LIMIT_BYTES)
-        return len(self._snap) - 1
-
-    def write(
-        self,
-        time_ns: int,
-        data: bytes,
-        original_bytes: int | None = None,
-        *,
-        interface: int = 0,
-        comment: str | None = None,
-    ) -> None:
-        """Write a packet, cut to the interface's snap length; ``original_bytes`` None means it was not cut before."""
-        if original_bytes is None:
-            original_bytes = len(data)
-        data = data[: self._snap[interface]]
-        options = _options([(_OPT_COMMENT, comment.encode())]) if comment else b""
-        padding = -len(data) % 4
-        length = 32 + len(data) + padding + len(options)
-        header = _EPB.pack(
-            _ENHANCED_PACKET,
-            length,
-            interface,
-            time_ns >> 32,
-            time_ns & 0xFFFF_FFFF,
-            len(data),
-            original_bytes,
-        )
-        self._stream.write(b"".join((header, data, bytes(padding), options, _LENGTH.pack(length))))
-
-    def write_statistics(
-        self, time_ns: int, *, received: int, dropped: int, interface: int = 0, started_ns: int | None = None
-    ) -> None:
-        """Say how many packets the interface gave and how many of them the capture lost."""
-        options = [(_ISB_STARTTIME, _halves(started_ns))] if started_ns is not None else []
-        options += [
-            (_ISB_ENDTIME, _halves(time_ns)),
-            (_ISB_IFRECV, struct.pack("<Q", received)),
-            (_ISB_IFDROP, struct.pack("<Q", dropped)),
-        ]
-        body = struct.pack("<I", interface) + _halves(time_ns) + _options(options)
-        self._stream.write(_block(_STATISTICS, body))
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +68,7 @@ def _decode_options(data: bytes, order: str) -> dict[int, bytes]:
     offset = 0
     while offset + 4 <= len(data):
         code, length = struct.unpack_from(order + "HH", data, offset)
-        if code == _OPT_END:
+        if code == OPT_END:
             break
         value = data[offset + 4 : offset + 4 + length]
         if len(value) < length:
@@ -170,12 +83,12 @@ def _describe_interface(body: bytes, order: str) -> _InterfaceDescription:
         raise CaptureFormatError("an interface description is too short")
     link_type, _reserved, snap_bytes = struct.unpack_from(order + "HHI", body)
     options = _decode_options(body[8:], order)
-    (resolution,) = options.get(_IF_TSRESOL, b"\x06")[:1] or b"\x06"
+    (resolution,) = options.get(IF_TSRESOL, b"\x06")[:1] or b"\x06"
     power = resolution & 0x7F
     if power > 63:
         raise CaptureFormatError(f"a time resolution of power {power} is beyond 64 bits")
     units_per_s = 2**power if resolution & 0x80 else 10**power
-    offset = options.get(_IF_TSOFFSET, b"")
+    offset = options.get(IF_TSOFFSET, b"")
     offset_s = struct.unpack(order + "q", offset)[0] if len(offset) == 8 else 0
     return _InterfaceDescription(link_type, snap_bytes, units_per_s, offset_s)
 
@@ -195,14 +108,14 @@ def _read_pcapng(stream: BinaryIO) -> Iterator[CapturedPacket]:
     """The packets of a pcapng file whose first four bytes have been read."""
     order = "<"
     interfaces: list[_InterfaceDescription] = []
-    kind_bytes = struct.pack("<I", _SECTION_HEADER)
+    kind_bytes = struct.pack("<I", SECTION_HEADER)
     while kind_bytes:
         if len(kind_bytes) < 4:
             raise _Truncated("the file ends inside a block header")
         length_bytes = _exactly(stream, 4, "a block header")
         (kind,) = struct.unpack(order + "I", kind_bytes)
         start = b""
-        if kind == _SECTION_HEADER:  # the same in both byte orders
+        if kind == SECTION_HEADER:  # the same in both byte orders
             start = _exactly(stream, 4, "a section header")
             order = _byte_order(start)
             interfaces = []
@@ -212,18 +125,18 @@ def _read_pcapng(stream: BinaryIO) -> Iterator[CapturedPacket]:
         body = start + _exactly(stream, length - 12 - len(start), "a block")
         if _exactly(stream, 4, "a block") != length_bytes:
             raise CaptureFormatError("the two lengths of a block differ")
-        if kind == _INTERFACE:
+        if kind == INTERFACE:
             interfaces.append(_describe_interface(body, order))
-        elif kind == _ENHANCED_PACKET:
+        elif kind == ENHANCED_PACKET:
             yield _enhanced(body, order, interfaces)
-        elif kind == _SIMPLE_PACKET:
+        elif kind == SIMPLE_PACKET:
             yield _simple(body, order, interfaces)
         kind_bytes = stream.read(4)
 
 
 def _byte_order(magic: bytes) -> str:
     for order in "<>":
-        if struct.unpack(order + "I", magic)[0] == _BYTE_ORDER_MAGIC:
+        if struct.unpack(order + "I", magic)[0] == BYTE_ORDER_MAGIC:
             return order
     raise CaptureFormatError("the byte-order magic of a section is wrong")
 
@@ -241,7 +154,7 @@ def _enhanced(body: bytes, order: str, interfaces: list[_InterfaceDescription]) 
     comment: str | None = None
     options_at = end + -captured % 4
     if options_at < len(body):
-        said = _decode_options(body[options_at:], order).get(_OPT_COMMENT)
+        said = _decode_options(body[options_at:], order).get(OPT_COMMENT)
         comment = said.decode(errors="replace") if said is not None else None
     time_ns = interface.time_ns(high, low)
     return CapturedPacket(time_ns, interface.link_type, original, body[20:end], number, comment)
@@ -283,7 +196,7 @@ def read_stream(stream: BinaryIO, *, allow_truncated: bool = False) -> Iterator[
     """
     magic = stream.read(4)
     packets: Iterator[CapturedPacket] | None = None
-    if magic == struct.pack("<I", _SECTION_HEADER):
+    if magic == struct.pack("<I", SECTION_HEADER):
         packets = _read_pcapng(stream)
     elif len(magic) == 4:
         for order in "<>":

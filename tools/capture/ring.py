@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from tools.capture.pcapng import LINKTYPE_ETHERNET, LINKTYPE_RAW
+from iscsi_target.trace.pcapng import LINKTYPE_ETHERNET, LINKTYPE_RAW
 
 _ETH_P_ALL = 0x0003
 _SOL_PACKET = 263

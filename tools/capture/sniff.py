@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from tools.capture.pcapng import PcapngWriter
+from iscsi_target.trace.pcapng import PcapngWriter
 from tools.capture.ring import PacketRing, UnsupportedInterface
 
 SNAP_BYTES = 128

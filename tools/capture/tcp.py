@@ -10,13 +10,12 @@ import socket
 import struct
 from typing import NamedTuple
 
+from iscsi_target.trace.pcapng import LINKTYPE_ETHERNET, LINKTYPE_RAW
 from tools.capture.pcapng import (
-    LINKTYPE_ETHERNET,
     LINKTYPE_IPV4,
     LINKTYPE_IPV6,
     LINKTYPE_LINUX_SLL,
     LINKTYPE_NULL,
-    LINKTYPE_RAW,
     CapturedPacket,
 )
 
