@@ -223,6 +223,8 @@ class InitiatorConnection(InitiatorRecovery):
             raise ProtocolError(f"Data-In with buffer offset {offset} where {task.received} comes next")
         task.data_in[offset : offset + size] = frame.data
         task.received += size
+        if not self._in_order and size:
+            task.extents.append((offset, size))
         if acknowledge and self._recovering:
             first_missing = min(task.missing, default=task.next_data_sn)
             self._snack(SnackType.DATA_ACK, first_missing, 0, RESERVED_TAG, lun_field, target_transfer_tag)
@@ -355,6 +357,13 @@ class InitiatorConnection(InitiatorRecovery):
 
     def _conclude(self, task: InitiatorTask, ended: CommandEnded) -> None:
         session = self.session
+        if task.data_in is not None and not ended.response and not ended.status:
+            both = len(task.data_out) > 0
+            under = ended.read_underflow if both else ended.underflow
+            count = ended.read_residual_count if both else ended.residual_count
+            if flaw := task.data_in_flaw(count if under else 0):
+                session.drop(task, flaw)
+                return
         del session.tasks[task.initiator_task_tag]
         self.forget(task)
         session.events.append(replace(ended, data_in=ended.data_in[: task.received], received=task.received))

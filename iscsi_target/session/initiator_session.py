@@ -38,6 +38,7 @@ class InitiatorTask:
         "data_in",
         "data_out",
         "expected_length",
+        "extents",
         "immediate",
         "initiator_task_tag",
         "lun_field",
@@ -82,6 +83,8 @@ class InitiatorTask:
         self.cmd_sn = 0
         self.cmd_sn_assigned = False
         self.received = 0
+        self.extents: list[tuple[int, int]] = []
+        """Where Data-In came and how much, where it may come in any order."""
         self.next_data_sn = 0
         self.missing: set[int] = set()
         """DataSNs that were lost and asked for again (error recovery level 1 and above)."""
@@ -92,9 +95,25 @@ class InitiatorTask:
         self.renumbered = False
         """The next DataSN or R2TSN may leave a gap."""
 
+    def data_in_flaw(self, residual_count: int) -> str:
+        """What is wrong with the Data-In of a command that ended well: too little of it, or with holes; "" if nothing.
+
+        ``residual_count`` is what the target said it left out (RFC 7143 section 11.4.5.1)."""
+        assert self.data_in is not None
+        promised = len(self.data_in) - residual_count
+        if self.received != promised:
+            return f"{self.received} bytes of Data-In came where {promised} are due"
+        end = 0
+        for offset, size in sorted(self.extents):
+            if offset != end:
+                return f"Data-In begins at {offset} where {end} comes next"
+            end += size
+        return ""
+
     def restart(self) -> None:
         """Nothing of the data counts any more: they come again from the beginning."""
         self.received = 0
+        self.extents.clear()
         self.next_data_sn = 0
         self.missing.clear()
         self.pending_status = None
