@@ -322,6 +322,11 @@ class TargetServer:
             delay = _POLL_WAITING_S if self.waiting else _POLL_IDLE_S
             self._poll_timer = self._loop.call_later(delay, self._poll)
 
+    @property
+    def polling(self) -> bool:
+        """True while a timer looks after units that are held or waited for."""
+        return self._poll_timer is not None
+
     def has_room(self, connection: ServerConnection) -> bool:
         """Whether a command of this connection may be begun.
 

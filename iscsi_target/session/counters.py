@@ -186,7 +186,7 @@ class TrafficTable:
         """By LUN, as they are now."""
         found = dict(self._past)
         for lun, traffic in self.by_lun.items():
-            found[lun] = found.get(lun, TrafficStatistics()) + traffic.statistics()
+            _add(found, lun, traffic.statistics())
         return found
 
 
@@ -195,11 +195,20 @@ def by_lun(tables: Iterable[TrafficTable]) -> tuple[LunStatistics, ...]:
     found: dict[int | None, TrafficStatistics] = {}
     for table in tables:
         for lun, traffic in table.snapshot().items():
-            found[lun] = found.get(lun, TrafficStatistics()) + traffic
+            _add(found, lun, traffic)
     ordered = sorted(found.items(), key=lambda entry: (entry[0] is None, entry[0] or 0))
     return tuple(LunStatistics(lun, traffic) for lun, traffic in ordered)
 
 
 def total(luns: Iterable[LunStatistics]) -> TrafficStatistics:
     """The sum over LUNs."""
-    return sum((entry.traffic for entry in luns), TrafficStatistics())
+    entries = list(luns)
+    if len(entries) == 1:
+        return entries[0].traffic
+    return sum((entry.traffic for entry in entries), TrafficStatistics())
+
+
+def _add(found: dict[int | None, TrafficStatistics], lun: int | None, traffic: TrafficStatistics) -> None:
+    """Hundreds of sessions are summed at one time, on the data loop: what is there alone is not added to nothing."""
+    before = found.get(lun)
+    found[lun] = traffic if before is None else before + traffic

@@ -406,7 +406,7 @@ def test_nobody_who_stands_before_the_units_is_gone_around() -> None:
     assert offers_fast_path(device)
     assert not offers_fast_path(RamDisk())
     assert not offers_fast_path(Executing(TARGET, units))
-    assert not offers_fast_path(Handing(device))  # type: ignore[arg-type]
+    assert not offers_fast_path(Handing(device))
     vars(device)["execute"] = device.execute
     assert not offers_fast_path(device)
 

@@ -50,6 +50,8 @@ from tools.bench.iscsi_targets import MeasuredTarget, TargetMissing, sancredit, 
 _LUN_BYTES = 256 * MIB
 _STAMPS = Load(block_bytes=256 * KIB, depth=8, sequential=True)
 _IDLE_SESSIONS = 256
+_NOISY = 25.0
+"""Per cent of a core that other programs may use for the figures to be taken at their word."""
 
 Targets = Mapping[str, MeasuredTarget]
 
@@ -301,13 +303,6 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--wait", type=float, default=3.0, help="seconds to wait for a quiet machine, each run"
     )
-    parser.add_argument(
-        "--nice",
-        type=int,
-        default=0,
-        metavar="N",
-        help="niceness of all of it; below 0 (as root) others disturb less",
-    )
     parser.add_argument("--quick", action="store_true", help="one short round: figures to work by")
     parser.add_argument(
         "--only",
@@ -379,6 +374,11 @@ def _as_text(speeds: Sequence[SpeedLine], bars: Sequence[BarLine]) -> str:
         foreign = [run.foreign_cpu for line in speeds for run in line.runs.values()]
         others = statistics.median(foreign) if foreign else 0
         parts += [_speed_table(speeds), _latency_table(speeds)]
+        if others > _NOISY:
+            parts.append(
+                "NOT QUIET: each target has as many threads as it has to ask the core for its time with, so a busy"
+                " machine favours tgtd; go by the column per core, or repeat it."
+            )
         parts.append(
             f"CPU: target/initiator, % of one core; other programs used {others:.0f} % meanwhile.\n"
             "per core: the ratio of commands per second of the target's CPU, which other programs disturb less."
@@ -391,8 +391,6 @@ def _as_text(speeds: Sequence[SpeedLine], bars: Sequence[BarLine]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; exit status 1 where something could not be measured to its end."""
     options = _options(arguments)
-    if options.nice:
-        os.nice(options.nice)
     with tempfile.TemporaryDirectory(prefix="iscsi-bench-") as name:
         speeds, bars, whole = measure(options, Path(name))
     sys.stdout.write(_as_json(speeds, bars) + "\n" if options.json else _as_text(speeds, bars))
