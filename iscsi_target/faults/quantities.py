@@ -10,7 +10,7 @@ from iscsi_target.scsi.errors import InvalidConfiguration
 from iscsi_target.scsi.stores.description import parse_size
 
 _TIMES_NS = {"ns": 1, "us": 1_000, "µs": 1_000, "ms": 1_000_000, "s": 1_000_000_000, "min": 60_000_000_000}
-_TIME = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)\s*(ns|us|µs|ms|s|min)\Z", re.ASCII | re.IGNORECASE)
+_TIME = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*(ns|us|µs|ms|s|min)\Z", re.ASCII | re.IGNORECASE)
 
 
 def parse_time(value: object) -> int:
