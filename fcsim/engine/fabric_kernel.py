@@ -1,4 +1,4 @@
-# cython: boundscheck=True, wraparound=False, cdivision=False, initializedcheck=False, annotation_typing=False
+# cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, annotation_typing=False
 # cython: infer_types=True, language_level=3
 """The event engine of a fabric: links with credits, switches with virtual output queues, hosts that send and drain.
 
@@ -6,6 +6,13 @@ Times are ticks of :mod:`fcsim.clock`. There is no event queue: what is on its w
 R_RDYs the other, is in the order of its arrival already, so each link has two rings and a few alarms, and a winners'
 tree over the links finds the next event. Ties go to the link with the lower number, so runs are repeatable, and the
 compiled engine and its plain twin agree to the tick.
+
+Hosts work ahead: no R_RDY that is not known yet can arrive earlier than an R_RDY that left now, so until then
+all that a host sends is determined, and it takes no event. Random numbers are drawn by link, so that this is
+no matter of order.
+
+Array bounds are not checked here (docs/adr/0007): only :func:`~fcsim.engine.fabric_state.lay_out` makes the arrays,
+and the plain twin, which checks, runs the same inputs in the tests.
 
 A frame is stored and forwarded: it may leave a switch when it is there as a whole (and ``latency`` later), and its
 receive buffer is free when its last byte has left.
@@ -20,21 +27,14 @@ from fcsim.engine.fabric_state import State
 COMPILED = not __file__.endswith(".py")
 
 # Typed copies: a module's own constants would be looked up by name in compiled code.
-NEVER = fabric_state.NEVER
-COUNTERS = fabric_state.COUNTERS
-TX_FRAMES = fabric_state.TX_FRAMES
-TX_BYTES = fabric_state.TX_BYTES
-RX_FRAMES = fabric_state.RX_FRAMES
+NEVER, COUNTERS, TX_FRAMES = fabric_state.NEVER, fabric_state.COUNTERS, fabric_state.TX_FRAMES
+TX_BYTES, RX_FRAMES = fabric_state.TX_BYTES, fabric_state.RX_FRAMES
 ZERO_TRANSITIONS = fabric_state.ZERO_TRANSITIONS
-ZERO_TICKS = fabric_state.ZERO_TICKS
-DISCARDS = fabric_state.DISCARDS
-PEAK = fabric_state.PEAK
-LOST_FRAMES = fabric_state.LOST_FRAMES
-LOST_R_RDYS = fabric_state.LOST_R_RDYS
-RECOVERED = fabric_state.RECOVERED
-LINK_RESETS = fabric_state.LINK_RESETS
-FLOW_COUNTERS = fabric_state.FLOW_COUNTERS
-SENT = fabric_state.SENT
+ZERO_TICKS, WAIT_TICKS, DISCARDS = fabric_state.ZERO_TICKS, fabric_state.WAIT_TICKS, fabric_state.DISCARDS
+PEAK, LINK_RESETS, LOST_FRAMES = fabric_state.PEAK, fabric_state.LINK_RESETS, fabric_state.LOST_FRAMES
+LOST_R_RDYS, RECOVERED, MISSING = fabric_state.LOST_R_RDYS, fabric_state.RECOVERED, fabric_state.MISSING
+FLOW_COUNTERS, SENT, DELIVERED = fabric_state.FLOW_COUNTERS, fabric_state.SENT, fabric_state.DELIVERED
+BYTES, LATENCY, WORST = fabric_state.BYTES, fabric_state.LATENCY, fabric_state.WORST
 TRACE_WIDTH = fabric_state.TRACE_WIDTH
 
 
@@ -51,21 +51,26 @@ class Engine(Memory):
     def run(self, until: int, most: int) -> int:
         """Let time go on to ``until``, or for ``most`` events, or until the trace is nearly full; events handled.
 
-        When nothing is left to happen, time stops with the last event.
+        When nothing is left to happen, time stops with the last event. Raises RuntimeError should more be under way
+        than there are credits, which is a defect of this engine.
         """
+        done = self._advance(min(until, NEVER - 1), most)
+        self.collect()
+        return done
+
+    def _advance(self, until: int, most: int) -> int:
         done = 0
-        room = len(self.trace) - TRACE_WIDTH * 4 * self.links
-        while done < most:
-            if self.trace_at > room and len(self.trace):
-                break
-            link = self.tree[1]
-            time = self.key[link]
+        room = len(self.trace) - TRACE_WIDTH * 4 * self.links if len(self.trace) else NEVER
+        self.until = until
+        while done < most and self.trace_at <= room and not self.overrun:
+            link = self.tree_link[1]
+            time = self.tree_key[1]
             if time > until:
                 self.now = until if time < NEVER else max(self.now, self._last_return())
                 break
             self.now = time
             done += 1
-            if self.fly_count[link] and self.fly_time[self.ring_base[link] + self.fly_head[link]] == time:
+            if self.fly_next[link] == time:
                 self._arrived(link)
             elif self.try_at[link] == time:
                 self._try(link)
@@ -75,10 +80,15 @@ class Engine(Memory):
                 self._reset(link)
             self._settle(link)
         self.events += done
-        self.collect()
         return done
 
-    # -- what happens at a link ---------------------------------------------------------------------------------
+    def collect(self) -> int:
+        """Book every credit that has come back by now, so that counters and credits hold for this moment."""
+        for link in range(self.links):
+            self._collect(link)
+        if self.overrun:
+            raise RuntimeError("more frames or R_RDYs under way than there are credits")
+        return self.now
 
     def _try(self, link: int) -> int:
         """The transmitter is free, or what it waited for has come: the buffer of what it sent is free as well."""
@@ -89,18 +99,37 @@ class Engine(Memory):
             if self.current_epoch[link] == self.epoch[came]:
                 self._give_back(came, self.current_channel[link], self.now, -1)
         self._start(link)
+        if self.from_host[link] >= 0:
+            self._send_ahead(link)
+        return 0
+
+    def _send_ahead(self, link: int) -> int:
+        """What a host sends before any R_RDY that is not known yet can arrive."""
+        now = self.now
+        last = min(now + self.r_rdy_ticks[link] + self.propagation[link], self.until)
+        if self.traced[link]:
+            last = now
+        while self.try_at[link] <= last and self.try_at[link] < self.loss_at[link]:
+            self.now = self.try_at[link]
+            self.try_at[link] = NEVER
+            self._start(link)
+        self.now = now
         return 0
 
     def _start(self, link: int) -> int:
-        """Send the next frame, if there is one and a credit for it; 1 when one left."""
+        """Send the next frame, if there is one and a credit for it. The caller settles the link."""
         self._collect(link)
         host = self.from_host[link] >= 0
         frame = self._from_host(link) if host else self._from_queues(link)
-        if frame < 0:
-            return 0
+        if frame >= 0:
+            self._send(link, frame, host)
+        return 0
+
+    def _send(self, link: int, frame: int, host: int) -> int:
+        """A frame leaves, for which there is a credit; ``host``: whether a host sends it."""
         self._moved(link)
         channel = self.frame_channel[frame]
-        both = link * self.channels + channel
+        both = link * self.channels + channel * self.vc_mode[link]
         counters = link * COUNTERS
         self.credit[both] -= 1
         self.outstanding[link] += 1
@@ -119,23 +148,20 @@ class Engine(Memory):
             self.zero_since[both] = self.now
             if self.patience[link]:
                 self.loss_at[link] = self.now + self.patience[link]
-                if self.loss_at[link] < self.key[link]:
-                    self._lead(link, self.loss_at[link])
             if host and self._always_ready(link, flow):  # it will stand at the line's end without credit
                 self.stalled_since[link] = end
                 self.try_at[link] = max(end, self._next_return(link))
-        if self.try_at[link] < self.key[link]:
-            self._lead(link, self.try_at[link])
-        return 1
+        return 0
 
     def _launch(self, link: int, frame: int, end: int) -> int:
         """A frame whose last byte leaves at ``end`` is on its way, or lost on it."""
         counters = link * COUNTERS
         arrival = end + self.propagation[link] + self.latency[link]
         to_host = self.to_host[link] >= 0
-        lost = self.lose_frame[link] > 0 and self._chance() < self.lose_frame[link]
+        lost = self.lose_frame[link] > 0 and self._chance(link) < self.lose_frame[link]
         if lost:
             self.counters[counters + LOST_FRAMES] += 1
+            self.counters[counters + MISSING] += 1
             self._release(frame)
         elif to_host:
             # A host deals with frames one after the other: when its buffer will be free is known already.
@@ -146,7 +172,7 @@ class Engine(Memory):
             self._give_back(link, self.frame_channel[frame], drained, frame)
         else:
             self._fly(link, arrival, frame)
-        back = self._boundary(2 * link, self.window[link], lost)
+        back = self._boundary(2 * link, self.window[link], lost) if self.window[link] else 0
         if back and to_host:
             self._recover_frames(link, back, max(arrival, self.drained_at[link]))
         elif back:
@@ -157,6 +183,7 @@ class Engine(Memory):
         """BB_SCs told how many frames were lost: as many R_RDYs more."""
         for _ in range(lost):
             self.counters[link * COUNTERS + RECOVERED] += 1
+            self.counters[link * COUNTERS + MISSING] -= 1
             self._give_back(link, 0, when, -1)
         return 0
 
@@ -182,7 +209,7 @@ class Engine(Memory):
                 due = min(due, self.flow_next[flow])
                 continue
             channel = self.flow_channel[flow]
-            if not self.credit[link * self.channels + channel]:
+            if not self.credit[link * self.channels + channel * self.vc_mode[link]]:
                 stalled = True
                 continue
             self.turn_flow[link] = turn + 1 if turn + 1 < count else 0
@@ -198,19 +225,20 @@ class Engine(Memory):
         """A new frame of a flow."""
         frame = self.free_slot
         if frame < 0:
-            raise RuntimeError("more frames under way than there are credits")
+            self.overrun = 1
+            return -1
         self.free_slot = self.frame_next[frame]
         host = self.from_host[link]
         to = self.flow_to[flow]
         if to < 0:
             to = self.flow_hot[flow]
-            if to < 0 or self._chance() >= self.flow_hot_chance[flow]:
-                to = self._chance() % (self.hosts - 1)
+            if to < 0 or self._chance(link) >= self.flow_hot_chance[flow]:
+                to = self._chance(link) * (self.hosts - 1) >> 31
                 if to >= host:
                     to += 1
         size = self.flow_low[flow]
         if self.flow_high[flow] > size:
-            size += self._chance() % (self.flow_high[flow] - size + 1)
+            size += self._chance(link) * (self.flow_high[flow] - size + 1) >> 31
         self.frame_to[frame] = to
         self.frame_from[frame] = host
         self.frame_size[frame] = size
@@ -235,7 +263,7 @@ class Engine(Memory):
             if channel >= self.channels:
                 channel -= self.channels
             both = link * self.channels + channel
-            if not self.credit[both]:
+            if not self.credit[link * self.channels + channel * self.vc_mode[link]]:
                 continue
             while self.active_count[both]:
                 base = self.active_base[both]
@@ -255,20 +283,27 @@ class Engine(Memory):
                 else:
                     self.queue_active[queue] = 0
                 self.waiting[link] -= 1
-                self.turn_channel[link] = channel + 1 if channel + 1 < self.channels else 0
-                came = self.frame_in[frame]
-                self.current_in[link] = came
-                self.current_channel[link] = channel
-                self.current_epoch[link] = self.epoch[came]
+                self._passes(link, frame, channel)
                 return frame
         self.try_at[link] = self._next_return(link)
+        if (
+            self.try_at[link] < self.tree_key[self.leaves + link]
+        ):  # a frame's arrival brought us here, not our turn
+            self._lead(link, self.try_at[link])
         if self.waiting[link] and self.stalled_since[link] < 0:
             self.stalled_since[link] = self.now
         if self.waiting[link] and self.hold[link] and self.hold_at[link] == NEVER:
             self.hold_at[link] = self._oldest(link) + self.hold[link]
-            if self.hold_at[link] < self.key[link]:
-                self._lead(link, self.hold_at[link])
         return -1
+
+    def _passes(self, link: int, frame: int, channel: int) -> int:
+        """A frame goes through the switch: its buffer is free when it has left."""
+        self.turn_channel[link] = channel + 1 if channel + 1 < self.channels else 0
+        came = self.frame_in[frame]
+        self.current_in[link] = came
+        self.current_channel[link] = channel
+        self.current_epoch[link] = self.epoch[came]
+        return 0
 
     def _arrived(self, link: int) -> int:
         frame = self._landed(link)
@@ -279,6 +314,17 @@ class Engine(Memory):
         self.frame_next[frame] = -1
         out = self._route(link, frame)
         channel = self.frame_channel[frame]
+        if out < 0:
+            self.counters[link * COUNTERS + DISCARDS] += 1
+            self._release(frame)
+            return self._give_back(link, channel, self.now, -1)
+        idle = self.free_at[out] <= self.now and self.current_in[out] < 0 and self.stalled_since[out] < 0
+        if idle and not self.waiting[out]:
+            self._collect(out)
+            if self.credit[out * self.channels + channel * self.vc_mode[out]]:  # past the queues
+                self._passes(out, frame, channel)
+                self._send(out, frame, 0)
+                return self._settle(out)
         queue = self.voq_base[link] + self.local_index[out] * self.channels + channel
         self.frame_queued[frame] = self.now
         if self.queue_head[queue] < 0:
@@ -289,30 +335,38 @@ class Engine(Memory):
         self.waiting[out] += 1
         if not self.queue_active[queue]:
             self._activate(out, out * self.channels + channel, queue)
-        if self.free_at[out] <= self.now and self.current_in[out] < 0 and self.stalled_since[out] < 0:
+        if idle:
             self._start(out)
+            self._settle(out)
         return 0
 
     def _route(self, link: int, frame: int) -> int:
         """The link out of the switch; of several equal ones always the same for a pair of hosts."""
         entry = self.to_switch[link] * self.hosts + self.frame_to[frame]
+        only = self.route_only[entry]
+        if only >= -1:
+            return only
         count = self.route_count[entry]
-        if count == 1:
-            return self.route_links[self.route_start[entry]]
-        spread = self.frame_from[frame] * 31 + self.frame_to[frame] * 17
+        # Mixed well: hosts with even numbers on one side and odd ones on the other would leave links unused.
+        spread = (self.frame_from[frame] * 0x9E3779B1 + self.frame_to[frame] * 0x85EBCA6B) & 0xFFFFFFFF
+        spread = (spread ^ (spread >> 15)) >> 8
         return self.route_links[self.route_start[entry] + spread % count]
 
     def _give_back(self, link: int, channel: int, when: int, frame: int) -> int:
         """A receive buffer of a link is free at ``when``: its R_RDY goes back, unless it gets lost."""
-        lost = self.lose_r_rdy[link] > 0 and self._chance() < self.lose_r_rdy[link]
+        lost = self.lose_r_rdy[link] > 0 and self._chance(link) < self.lose_r_rdy[link]
         if lost:
             self.counters[link * COUNTERS + LOST_R_RDYS] += 1
+            self.counters[link * COUNTERS + MISSING] += 1
             if frame >= 0:
                 self._delivered(frame, when)
         else:
             self._return(link, channel, when, frame)
+        if not self.window[link]:
+            return 0
         for _ in range(self._boundary(2 * link + 1, self.window[link], lost)):
             self.counters[link * COUNTERS + RECOVERED] += 1
+            self.counters[link * COUNTERS + MISSING] -= 1
             self._return(link, channel, when, -1)
         return 0
 
@@ -323,16 +377,137 @@ class Engine(Memory):
         self.ret_time[place] = time
         self.ret_channel[place] = channel
         self.ret_frame[place] = frame
-        self.ret_count[link] += 1
+        self.ret_count[link] += not self.overrun
         if self.stalled_since[link] >= 0:  # somebody waits for it
             time = max(time, self.free_at[link])
             if time < self.try_at[link]:
                 self.try_at[link] = time
-                if time < self.key[link]:
+                if self.from_host[link] >= 0:
+                    self._send_ahead(link)
+                    self._settle(link)
+                elif time < self.tree_key[self.leaves + link]:
                     self._lead(link, time)
         return 0
 
-    # -- what takes long ----------------------------------------------------------------------------------------
+    def _settle(self, link: int) -> int:
+        """Find a link's next event anew, after the one that was its next."""
+        least = min(self.try_at[link], self.fly_next[link], self.hold_at[link], self.loss_at[link])
+        if self.tree_key[self.leaves + link] == least:
+            return 0
+        return self._lead(link, least)
+
+    def _lead(self, link: int, time: int) -> int:
+        """A link's next event is at ``time``: the tree's winners above it change."""
+        node = self.leaves + link
+        winner = link
+        self.tree_key[node] = time
+        while node > 1:
+            rival = self.tree_key[node ^ 1]
+            other = self.tree_link[node ^ 1]
+            # Left of its rival, a link wins a tie.
+            won = -(time < rival + 1 - (node & 1))  # all bits or none: a branch would be mispredicted
+            time = rival ^ ((time ^ rival) & won)
+            winner = other ^ ((winner ^ other) & won)
+            node >>= 1
+            self.tree_key[node] = time
+            self.tree_link[node] = winner
+        return 0
+
+    def _collect(self, link: int) -> int:
+        """Take in the R_RDYs that have arrived. They are no events: nobody looks at a credit before it is needed."""
+        while self.ret_count[link]:
+            at = self.ring_base[link] + self.ret_head[link]
+            time = self.ret_time[at]
+            if time > self.now:
+                break
+            frame = self.ret_frame[at]
+            both = link * self.channels + self.ret_channel[at] * self.vc_mode[link]
+            self._forget_return(link)
+            if frame >= 0:
+                self._delivered(frame, time - self.r_rdy_ticks[link] - self.propagation[link])
+            if self.credit[both] >= self.granted[both]:
+                continue
+            if not self.credit[both]:
+                self.counters[link * COUNTERS + ZERO_TICKS] += time - self.zero_since[both]
+                self.loss_at[link] = NEVER
+            self.credit[both] += 1
+            self.outstanding[link] -= 1
+            if self.traced[link] and self.trace_at + TRACE_WIDTH <= len(self.trace):
+                self._note(link, 1, -1, time)
+                self.trace[self.trace_at - 2] = both - link * self.channels  # an R_RDY's virtual channel
+        return 0
+
+    def _forget_return(self, link: int) -> int:
+        head = self.ret_head[link] + 1
+        self.ret_head[link] = head if head < self.ring_size[link] else 0
+        self.ret_count[link] -= 1
+        return 0
+
+    def _moved(self, link: int) -> int:
+        """No frame waits for credit any more: book the wait."""
+        if self.stalled_since[link] >= 0:
+            self.counters[link * COUNTERS + WAIT_TICKS] += self.now - self.stalled_since[link]
+            self.stalled_since[link] = -1
+        return 0
+
+    def _next_return(self, link: int) -> int:
+        return self.ret_time[self.ring_base[link] + self.ret_head[link]] if self.ret_count[link] else NEVER
+
+    def _activate(self, link: int, both: int, queue: int) -> int:
+        size = self.active_size[link]
+        place = self.active_head[both] + self.active_count[both]
+        if place >= size:
+            place -= size
+        self.active[self.active_base[both] + place] = queue
+        self.active_count[both] += 1
+        self.queue_active[queue] = 1
+        return 0
+
+    def _place(self, link: int, head: int, count: int) -> int:
+        """Where the next entry of one of the link's two rings goes."""
+        if count >= self.ring_size[link]:
+            self.overrun = 1
+            return self.ring_base[link]
+        place = self.ring_base[link] + head + count
+        return place if place < self.ring_base[link + 1] else place - self.ring_size[link]
+
+    def _fly(self, link: int, arrival: int, frame: int) -> int:
+        place = self._place(link, self.fly_head[link], self.fly_count[link])
+        self.fly_time[place] = arrival
+        self.fly_frame[place] = frame
+        if not self.fly_count[link]:
+            self.fly_next[link] = arrival
+        self.fly_count[link] += not self.overrun
+        return 0
+
+    def _landed(self, link: int) -> int:
+        """Take out what arrives next: a frame, or -1 less the frames that BB_SCs told to be lost."""
+        place = self.ring_base[link] + self.fly_head[link]
+        head = self.fly_head[link] + 1
+        if head == self.ring_size[link]:
+            head = 0
+        self.fly_head[link] = head
+        self.fly_count[link] -= 1
+        self.fly_next[link] = self.fly_time[self.ring_base[link] + head] if self.fly_count[link] else NEVER
+        return self.fly_frame[place]
+
+    def _delivered(self, frame: int, when: int) -> int:
+        """A host has dealt with a frame."""
+        flow = self.frame_flow[frame] * FLOW_COUNTERS
+        latency = when - self.frame_born[frame]
+        self.flow_counters[flow + DELIVERED] += 1
+        self.flow_counters[flow + BYTES] += self.frame_size[frame]
+        self.flow_counters[flow + LATENCY] += latency
+        self.flow_counters[flow + WORST] = max(self.flow_counters[flow + WORST], latency)
+        self.frame_next[frame] = self.free_slot
+        self.free_slot = frame
+        return 0
+
+    def _chance(self, link: int) -> int:
+        """The link's next number of Lehmer's generator, 1 to 2^31 - 2: the same compiled and plain."""
+        drawn = self.random[link] * 48271 % 2147483647  # RANDOM_LIMIT, as a constant for the compiler
+        self.random[link] = drawn
+        return drawn
 
     def _expire(self, link: int) -> int:
         """Frames that waited for credit as long as the hold time are dropped; their buffers are free."""
@@ -366,15 +541,32 @@ class Engine(Memory):
         """No credit came back for too long: a link reset. What is under way or in the other side's buffers is lost."""
         self.loss_at[link] = NEVER
         self._collect(link)
-        counters = link * COUNTERS
-        starved = False
+        starved = 0
         for channel in range(self.channels):
             both = link * self.channels + channel
-            if not self.credit[both] and self.zero_since[both] + self.patience[link] <= self.now:
-                starved = True
+            if self.granted[both] and not self.credit[both]:
+                starved |= self.zero_since[both] + self.patience[link] <= self.now
         if not starved:
             return 0
-        self.counters[counters + LINK_RESETS] += 1
+        self.counters[link * COUNTERS + LINK_RESETS] += 1
+        # LR one way and LRR back, before frames go again.
+        return self._initialise(link, self.now + 2 * (self.propagation[link] + self.r_rdy_ticks[link]))
+
+    def restart(self, link: int, up_at: int) -> int:
+        """The link goes down now, and is up again at ``up_at`` with the credits that were granted.
+
+        Raises IndexError for a link that there is not.
+        """
+        if not 0 <= link < self.links:
+            raise IndexError(link)
+        self._collect(link)
+        self._initialise(link, max(up_at, self.now))
+        self.loss_at[link] = NEVER
+        return self._settle(link)
+
+    def _initialise(self, link: int, up_at: int) -> int:
+        """What is on the link or in the other side's buffers is lost; nothing is outstanding."""
+        counters = link * COUNTERS
         while self.fly_count[link]:
             frame = self._landed(link)
             if frame >= 0:
@@ -397,25 +589,12 @@ class Engine(Memory):
             self.window_count[side] = 0
             self.window_lost[side] = 0
         self.outstanding[link] = 0
+        self.counters[counters + MISSING] = 0
         for channel in range(self.channels):
             both = link * self.channels + channel
             if not self.credit[both] and self.granted[both]:
                 self.counters[counters + ZERO_TICKS] += self.now - self.zero_since[both]
             self.credit[both] = self.granted[both]
-        # LR one way and LRR back, before frames go again.
-        self.free_at[link] = self.now + 2 * (self.propagation[link] + self.r_rdy_ticks[link])
+        self.free_at[link] = up_at
         self.try_at[link] = self.free_at[link]
-        return 0
-
-    def _empty_queues(self, link: int) -> int:
-        """Drop what stands in the receiving switch's buffers of a link."""
-        for out in range(self.links):
-            if self.from_switch[out] != self.to_switch[link]:
-                continue
-            for channel in range(self.channels):
-                queue = self.voq_base[link] + self.local_index[out] * self.channels + channel
-                self.waiting[out] -= self._drop_chain(link, self.queue_head[queue])
-                self.queue_head[queue] = -1
-            if not self.waiting[out]:
-                self._moved(out)
         return 0

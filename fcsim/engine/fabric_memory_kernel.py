@@ -1,8 +1,8 @@
 # cython: boundscheck=True, wraparound=False, cdivision=False, initializedcheck=False, annotation_typing=False
 # cython: infer_types=True, language_level=3
-"""The fabric engine's memory: rings, queues, the free frames, the winners' tree, and what is counted.
+"""The fabric engine's arrays, and the steps on them that decide nothing and are seldom taken.
 
-:mod:`fcsim.engine.fabric_kernel` decides what happens; here it is written down.
+What every frame needs is in :mod:`fcsim.engine.fabric_kernel`, in one final class, so that it is inlined.
 """
 
 from __future__ import annotations
@@ -14,26 +14,20 @@ COMPILED = not __file__.endswith(".py")
 
 # Typed copies: a module's own constants would be looked up by name in compiled code.
 NEVER = fabric_state.NEVER
-RANDOM_LIMIT = fabric_state.RANDOM_LIMIT
 COUNTERS = fabric_state.COUNTERS
-ZERO_TICKS = fabric_state.ZERO_TICKS
-WAIT_TICKS = fabric_state.WAIT_TICKS
 DISCARDS = fabric_state.DISCARDS
-FLOW_COUNTERS = fabric_state.FLOW_COUNTERS
-DELIVERED = fabric_state.DELIVERED
-BYTES = fabric_state.BYTES
-LATENCY = fabric_state.LATENCY
-WORST = fabric_state.WORST
+WAIT_TICKS = fabric_state.WAIT_TICKS
 TRACE_WIDTH = fabric_state.TRACE_WIDTH
 
 
 class Memory:
-    """The arrays of a :class:`~fcsim.engine.fabric_state.State`, and the steps that touch no decision."""
+    """The arrays of a :class:`~fcsim.engine.fabric_state.State`, and the seldom steps on them."""
 
     def __init__(self, state: State) -> None:
         self.links, self.channels, self.hosts = state.links, state.channels, state.hosts
         self.overhead, self.leaves = state.overhead, state.leaves
-        self.random, self.free_slot = state.random, state.free_slot
+        self.free_slot = state.free_slot
+        self.random, self.route_only = state.random, state.route_only
         self.byte_ticks, self.propagation, self.latency = state.byte_ticks, state.propagation, state.latency
         self.r_rdy_ticks, self.from_host = state.r_rdy_ticks, state.from_host
         self.from_switch, self.to_host, self.to_switch = state.from_switch, state.to_host, state.to_switch
@@ -48,6 +42,7 @@ class Memory:
         self.flow_hot_chance, self.flow_low = state.flow_hot_chance, state.flow_low
         self.flow_high, self.flow_gap, self.flow_next = state.flow_high, state.flow_gap, state.flow_next
         self.flow_left, self.flow_channel, self.trace = state.flow_left, state.flow_channel, state.trace
+        self.vc_mode = state.vc_mode
         self.traced, self.granted, self.credit = state.traced, state.granted, state.credit
         self.zero_since, self.fly_time, self.fly_frame = state.zero_since, state.fly_time, state.fly_frame
         self.fly_head, self.fly_count, self.ret_time = state.fly_head, state.fly_count, state.ret_time
@@ -66,132 +61,31 @@ class Memory:
         self.frame_channel, self.frame_born = state.frame_channel, state.frame_born
         self.frame_queued, self.frame_in = state.frame_queued, state.frame_in
         self.frame_flow, self.frame_number = state.frame_flow, state.frame_number
-        self.counters, self.flow_counters, self.key = state.counters, state.flow_counters, state.key
-        self.tree = state.tree
+        self.counters, self.flow_counters, self.fly_next = state.counters, state.flow_counters, state.fly_next
+        self.tree_key, self.tree_link = state.tree_key, state.tree_link
         self.trace_at = 0
         self.now = 0
+        self.until = 0
+        self.overrun = 0
         self.events = 0
         self.number = 0
 
-    def collect(self) -> int:
-        """Book every credit that has come back by now, so that counters and credits hold for this moment."""
-        for link in range(self.links):
-            self._collect(link)
-        return self.now
+    def clear_trace(self) -> int:
+        """Begin the trace anew, after its events have been taken out; how many numbers stood in it."""
+        used = self.trace_at
+        self.trace_at = 0
+        return used
 
     def _last_return(self) -> int:
         last = 0
         for link in range(self.links):
             if self.ret_count[link]:
-                place = self._place(link, self.ret_head[link], self.ret_count[link] - 1)
+                place = (
+                    self.ring_base[link]
+                    + (self.ret_head[link] + self.ret_count[link] - 1) % self.ring_size[link]
+                )
                 last = max(last, self.ret_time[place])
         return last
-
-    def _settle(self, link: int) -> int:
-        """Find a link's next event anew, after the one that was its next."""
-        least = min(self.try_at[link], self.hold_at[link], self.loss_at[link])
-        if self.fly_count[link]:
-            least = min(least, self.fly_time[self.ring_base[link] + self.fly_head[link]])
-        if self.key[link] == least:
-            return 0
-        return self._lead(link, least)
-
-    def _lead(self, link: int, time: int) -> int:
-        """A link's next event is at ``time``: the tree's winners above it change."""
-        self.key[link] = time
-        node = (self.leaves + link) >> 1
-        while node:
-            left = self.tree[2 * node]
-            right = self.tree[2 * node + 1]
-            winner = left if self.key[left] <= self.key[right] else right
-            if winner == self.tree[node] and winner != link:
-                break
-            self.tree[node] = winner
-            node >>= 1
-        return 0
-
-    def _collect(self, link: int) -> int:
-        """Take in the R_RDYs that have arrived. They are no events: nobody looks at a credit before it is needed."""
-        while self.ret_count[link]:
-            at = self.ring_base[link] + self.ret_head[link]
-            time = self.ret_time[at]
-            if time > self.now:
-                break
-            frame = self.ret_frame[at]
-            both = link * self.channels + self.ret_channel[at]
-            self._forget_return(link)
-            if frame >= 0:
-                self._delivered(frame, time - self.r_rdy_ticks[link] - self.propagation[link])
-            if self.credit[both] >= self.granted[both]:
-                continue
-            if not self.credit[both]:
-                self.counters[link * COUNTERS + ZERO_TICKS] += time - self.zero_since[both]
-                self.loss_at[link] = NEVER
-            self.credit[both] += 1
-            self.outstanding[link] -= 1
-            if self.traced[link]:
-                self._note(link, 1, -1, time)
-        return 0
-
-    def _forget_return(self, link: int) -> int:
-        head = self.ret_head[link] + 1
-        self.ret_head[link] = head if head < self.ring_size[link] else 0
-        self.ret_count[link] -= 1
-        return 0
-
-    def _moved(self, link: int) -> int:
-        """No frame waits for credit any more: book the wait."""
-        if self.stalled_since[link] >= 0:
-            self.counters[link * COUNTERS + WAIT_TICKS] += self.now - self.stalled_since[link]
-            self.stalled_since[link] = -1
-        return 0
-
-    def _next_return(self, link: int) -> int:
-        return self.ret_time[self.ring_base[link] + self.ret_head[link]] if self.ret_count[link] else NEVER
-
-    def _activate(self, link: int, both: int, queue: int) -> int:
-        size = self.active_size[link]
-        place = self.active_head[both] + self.active_count[both]
-        if place >= size:
-            place -= size
-        self.active[self.active_base[both] + place] = queue
-        self.active_count[both] += 1
-        self.queue_active[queue] = 1
-        return 0
-
-    def _place(self, link: int, head: int, count: int) -> int:
-        """Where the next entry of one of the link's two rings goes."""
-        place = self.ring_base[link] + head + count
-        return place if place < self.ring_base[link + 1] else place - self.ring_size[link]
-
-    def _fly(self, link: int, arrival: int, frame: int) -> int:
-        place = self._place(link, self.fly_head[link], self.fly_count[link])
-        self.fly_time[place] = arrival
-        self.fly_frame[place] = frame
-        self.fly_count[link] += 1  # later than `tx_at`, so it is not the link's next event yet
-        return 0
-
-    def _landed(self, link: int) -> int:
-        head = self.fly_head[link]
-        self.fly_head[link] = head + 1 if head + 1 < self.ring_size[link] else 0
-        self.fly_count[link] -= 1
-        return self.fly_frame[self.ring_base[link] + head]
-
-    def _delivered(self, frame: int, when: int) -> int:
-        """A host has dealt with a frame."""
-        flow = self.frame_flow[frame] * FLOW_COUNTERS
-        latency = when - self.frame_born[frame]
-        self.flow_counters[flow + DELIVERED] += 1
-        self.flow_counters[flow + BYTES] += self.frame_size[frame]
-        self.flow_counters[flow + LATENCY] += latency
-        self.flow_counters[flow + WORST] = max(self.flow_counters[flow + WORST], latency)
-        self._release(frame)
-        return 0
-
-    def _release(self, frame: int) -> int:
-        self.frame_next[frame] = self.free_slot
-        self.free_slot = frame
-        return 0
 
     def _queue_at(self, link: int, both: int, step: int) -> int:
         """The queue that has its turn after ``step`` others."""
@@ -221,6 +115,11 @@ class Memory:
         self.counters[link * COUNTERS + DISCARDS] += dropped
         return dropped
 
+    def _release(self, frame: int) -> int:
+        self.frame_next[frame] = self.free_slot
+        self.free_slot = frame
+        return 0
+
     def _boundary(self, side: int, window: int, lost: int) -> int:
         """Count a frame (even ``side``) or an R_RDY (odd); at a boundary of 2^N, how many of them were lost."""
         if not window:
@@ -233,11 +132,6 @@ class Memory:
         self.window_count[side] = 0
         self.window_lost[side] = 0
         return back
-
-    def _chance(self) -> int:
-        """The next number of Lehmer's generator, 1 to 2^31 - 2: the same compiled and plain."""
-        self.random = self.random * 48271 % RANDOM_LIMIT
-        return self.random
 
     def _note(self, link: int, kind: int, frame: int, time: int) -> int:
         at = self.trace_at
@@ -252,4 +146,24 @@ class Memory:
         self.trace[at + 6] = 0 if frame < 0 else self.frame_channel[frame]
         self.trace[at + 7] = 0 if frame < 0 else self.frame_number[frame]
         self.trace_at = at + TRACE_WIDTH
+        return 0
+
+    def _empty_queues(self, link: int) -> int:
+        """Drop what stands in the receiving switch's buffers of a link."""
+        for out in range(self.links):
+            if self.from_switch[out] != self.to_switch[link]:
+                continue
+            for channel in range(self.channels):
+                queue = self.voq_base[link] + self.local_index[out] * self.channels + channel
+                self.waiting[out] -= self._drop_chain(link, self.queue_head[queue])
+                self.queue_head[queue] = -1
+            if not self.waiting[out]:
+                self._book_wait(out)
+        return 0
+
+    def _book_wait(self, link: int) -> int:
+        """No frame waits for credit any more."""
+        if self.stalled_since[link] >= 0:
+            self.counters[link * COUNTERS + WAIT_TICKS] += self.now - self.stalled_since[link]
+            self.stalled_since[link] = -1
         return 0

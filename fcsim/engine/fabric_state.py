@@ -11,16 +11,16 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 
 from fcsim.errors import InvalidScenario
-from fcsim.speeds import FRAME_OVERHEAD_BYTES, IDLE_BYTES
+from fcsim.speeds import FRAME_OVERHEAD_BYTES, IDLE_BYTES, MAX_PAYLOAD_BYTES
 
 NEVER = 1 << 62
 RANDOM_LIMIT = 2147483647
 """Chances are parts of this."""
 
 TX_FRAMES, TX_BYTES, RX_FRAMES, ZERO_TRANSITIONS, ZERO_TICKS, WAIT_TICKS = 0, 1, 2, 3, 4, 5
-DISCARDS, LOST_FRAMES, LOST_R_RDYS, RECOVERED, LINK_RESETS, PEAK = 6, 7, 8, 9, 10, 11
-COUNTERS = 12
-"""Counters of a link: ``counters[link * COUNTERS + …]``."""
+DISCARDS, LOST_FRAMES, LOST_R_RDYS, RECOVERED, LINK_RESETS, PEAK, MISSING = 6, 7, 8, 9, 10, 11, 12
+COUNTERS = 13
+"""Counters of a link: ``counters[link * COUNTERS + …]``. MISSING: credits lost, neither recovered nor reset."""
 SENT, DELIVERED, BYTES, LATENCY, WORST = 0, 1, 2, 3, 4
 FLOW_COUNTERS = 5
 """Counters of a flow; latency is the sum in ticks from the moment a frame was due to the moment it was drained."""
@@ -35,10 +35,10 @@ CREDITS_LIMIT = 10_000_000
 @dataclass(frozen=True, slots=True)
 class LinkSpec:
     """One direction of a link. ``source`` and ``destination`` are ``("host", n)`` or ``("switch", n)``; all times in
-    ticks. ``credits`` by virtual channel. ``hold``: how long a frame may wait for credit in the switch, 0 for ever.
-    ``patience``: how long without credit until a link reset, 0 never. ``latency``: what the receiving switch adds.
-    ``lose_frame`` and ``lose_r_rdy`` are chances of 0 to 1. ``drain_frame`` and ``drain_byte``: what a receiving host
-    takes for a frame, and for each byte of its payload."""
+    ticks. ``credits`` by virtual channel; a single number is for all of them (R_RDY mode). ``hold``: how long a frame
+    may wait for credit in the switch, 0 for ever. ``patience``: how long without credit until a link reset, 0 never.
+    ``latency``: what the receiving switch adds. ``lose_frame`` and ``lose_r_rdy`` are chances of 0 to 1.
+    ``drain_frame`` and ``drain_byte``: what a receiving host takes for a frame, and for each byte of its payload."""
 
     source: tuple[str, int]
     destination: tuple[str, int]
@@ -81,7 +81,6 @@ class State:
     hosts: int
     overhead: int
     leaves: int
-    random: int
     free_slot: int
     arrays: Mapping[str, array[int]] = field(repr=False)
 
@@ -108,6 +107,7 @@ def lay_out(
 
     Raises :class:`~fcsim.errors.InvalidScenario` for credits beyond what fits.
     """
+    _check(links, flows, routes, hosts=hosts, switches=switches, channels=channels)
     total = sum(sum(link.credits) for link in links)
     if total > CREDITS_LIMIT:
         raise InvalidScenario(f"{total} credits in all, more than the {CREDITS_LIMIT} that fit")
@@ -147,7 +147,9 @@ def lay_out(
     put("ring_size", [2 * sum(link.credits) + 4 for link in links])
     put("ring_base", _starts(arrays["ring_size"]))
     put("active_base", _starts([size for size in arrays["active_size"] for _ in range(channels)]))
-    put("granted", [credit for link in links for credit in link.credits])
+    # In R_RDY mode every channel draws on the first one's credits.
+    put("vc_mode", [int(len(link.credits) > 1) for link in links])
+    put("granted", [credit for link in links for credit in (*link.credits, *(0,) * channels)[:channels]])
     arrays["credit"] = arrays["granted"][:]
     put("hold", [link.hold for link in links])
     put("patience", [link.patience for link in links])
@@ -160,6 +162,8 @@ def lay_out(
     put("route_start", _starts([len(way) for way in ways])[:-1])
     put("route_count", [len(way) for way in ways])
     put("route_links", [link for way in ways for link in way])
+    # The one link, -1 for none, -2 for one of several.
+    put("route_only", [-1 if not way else way[0] if len(way) == 1 else -2 for way in ways])
     _put_flows(put, links, flows)
     put("traced", [int(link in traced) for link in range(count)])
     fill(trace_events * TRACE_WIDTH, 0, "trace")
@@ -178,7 +182,7 @@ def lay_out(
     )
     fill(count, 0, "turn_channel", "turn_flow", "waiting", "outstanding")
     fill(2 * count, 0, "window_count", "window_lost")
-    fill(count, NEVER, "try_at", "hold_at", "loss_at")
+    fill(count, NEVER, "try_at", "hold_at", "loss_at", "fly_next")
     fill(count, 0, "free_at", "drained_at")
     fill(count, -1, "stalled_since", "current_in")
     fill(sum(queues), -1, "queue_head", "queue_tail")
@@ -193,13 +197,57 @@ def lay_out(
     leaves = 1
     while leaves < count:
         leaves *= 2
-    fill(leaves, NEVER, "key")
+    fill(2 * leaves, NEVER, "tree_key")
     tree = [0] * leaves + list(range(leaves))
     for node in range(leaves - 1, 0, -1):
         tree[node] = tree[2 * node]
-    put("tree", tree)
-    first = seed % (RANDOM_LIMIT - 1) + 1
-    return State(count, channels, hosts, FRAME_OVERHEAD_BYTES + IDLE_BYTES, leaves, first, 0, arrays)
+    put("tree_link", tree)
+    put("random", [_first_random(seed, link) for link in range(count)])
+    return State(count, channels, hosts, FRAME_OVERHEAD_BYTES + IDLE_BYTES, leaves, 0, arrays)
+
+
+def _check(
+    links: Sequence[LinkSpec],
+    flows: Sequence[FlowSpec],
+    routes: Mapping[tuple[int, int], Sequence[int]],
+    *,
+    hosts: int,
+    switches: int,
+    channels: int,
+) -> None:
+    """Whatever the engine takes for granted: it does not check array bounds."""
+    ends = {"host": hosts, "switch": switches}
+    for link in links:
+        for kind, number in (link.source, link.destination):
+            if not 0 <= number < ends.get(kind, 0):
+                raise InvalidScenario(
+                    f"a link ends at {kind} {number}; there are {hosts} hosts, {switches} switches"
+                )
+        if len(link.credits) not in (1, channels):
+            raise InvalidScenario(f"credits for {len(link.credits)} of {channels} virtual channels")
+        if link.byte_ticks < 1 or not 0 <= link.bb_sc_n <= 15 or min(link.credits) < 0:
+            raise InvalidScenario("byte_ticks is from 1 on, bb_sc_n is 0 to 15, and credits are from 0 on")
+        times = (link.propagation, link.latency, link.hold, link.patience, link.drain_frame, link.drain_byte)
+        if not 0 <= min(times) <= max(times) <= NEVER >> 8:
+            raise InvalidScenario("the times of a link are from 0 to 4 hours")
+    for flow in flows:
+        if not 0 <= flow.host < hosts or not -1 <= flow.to < hosts or not -1 <= flow.hot < hosts:
+            raise InvalidScenario(f"a flow from host {flow.host} to {flow.to}; there are {hosts} hosts")
+        if flow.to < 0 and hosts < 2:
+            raise InvalidScenario("a flow to any other host takes two hosts")
+        if (
+            not 0 <= flow.channel < channels
+            or not 0 <= flow.low_bytes <= MAX_PAYLOAD_BYTES >= flow.high_bytes
+        ):
+            raise InvalidScenario(
+                f"a flow's channel is below {channels}, and its payload 0 to {MAX_PAYLOAD_BYTES} bytes"
+            )
+        if not 0 <= flow.start <= NEVER >> 1 or not 0 <= flow.gap <= NEVER >> 8:
+            raise InvalidScenario("a flow starts within 23 days, and its gap is from 0 to 4 hours")
+    for (switch, host), way in routes.items():
+        for number in way:
+            if not 0 <= number < len(links) or links[number].source != ("switch", switch):
+                raise InvalidScenario(f"link {number} does not leave switch {switch} (to host {host})")
 
 
 def _put_flows(put, links: Sequence[LinkSpec], flows: Sequence[FlowSpec]) -> None:  # type: ignore[no-untyped-def]
@@ -223,6 +271,14 @@ def _put_flows(put, links: Sequence[LinkSpec], flows: Sequence[FlowSpec]) -> Non
 def flow_order(links: Sequence[LinkSpec], flows: Sequence[FlowSpec]) -> list[int]:
     """The flows' numbers in the order in which the engine counts them: by the link of their host."""
     return [n for link in links for n, flow in enumerate(flows) if ("host", flow.host) == link.source]
+
+
+def _first_random(seed: int, link: int) -> int:
+    """Where a link's numbers begin, 1 to RANDOM_LIMIT - 1: far apart by the finaliser of splitmix64."""
+    mixed = (seed + (link + 1) * 0x9E3779B97F4A7C15) % 2**64
+    mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB % 2**64
+    return (mixed ^ mixed >> 31) % (RANDOM_LIMIT - 1) + 1
 
 
 def _starts(sizes: Sequence[int]) -> list[int]:

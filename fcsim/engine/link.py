@@ -14,6 +14,7 @@ from fcsim.speeds import FRAME_OVERHEAD_BYTES, IDLE_BYTES, MAX_DISTANCE_M, MAX_P
 #: An R_RDY is one word; it takes the place of an idle.
 R_RDY_BYTES = 4
 BLOCK_FRAMES = 65_536
+OUT_OF_TIME = "simulated time is from 0 to 47 days; split the run"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,28 +104,39 @@ class LinkRun:
             raise InvalidScenario(f"{len(ready)} ready times for {len(payload)} payloads")
         if not ready:
             return Block(ready, array("q"), array("q"))
-        bad = link_kernel.first_bad(ready, payload, len(ready), MAX_PAYLOAD_BYTES, LAST_TICK)
-        if bad >= 0 and not 0 <= payload[bad] <= MAX_PAYLOAD_BYTES:
-            raise InvalidScenario(f"a payload is 0 to {MAX_PAYLOAD_BYTES} bytes, not {payload[bad]}")
-        if bad >= 0 or self._end > LAST_TICK:
-            raise InvalidScenario("simulated time is from 0 to 47 days; split the run")
+        if self._end > LAST_TICK:
+            raise InvalidScenario(OUT_OF_TIME)
+        before = self._ring[:]
         empty = array("q")
-        sent = array("q", (0,)) * len(ready) if record else empty
-        drained = array("q", (0,)) * len(ready) if record else empty
-        self._end = link_kernel.run_block(
-            ready,
-            payload,
-            sent,
-            drained,
-            self._ring,
-            self._state,
-            len(ready),
-            self._byte,
-            FRAME_OVERHEAD_BYTES + IDLE_BYTES,
-            self._propagation,
-            self.scenario.drain_ticks,
-            self.scenario.r_rdy_bytes * self._byte,
-        )
+        # Copies, for nothing makes an array of so many places as fast; each is written.
+        sent = ready[:] if record else empty
+        drained = ready[:] if record else empty
+        try:
+            end = link_kernel.run_block(
+                ready,
+                payload,
+                sent,
+                drained,
+                self._ring,
+                self._state,
+                len(ready),
+                self._byte,
+                FRAME_OVERHEAD_BYTES + IDLE_BYTES,
+                self._propagation,
+                self.scenario.drain_ticks,
+                self.scenario.r_rdy_bytes * self._byte,
+                MAX_PAYLOAD_BYTES,
+                LAST_TICK,
+            )
+        except OverflowError:  # the plain kernel meets it where the compiled one wraps around
+            end = -1
+        if end < 0:
+            self._ring = before
+            bad = link_kernel.first_bad(ready, payload, len(ready), MAX_PAYLOAD_BYTES, LAST_TICK)
+            if not 0 <= payload[bad] <= MAX_PAYLOAD_BYTES:
+                raise InvalidScenario(f"a payload is 0 to {MAX_PAYLOAD_BYTES} bytes, not {payload[bad]}")
+            raise InvalidScenario(OUT_OF_TIME)
+        self._end = end
         self._frames += len(ready)
         return Block(ready, sent, drained)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import ModuleType
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -130,7 +131,7 @@ def test_what_waits_longer_than_the_hold_time_is_dropped_and_its_buffer_freed() 
 
 def test_lost_frames_and_r_rdys_starve_a_link_and_recovery_keeps_it_alive() -> None:
     flows = [FlowSpec(0, to=1, count=20_000)]
-    losing = {"lose_frame": 0.005, "lose_r_rdy": 0.005}
+    losing: dict[str, Any] = {"lose_frame": 0.005, "lose_r_rdy": 0.005}
     without = star(2, flows, **losing)
     run(without)
     assert flow_total(without, SENT) < 10_000

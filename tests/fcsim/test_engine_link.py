@@ -80,6 +80,11 @@ def test_throughput_follows_the_formula_to_a_thousandth(name: str) -> None:
         ("4G", 10, 16, 321.5),
         ("8G", 50, 16, 67.2),
         ("8G", 10, 20, 411.9),
+        ("8G", 2, 8, 749.1),
+        ("1G", 180, 48, 55.7),
+        ("4G", 10, 60, 413.3),
+        ("2G", 0, 8, 206.6),
+        ("8G", 0, 16, 826.5),
     ],
 )
 def test_worked_numbers_of_the_fall_off(name: str, km: int, credits: int, mb_per_second: float) -> None:
@@ -133,7 +138,7 @@ def test_compiled_and_plain_agree_to_the_tick(
         sent, drained = (array("q", bytes(8 * len(frames))) for _ in range(2))
         ring = array("q", bytes(8 * credits))
         state = array("q", bytes(8 * kernel.STATE_SIZE))
-        times = (660, 60, propagation, drain, r_rdy)
+        times = (660, 60, propagation, drain, r_rdy, 2112, 2**62)
         end = kernel.run_block(ready, payload, sent, drained, ring, state, len(frames), *times)
         outcomes.append((end, sent, drained, ring, state))
     assert outcomes[0] == outcomes[1]
@@ -157,6 +162,7 @@ def test_a_link_that_cannot_be_is_refused_in_one_line(change: dict[str, int], te
     [
         ([0], [2113], "not 2113"),
         ([0], [-4], "not -4"),
+        ([0], [2**62], "not 4611686018427387904"),
         ([-1], [0], "47 days"),
         ([2**62 + 1], [0], "47 days"),
         ([0], [], "1 ready times"),

@@ -14,6 +14,8 @@ BENCHMARKS = {
     "copy": "tools.bench.copy_bench",
     "iscsi": "tools.bench.iscsi_bench",
     "harness": "tools.bench.harness_bench",
+    "fc": "tools.bench.fc_bench",
+    "fc-live": "tools.bench.fc_live_bench",
 }
 
 
