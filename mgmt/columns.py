@@ -37,6 +37,21 @@ class Layout:
     fields: tuple[str, ...]
 
 
+def at(*names: str) -> Callable[[Row], Any]:
+    """The first of the values at ``names`` (``a.b`` reaches into an object), or ``None``."""
+
+    def value(row: Row) -> Any:
+        for name in names:
+            found: Any = row
+            for part in name.split("."):
+                found = found.get(part) if isinstance(found, Mapping) else None
+            if found is not None:
+                return found
+        return None
+
+    return value
+
+
 def size(value: int) -> str:
     """``2.003MiB``, ``64KiB``, ``2148B``: memory in binary units; few bytes exactly, else four digits that count."""
     return f"{value}B" if value < 10 * 1024 and value % 1024 else _readable(value, "B", _BINARY)
@@ -50,6 +65,11 @@ def rate(value: int) -> str:
 def delay(value: int) -> str:
     """``20ms``, ``20.13ms``: four digits that count."""
     return _readable(value, "ns", _DELAYS)
+
+
+def picoseconds(value: int) -> str:
+    """``3.4ms``: simulated time, in nanoseconds at the finest."""
+    return delay(value // 1000)
 
 
 def address(value: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from mgmt.columns import (
@@ -11,29 +11,15 @@ from mgmt.columns import (
     Layout,
     Row,
     address,
+    at,
     delay,
-    megabytes,
     percent,
     rate,
     size,
     time_of_day,
     yes,
 )
-
-
-def _at(*names: str) -> Callable[[Row], Any]:
-    """The first of the values at ``names`` (``a.b`` reaches into an object), or ``None``."""
-
-    def value(row: Row) -> Any:
-        for name in names:
-            found: Any = row
-            for part in name.split("."):
-                found = found.get(part) if isinstance(found, Mapping) else None
-            if found is not None:
-                return found
-        return None
-
-    return value
+from mgmt.fc_layouts import FC_LAYOUTS
 
 
 def _kind(row: Row) -> str | None:
@@ -43,7 +29,7 @@ def _kind(row: Row) -> str | None:
 
 def _open_name(row: Row) -> str | None:
     """What a reservation without ports is for: ``application remote-copy``."""
-    name = _at("target.name")(row)
+    name = at("target.name")(row)
     return None if name is None else f"{_kind(row)} {name}"
 
 
@@ -84,12 +70,12 @@ def _connections(row: Row) -> int:
     return len(connections) if isinstance(connections, list) else 0
 
 
-_MASTER = Column("MASTER PORT", _at("target.local_port", "local_port"))
-_REMOTE = Column("REMOTE PORT", _at("target.remote_port", "remote_port"))
-_NUMBER = Column("PORT", _at("target.remote_port_number", "remote_port_number"), numeric=True, optional=True)
-_BUFFER_ID = Column("ID", _at("target.buffer_id", "buffer_id"), numeric=True, optional=True)
+_MASTER = Column("MASTER PORT", at("target.local_port", "local_port"))
+_REMOTE = Column("REMOTE PORT", at("target.remote_port", "remote_port"))
+_NUMBER = Column("PORT", at("target.remote_port_number", "remote_port_number"), numeric=True, optional=True)
+_BUFFER_ID = Column("ID", at("target.buffer_id", "buffer_id"), numeric=True, optional=True)
 _NAME = Column("NAME", _open_name, optional=True)
-_ARRAY = Column("ARRAY", _at("array"), optional=True)
+_ARRAY = Column("ARRAY", at("array"), optional=True)
 _TARGET_FIELDS = (
     "target.kind",
     "target.local_port",
@@ -105,20 +91,20 @@ LAYOUTS: Mapping[str, Layout] = {
         "Table 101: reserved-buffer information",
         (
             _ARRAY,
-            Column("INTERFACE", _at("interface"), wide=True),
+            Column("INTERFACE", at("interface"), wide=True),
             Column("TARGET", _kind, wide=True),
             _MASTER,
             _REMOTE,
             _NUMBER,
             _BUFFER_ID,
             _NAME,
-            Column("ADDRESS", _at("buffer_address"), address, numeric=True),
-            Column("RESERVED", _at("reserved_bytes"), size, numeric=True),
-            Column("REQUESTED", _at("requested_bytes"), size, numeric=True, wide=True),
-            Column("UNITS", _at("reserved_units"), numeric=True, wide=True),
-            Column("UNITS IN USE", _at("in_use_units"), numeric=True, wide=True),
+            Column("ADDRESS", at("buffer_address"), address, numeric=True),
+            Column("RESERVED", at("reserved_bytes"), size, numeric=True),
+            Column("REQUESTED", at("requested_bytes"), size, numeric=True, wide=True),
+            Column("UNITS", at("reserved_units"), numeric=True, wide=True),
+            Column("UNITS IN USE", at("in_use_units"), numeric=True, wide=True),
             Column("IN USE", _share_in_use, numeric=True),
-            Column("STATE", _at("state")),
+            Column("STATE", at("state")),
         ),
         (
             "array",
@@ -141,14 +127,14 @@ LAYOUTS: Mapping[str, Layout] = {
             _MASTER,
             _REMOTE,
             _NUMBER,
-            Column("BANDWIDTH", _at("bandwidth_bps"), rate, numeric=True),
-            Column("DELAY", _at("rtt_ns"), delay, numeric=True),
-            Column("SESSIONS", _at("sessions"), numeric=True),
-            Column("CONNS", _at("connections_per_session"), numeric=True),
+            Column("BANDWIDTH", at("bandwidth_bps"), rate, numeric=True),
+            Column("DELAY", at("rtt_ns"), delay, numeric=True),
+            Column("SESSIONS", at("sessions"), numeric=True),
+            Column("CONNS", at("connections_per_session"), numeric=True),
             Column("MEASURED", _measured, _measured_text),
-            Column("MEASURED AT", _at("measured_at"), wide=True),
-            Column("STALE", _at("stale"), yes, wide=True),
-            Column("METHOD", _at("method"), wide=True),
+            Column("MEASURED AT", at("measured_at"), wide=True),
+            Column("STALE", at("stale"), yes, wide=True),
+            Column("METHOD", at("method"), wide=True),
         ),
         (
             "local_port",
@@ -167,16 +153,16 @@ LAYOUTS: Mapping[str, Layout] = {
         "Table 109: allocated-buffer information",
         (
             _ARRAY,
-            Column("INTERFACE", _at("interface"), wide=True),
+            Column("INTERFACE", at("interface"), wide=True),
             Column("TARGET", _kind, wide=True),
             _MASTER,
             _REMOTE,
             _NUMBER,
             _BUFFER_ID,
             _NAME,
-            Column("ADDRESS", _at("buffer_address"), address, numeric=True),
-            Column("ALLOCATED", _at("allocated_bytes"), size, numeric=True),
-            Column("UNITS", _at("allocated_units"), numeric=True),
+            Column("ADDRESS", at("buffer_address"), address, numeric=True),
+            Column("ALLOCATED", at("allocated_bytes"), size, numeric=True),
+            Column("UNITS", at("allocated_units"), numeric=True),
         ),
         (
             "array",
@@ -191,24 +177,24 @@ LAYOUTS: Mapping[str, Layout] = {
     ),
     "buffer-ids": Layout(
         "Table 1500: reserved-buffer IDs",
-        (_ARRAY, _MASTER, _REMOTE, Column("BUFFER ID", _at("buffer_id"), numeric=True)),
+        (_ARRAY, _MASTER, _REMOTE, Column("BUFFER ID", at("buffer_id"), numeric=True)),
         ("array", "local_port", "remote_port", "buffer_id"),
     ),
     "pools": Layout(
         "Area 100: communication memory",
         (
             _ARRAY,
-            Column("IFACE", _at("interface")),
-            Column("KIND", _at("kind")),
-            Column("UNIT", _at("unit_bytes"), size, numeric=True),
-            Column("TOTAL", _at("total_units"), numeric=True),
-            Column("FREE", _at("free_units"), numeric=True),
-            Column("RESERVED", _at("reserved_idle_units"), numeric=True),
-            Column("IN USE", _at("in_use_units"), numeric=True),
-            Column("DRAINING", _at("draining_units"), numeric=True),
-            Column("EXPANDABLE", _at("expandable_units"), numeric=True),
-            Column("HELD", _at("held_units"), numeric=True, wide=True, optional=True),
-            Column("DEGRADED", _at("degraded_units"), numeric=True, wide=True, optional=True),
+            Column("IFACE", at("interface")),
+            Column("KIND", at("kind")),
+            Column("UNIT", at("unit_bytes"), size, numeric=True),
+            Column("TOTAL", at("total_units"), numeric=True),
+            Column("FREE", at("free_units"), numeric=True),
+            Column("RESERVED", at("reserved_idle_units"), numeric=True),
+            Column("IN USE", at("in_use_units"), numeric=True),
+            Column("DRAINING", at("draining_units"), numeric=True),
+            Column("EXPANDABLE", at("expandable_units"), numeric=True),
+            Column("HELD", at("held_units"), numeric=True, wide=True, optional=True),
+            Column("DEGRADED", at("degraded_units"), numeric=True, wide=True, optional=True),
         ),
         (
             "array",
@@ -230,15 +216,15 @@ LAYOUTS: Mapping[str, Layout] = {
         "Storage arrays",
         (
             _ARRAY,
-            Column("STATE", _at("state")),
-            Column("PORTS", _at("ports"), lambda ports: ", ".join(map(str, ports))),
+            Column("STATE", at("state")),
+            Column("PORTS", at("ports"), lambda ports: ", ".join(map(str, ports))),
             Column(
                 "VOLUMES",
-                _at("volumes"),
+                at("volumes"),
                 lambda volumes: ", ".join(str(volume.get("name")) for volume in volumes),
             ),
-            Column("ADDRESS", _at("address"), wide=True),
-            Column("DETAIL", _at("detail"), wide=True),
+            Column("ADDRESS", at("address"), wide=True),
+            Column("DETAIL", at("detail"), wide=True),
         ),
         ("array", "state", "ports", "volumes", "address", "detail"),
     ),
@@ -246,9 +232,9 @@ LAYOUTS: Mapping[str, Layout] = {
         "Ports",
         (
             _ARRAY,
-            Column("PORT", _at("address")),
-            Column("ISCSI PORT", _at("iscsi_port"), numeric=True),
-            Column("IQN", _at("iqn")),
+            Column("PORT", at("address")),
+            Column("ISCSI PORT", at("iscsi_port"), numeric=True),
+            Column("IQN", at("iqn")),
         ),
         ("array", "address", "iscsi_port", "iqn"),
     ),
@@ -259,12 +245,12 @@ LAYOUTS: Mapping[str, Layout] = {
             _MASTER,
             _REMOTE,
             _NUMBER,
-            Column("REMOTE ARRAY", _at("remote_array"), wide=True),
-            Column("SESSIONS", _at("sessions"), numeric=True),
-            Column("CONNS", _at("connections_per_session"), numeric=True),
-            Column("RECOMMENDED", _at("recommended_bytes"), size, numeric=True),
-            Column("RESERVED", _at("reserved_bytes"), size, numeric=True),
-            Column("STALE", _at("stale"), yes, wide=True),
+            Column("REMOTE ARRAY", at("remote_array"), wide=True),
+            Column("SESSIONS", at("sessions"), numeric=True),
+            Column("CONNS", at("connections_per_session"), numeric=True),
+            Column("RECOMMENDED", at("recommended_bytes"), size, numeric=True),
+            Column("RESERVED", at("reserved_bytes"), size, numeric=True),
+            Column("STALE", at("stale"), yes, wide=True),
         ),
         (
             "array",
@@ -282,18 +268,18 @@ LAYOUTS: Mapping[str, Layout] = {
     "copies": Layout(
         "Remote copies",
         (
-            Column("COPY", _at("copy_id")),
-            Column("ARRAY", _at("array"), wide=True),
-            Column("PAIR", _at("pair"), lambda pair: pair if isinstance(pair, str) else json.dumps(pair)),
-            Column("VOLUME", _at("volume"), wide=True),
-            Column("MODE", _at("mode"), wide=True),
-            Column("STATE", _at("state")),
-            Column("PROGRESS", _at("progress"), percent, numeric=True),
-            Column("RESERVED", _at("reserved_bytes"), size, numeric=True, wide=True),
-            Column("IN FLIGHT", _at("in_flight_bytes"), size, numeric=True),
-            Column("RPO", _at("rpo_ns"), delay, numeric=True, wide=True),
-            Column("RPO SIZE", _at("rpo_bytes"), size, numeric=True, wide=True),
-            Column("ERROR", _at("error"), wide=True),
+            Column("COPY", at("copy_id")),
+            Column("ARRAY", at("array"), wide=True),
+            Column("PAIR", at("pair"), lambda pair: pair if isinstance(pair, str) else json.dumps(pair)),
+            Column("VOLUME", at("volume"), wide=True),
+            Column("MODE", at("mode"), wide=True),
+            Column("STATE", at("state")),
+            Column("PROGRESS", at("progress"), percent, numeric=True),
+            Column("RESERVED", at("reserved_bytes"), size, numeric=True, wide=True),
+            Column("IN FLIGHT", at("in_flight_bytes"), size, numeric=True),
+            Column("RPO", at("rpo_ns"), delay, numeric=True, wide=True),
+            Column("RPO SIZE", at("rpo_bytes"), size, numeric=True, wide=True),
+            Column("ERROR", at("error"), wide=True),
         ),
         (
             "copy_id",
@@ -323,15 +309,15 @@ LAYOUTS: Mapping[str, Layout] = {
     "recommend": Layout(
         "Recommended size",
         (
-            Column("POLICY", _at("policy")),
-            Column("RECOMMENDED", _at("bytes"), size, numeric=True),
-            Column("UNITS", _at("units"), numeric=True),
-            Column("UNIT", _at("unit_bytes"), size, numeric=True),
-            Column("AVAILABLE", _at("available_bytes"), size, numeric=True, optional=True),
-            Column("RESERVED", _at("reserved_units"), numeric=True, optional=True),
-            Column("SHORT", _at("short_units"), numeric=True, optional=True),
-            Column("MEASURED AT", _at("measured_at"), wide=True, optional=True),
-            Column("STALE", _at("stale"), yes, wide=True, optional=True),
+            Column("POLICY", at("policy")),
+            Column("RECOMMENDED", at("bytes"), size, numeric=True),
+            Column("UNITS", at("units"), numeric=True),
+            Column("UNIT", at("unit_bytes"), size, numeric=True),
+            Column("AVAILABLE", at("available_bytes"), size, numeric=True, optional=True),
+            Column("RESERVED", at("reserved_units"), numeric=True, optional=True),
+            Column("SHORT", at("short_units"), numeric=True, optional=True),
+            Column("MEASURED AT", at("measured_at"), wide=True, optional=True),
+            Column("STALE", at("stale"), yes, wide=True, optional=True),
         ),
         (
             "policy",
@@ -351,34 +337,23 @@ LAYOUTS: Mapping[str, Layout] = {
             "explanations",
         ),
     ),
-    "fc-credits": Layout(
-        "Credits of a Fibre Channel link",
-        (
-            Column("RULE", _at("rule")),
-            Column("CREDITS", _at("credits"), numeric=True),
-            Column("PAYLOAD/S", _at("payload_bytes_per_second"), megabytes, numeric=True),
-            Column("OF LINE", _at("share"), percent, numeric=True),
-            Column("MEANING", _at("meaning"), sentence=True),
-        ),
-        ("rule", "credits", "payload_bytes_per_second", "share", "meaning"),
-    ),
     "terms": Layout(
         "Terms",
         (
-            Column("TERM", _at("term")),
-            Column("VALUE", _at("value"), numeric=True),
-            Column("MEANING", _at("meaning"), sentence=True),
+            Column("TERM", at("term")),
+            Column("VALUE", at("value"), numeric=True),
+            Column("MEANING", at("meaning"), sentence=True),
         ),
         ("term", "value", "meaning"),
     ),
     "target-faults": Layout(
         "Fault rules",
         (
-            Column("NAME", _at("name")),
-            Column("ACTION", _at("rule.action")),
-            Column("ENABLED", _at("enabled"), yes),
-            Column("MATCHED", _at("matched"), numeric=True),
-            Column("FIRED", _at("fired"), numeric=True),
+            Column("NAME", at("name")),
+            Column("ACTION", at("rule.action")),
+            Column("ENABLED", at("enabled"), yes),
+            Column("MATCHED", at("matched"), numeric=True),
+            Column("FIRED", at("fired"), numeric=True),
             Column("RULE", _rule_keys, sentence=True),
         ),
         ("name", "enabled", "matched", "fired", "rule"),
@@ -386,25 +361,26 @@ LAYOUTS: Mapping[str, Layout] = {
     "target-sessions": Layout(
         "iSCSI sessions",
         (
-            Column("SESSION", _at("session"), numeric=True),
-            Column("INITIATOR", _at("initiator")),
-            Column("TARGET", _at("target"), wide=True),
+            Column("SESSION", at("session"), numeric=True),
+            Column("INITIATOR", at("initiator")),
+            Column("TARGET", at("target"), wide=True),
             Column("PEER", _first_peer, wide=True),
             Column("CONNECTIONS", _connections, numeric=True, wide=True),
-            Column("COMMANDS", _at("commands"), numeric=True),
-            Column("READ", _at("read_bytes"), size, numeric=True),
-            Column("WRITTEN", _at("written_bytes"), size, numeric=True),
-            Column("TASKS", _at("tasks"), numeric=True),
+            Column("COMMANDS", at("commands"), numeric=True),
+            Column("READ", at("read_bytes"), size, numeric=True),
+            Column("WRITTEN", at("written_bytes"), size, numeric=True),
+            Column("TASKS", at("tasks"), numeric=True),
         ),
         ("session", "initiator", "target", "connections", "commands", "read_bytes", "written_bytes", "tasks"),
     ),
     "target-captures": Layout(
         "Captures",
         (
-            Column("FILE", _at("file")),
-            Column("PACKETS", _at("packets"), numeric=True),
-            Column("ERROR", _at("error"), optional=True),
+            Column("FILE", at("file")),
+            Column("PACKETS", at("packets"), numeric=True),
+            Column("ERROR", at("error"), optional=True),
         ),
         ("path", "file", "packets", "error"),
     ),
+    **FC_LAYOUTS,
 }

@@ -106,7 +106,11 @@ COMMANDS: Mapping[str, Entry] = {
     ),
     "fc": Entry(
         "Fibre Channel: credits and fabrics.",
-        children={"credits": Entry("How many credits a distance needs.", "mgmt.cli.fc:credits")},
+        children={
+            "credits": Entry("How many credits a distance needs.", "mgmt.cli.fc:credits"),
+            "simulate": Entry("Simulate a fabric of a scenario file.", "mgmt.cli.fc_fabric:simulate"),
+            "sweep": Entry("Simulate a scenario with many values.", "mgmt.cli.fc_fabric:sweep"),
+        },
         example="sancredit fc credits --speed 8G --distance 50km",
     ),
     "array": Entry(
