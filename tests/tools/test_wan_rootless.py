@@ -55,7 +55,8 @@ def public_directory() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="sancredit-rootless-"))
     try:
         path.chmod(0o755)
-        shutil.copytree(ROOT / "tools", path / "tools", ignore=shutil.ignore_patterns("__pycache__"))
+        for package in ("tools", "iscsi_target"):  # the sniffer writes with the target's pcapng writer
+            shutil.copytree(ROOT / package, path / package, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
         (path / "state").mkdir()
         (path / "state").chmod(0o777)
         yield path
