@@ -91,6 +91,13 @@ class FcpTarget:
         """Open exchanges."""
         return len(self._exchanges)
 
+    def rx_id_of(self, initiator: int, ox_id: int) -> int | None:
+        """The RX_ID of an open exchange, None where there is none: what REC asks."""
+        for rx_id, exchange in self._exchanges.items():
+            if exchange.ox_id == ox_id and exchange.command.initiator == initiator:
+                return rx_id
+        return None
+
     def receive(self, frame: Frame, now_ps: int) -> None:
         """A frame from an initiator."""
         header = frame.header

@@ -56,7 +56,9 @@ def public_directory() -> Iterator[Path]:
     try:
         path.chmod(0o755)
         for package in ("tools", "iscsi_target"):  # the sniffer writes with the target's pcapng writer
-            shutil.copytree(ROOT / package, path / package, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+            shutil.copytree(
+                ROOT / package, path / package, ignore=shutil.ignore_patterns("__pycache__", "*.so")
+            )
         (path / "state").mkdir()
         (path / "state").chmod(0o777)
         yield path

@@ -1,0 +1,355 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A live link's end on a local socket: asyncio around :class:`~fcsim.live.live_end.LiveEnd`, and nothing else.
+
+The listening end decides speed, distance, time scale and epoch; the connecting end adopts them from its greeting.
+Both need the same monotonic clock, so both run on one machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fcsim.errors import FibreChannelError, MalformedFrame, PeerViolation
+from fcsim.fcp.initiator import CommandCompleted, ExchangeFailed
+from fcsim.live.framing import HELLO_BYTES, Hello
+from fcsim.live.link_clock import WAKE_UP_NS, LinkClock, choose_time_scale
+from fcsim.live.live_end import EndConfig, LiveEnd, LiveEvent
+from fcsim.live.measure import frame_cost_ns
+from fcsim.live.n_port import LoginFailed, PortLoggedOut, ProcessLoggedIn
+
+__all__ = ["Address", "LiveLink", "LiveListener", "connect", "listen"]
+
+Address = Path | tuple[str, int]
+"""A Unix socket's path, or host and TCP port; port 0 takes a free one."""
+#: Link time begins so long after the listening end's greeting, for both ends to be ready.
+START_DELAY_NS = 20_000_000
+GREETING_PATIENCE_S = 10.0
+_EVENTS_KEPT = 4096
+
+T = TypeVar("T")
+MakeEnd = Callable[[EndConfig, int], LiveEnd]
+"""Makes the end when the greetings have decided the link: from its configuration and the peer's port name."""
+
+
+class LiveLink(asyncio.Protocol):
+    """One end, running. Made by :func:`connect` and :func:`listen`; :meth:`close` it.
+
+    What it holds is bounded by the credits that either side granted, so it needs no flow control of its own.
+    """
+
+    def __init__(self, config: EndConfig, make_end: MakeEnd, hello: Hello | None) -> None:
+        self._config, self._make_end = config, make_end
+        self._hello = hello
+        self._listens = hello is not None
+        self._greeting = bytearray()
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._end: LiveEnd | None = None
+        self._clock: LinkClock | None = None
+        self._watchers: list[asyncio.Event] = []
+        self._commands: dict[int, asyncio.Future[CommandCompleted]] = {}
+        self._logged_in = False
+        self.greeted: asyncio.Future[None] = self._loop.create_future()
+        """Done when both greetings are here, or never will be; never an error."""
+        self.closed: asyncio.Future[None] = self._loop.create_future()
+        """Done when the socket is closed; never an error."""
+        self.error: str | None = None
+        """Why the link ended, one line; None while it runs, or when it was closed here or there."""
+        self.events: deque[LiveEvent] = deque(maxlen=_EVENTS_KEPT)
+        """What happened at this end, the newest 4096; take from the left."""
+
+    # -- looking at it ------------------------------------------------------------------------------------------
+
+    @property
+    def end(self) -> LiveEnd:
+        """The end itself. Raises PeerViolation before the greetings were exchanged."""
+        if self._end is None:
+            raise PeerViolation("the link has no end yet: the greetings were not exchanged")
+        return self._end
+
+    @property
+    def clock(self) -> LinkClock:
+        """Link time. Raises PeerViolation before the greetings were exchanged."""
+        if self._clock is None:
+            raise PeerViolation("the link has no time yet: the greetings were not exchanged")
+        return self._clock
+
+    @property
+    def now_ps(self) -> int:
+        """Link time now."""
+        return max(self.clock.link_ps(time.monotonic_ns()), 0)
+
+    def __str__(self) -> str:
+        end = self.end
+        where = f"{end.config.speed.name}, {end.config.distance_m} m"
+        return f"{end.config.name}: {where}, link time {self.clock.time_scale} times slower; {end.lateness}"
+
+    def check(self) -> None:
+        """Raises MalformedFrame, with the reason, where the greetings led to no link."""
+        if self._end is None:
+            raise MalformedFrame(self.error or "the greetings were not exchanged")
+
+    # -- doing something ----------------------------------------------------------------------------------------
+
+    def call(self, action: Callable[[LiveEnd, int], T]) -> T:
+        """Run something on the end at link time now, and let its effects leave."""
+        now_ps = self.now_ps
+        self.end.run_until(now_ps)
+        try:
+            return action(self.end, now_ps)
+        finally:
+            self._pump()
+
+    async def wait_for(self, condition: Callable[[LiveEnd], bool]) -> None:
+        """Until something is true of the end. Raises PeerViolation when the link ends before."""
+        changed = asyncio.Event()
+        self._watchers.append(changed)
+        try:
+            while not condition(self.end):
+                if self.closed.done():
+                    raise PeerViolation(self.error or "the link was closed")
+                changed.clear()
+                await changed.wait()
+        finally:
+            self._watchers.remove(changed)
+
+    async def wait_logged_in(self) -> None:
+        """Until the process login between the ends is done. Raises PeerViolation when the link ends before."""
+        await self.wait_for(lambda _: self._logged_in)
+
+    async def command(
+        self, lun: bytes, cdb: bytes, *, data_out: bytes = b"", data_in_length: int = 0
+    ) -> CommandCompleted:
+        """A SCSI command to the target at the other end. Raises PeerViolation when it ends without a response."""
+        ox_id = self.call(
+            lambda end, now_ps: end.command(
+                lun, cdb, now_ps, data_out=data_out, data_in_length=data_in_length
+            )
+        )
+        answer = self._commands[ox_id] = self._loop.create_future()
+        try:
+            completed: CommandCompleted = await answer
+            return completed
+        finally:
+            self._commands.pop(ox_id, None)
+
+    async def close(self) -> None:
+        """Close the socket; the peer sees loss of signal."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._transport is not None:
+            self._transport.close()
+            await asyncio.wait([self.closed])
+
+    # -- asyncio.Protocol ---------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: Any) -> None:
+        """Greet, when this end listens."""
+        self._transport = transport
+        if self._hello is not None:
+            self._hello = replace(self._hello, epoch_ns=time.monotonic_ns() + START_DELAY_NS)
+            transport.write(self._hello.encode())
+
+    def data_received(self, data: bytes) -> None:
+        """The greeting, then records."""
+        try:
+            if self._end is None:
+                self._greeting += data
+                Hello.check_start(bytes(self._greeting))
+                if len(self._greeting) < HELLO_BYTES:
+                    return
+                self._greet(Hello.decode(bytes(self._greeting[:HELLO_BYTES])))
+                data = bytes(self._greeting[HELLO_BYTES:])
+            self.end.receive_data(data)
+            self._pump()
+        except FibreChannelError as error:
+            self._fail(str(error))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Loss of signal."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._end is not None:
+            self._end.lose_signal(self.now_ps)
+            self._take_events(self._end)
+        if exc is not None and self.error is None:
+            self.error = f"the connection broke: {exc}"
+        reason = self.error or "the link was closed"
+        for answer in self._commands.values():
+            if not answer.done():
+                answer.set_exception(PeerViolation(reason))
+        if not self.greeted.done():
+            self.error = self.error or "the peer closed before its greeting"
+            self.greeted.set_result(None)
+        if not self.closed.done():
+            self.closed.set_result(None)
+        self._wake()
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    def _greet(self, peers: Hello) -> None:
+        config = self._config
+        mine = self._hello
+        if mine is None:
+            mine = replace(peers, port_name=config.n_port.port_name, node_name=config.n_port.node_name)
+        elif mine != replace(peers, port_name=mine.port_name, node_name=mine.node_name):
+            raise MalformedFrame("the peer's greeting does not repeat this link's speed, distance and time")
+        end = self._make_end(replace(config, speed=mine.speed, distance_m=mine.distance_m), peers.port_name)
+        end.lateness.patience_ps = WAKE_UP_NS * 1000 // mine.time_scale
+        self._end, self._clock = end, LinkClock(mine.epoch_ns, mine.time_scale)
+        if not self._listens and self._transport is not None:
+            self._transport.write(mine.encode())
+        if not self.greeted.done():
+            self.greeted.set_result(None)
+
+    def _fail(self, text: str) -> None:
+        self.error = text
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        try:
+            self._pump()
+        except FibreChannelError as error:
+            self._fail(str(error))
+
+    def _pump(self) -> None:
+        """Let happen what is due, send what came of it, and ask to be woken for what comes next."""
+        end, clock = self.end, self.clock
+        end.run_until(clock.link_ps(time.monotonic_ns()))
+        data = end.data_to_send()
+        if data and self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+        self._take_events(end)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        moment = end.next_moment()
+        if moment is not None and not self.closed.done():
+            delay_s = max(clock.wall_ns(moment) - time.monotonic_ns(), 0) / 1e9
+            self._timer = self._loop.call_later(delay_s, self._on_timer)
+        self._wake()
+
+    def _take_events(self, end: LiveEnd) -> None:
+        for event in end.events():
+            if isinstance(event, CommandCompleted | ExchangeFailed):
+                self._answer(event)
+            elif isinstance(event, ProcessLoggedIn):
+                self._logged_in = True
+            elif isinstance(event, PortLoggedOut):
+                self._logged_in = False
+                for answer in self._commands.values():
+                    if not answer.done():
+                        answer.set_exception(PeerViolation(f"the target is gone: {event.reason}"))
+            elif isinstance(event, LoginFailed):
+                self._fail(f"login failed: {event.reason}")
+            self.events.append(event)
+
+    def _answer(self, event: CommandCompleted | ExchangeFailed) -> None:
+        answer = self._commands.get(event.ox_id)
+        if answer is None or answer.done():
+            return
+        if isinstance(event, CommandCompleted):
+            answer.set_result(event)
+        else:
+            answer.set_exception(PeerViolation(event.reason))
+
+    def _wake(self) -> None:
+        for watcher in self._watchers:
+            watcher.set()
+
+
+class LiveListener:
+    """Waits for the other end: one link, one peer."""
+
+    def __init__(self, server: asyncio.Server, link: LiveLink) -> None:
+        self._server = server
+        self._link = link
+
+    @property
+    def address(self) -> Any:
+        """Where it listens, as the socket says it."""
+        return self._server.sockets[0].getsockname()
+
+    async def accept(self) -> LiveLink:
+        """The link, when a peer has come and greeted. Raises MalformedFrame for one that is no such peer."""
+        try:
+            await asyncio.shield(self._link.greeted)
+        finally:
+            self._server.close()
+        self._link.check()
+        return self._link
+
+    async def close(self) -> None:
+        """Wait no longer."""
+        self._server.close()
+        await self._link.close()
+
+
+class _Busy(asyncio.Protocol):
+    """A link has two ends: a third is turned away."""
+
+    def connection_made(self, transport: Any) -> None:
+        transport.abort()
+
+
+async def listen(
+    address: Address, config: EndConfig, make_end: MakeEnd = LiveEnd, *, time_scale: int | None = None
+) -> LiveListener:
+    """Listen for the other end of the link that ``config`` describes.
+
+    ``time_scale`` None: measured (some tens of milliseconds), see :func:`choose_time_scale`. Raises OSError where
+    the address is taken.
+    """
+    if time_scale is None:
+        time_scale = choose_time_scale(config.speed, config.distance_m, frame_cost_ns())
+    hello = Hello(
+        speed_name=config.speed.name.encode("ascii").ljust(8, b"\0"),
+        distance_m=config.distance_m,
+        time_scale=time_scale,
+        epoch_ns=0,
+        port_name=config.n_port.port_name,
+        node_name=config.n_port.node_name,
+    )
+    link = LiveLink(config, make_end, hello)
+    free = [link]
+    loop = asyncio.get_running_loop()
+
+    def protocol() -> asyncio.Protocol:
+        return free.pop() if free else _Busy()
+
+    if isinstance(address, Path):
+        server = await loop.create_unix_server(protocol, address)
+    else:
+        server = await loop.create_server(protocol, *address)
+    return LiveListener(server, link)
+
+
+async def connect(address: Address, config: EndConfig, make_end: MakeEnd = LiveEnd) -> LiveLink:
+    """Connect to the listening end; its greeting says speed and distance, whatever ``config`` has.
+
+    Raises OSError where nobody listens, MalformedFrame for a peer that is no end of a live link, TimeoutError for
+    one that says nothing within ten seconds.
+    """
+    loop = asyncio.get_running_loop()
+    link = LiveLink(config, make_end, None)
+    if isinstance(address, Path):
+        await loop.create_unix_connection(lambda: link, str(address))
+    else:
+        await loop.create_connection(lambda: link, *address)
+    try:
+        async with asyncio.timeout(GREETING_PATIENCE_S):
+            await asyncio.shield(link.greeted)
+        link.check()
+    except BaseException:
+        await link.close()
+        raise
+    return link
