@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 
 def replace_file(path: Path, text: str) -> None:
@@ -17,6 +19,24 @@ def replace_file(path: Path, text: str) -> None:
         os.fsync(file.fileno())
     beside.replace(path)
     _sync_directory(path.parent)
+
+
+def read_json(path: Path, most_bytes: int, format_: int) -> dict[str, Any] | None:
+    """The object in a JSON file, whose ``format`` is `format_`; None: there is no file.
+
+    Raises OSError, and ValueError, LookupError or RecursionError for what is no such object.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = file.read(most_bytes + 1)
+    except FileNotFoundError:
+        return None
+    if len(raw) > most_bytes:
+        raise ValueError("too long")
+    document = json.loads(raw)
+    if not isinstance(document, dict) or document["format"] != format_:
+        raise ValueError("its format is not known")
+    return document
 
 
 def remove_file(path: Path) -> None:

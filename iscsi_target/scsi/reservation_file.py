@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from iscsi_target.scsi.durable_file import replace_file
+from iscsi_target.scsi.durable_file import read_json, replace_file
 from iscsi_target.scsi.errors import StoreError
 from iscsi_target.scsi.reservations import MAX_REGISTRATIONS, Reservation, ReservationState, ReservationType
 from iscsi_target.scsi.unit_attention import Nexus
@@ -37,16 +37,10 @@ class ReservationFile:
     def load(self) -> ReservationState | None:
         """Read the file; StoreError when it is damaged or of a newer format, so that no reservation is lost unseen."""
         try:
-            with self.path.open("rb") as file:
-                raw = file.read(_MAX_FILE_BYTES + 1)
-        except FileNotFoundError:
-            return None
+            document = read_json(self.path, _MAX_FILE_BYTES, _FORMAT)
+            return None if document is None else _decode(document)
         except OSError as error:
             raise StoreError(f"cannot read reservations from {self.path}: {error.strerror}") from None
-        try:
-            if len(raw) > _MAX_FILE_BYTES:
-                raise ValueError("too long")
-            return _decode(json.loads(raw))
         except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise StoreError(f"{self.path} holds no reservations this version can read: {error}") from None
 
@@ -72,9 +66,7 @@ def _encode(state: ReservationState) -> dict[str, object]:
     }
 
 
-def _decode(document: object) -> ReservationState:
-    if not isinstance(document, dict) or document["format"] != _FORMAT:
-        raise ValueError("its format is not known")
+def _decode(document: dict[str, Any]) -> ReservationState:
     registrations = tuple(
         (Nexus(str(row["initiator_port"]), int(row["target_port"])), int(row["key"], 16))
         for row in document["registrations"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from iscsi_target.scsi.durable_file import remove_file, replace_file
+from iscsi_target.scsi.durable_file import read_json, remove_file, replace_file
 from iscsi_target.scsi.errors import StoreError
 
 _FORMAT = 1
@@ -57,24 +57,17 @@ class SanitizeFile:
     def load(self) -> SanitizePlan | None:
         """Read the file; StoreError when it is damaged or of a newer format, so that no operation is lost unseen."""
         try:
-            with self.path.open("rb") as file:
-                raw = file.read(_MAX_FILE_BYTES + 1)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise StoreError(f"cannot read {self.path}: {error.strerror}") from None
-        try:
-            if len(raw) > _MAX_FILE_BYTES:
-                raise ValueError("too long")
-            document = json.loads(raw)
-            if not isinstance(document, dict) or document["format"] != _FORMAT:
-                raise ValueError("its format is not known")
+            document = read_json(self.path, _MAX_FILE_BYTES, _FORMAT)
+            if document is None:
+                return None
             return SanitizePlan(
                 pattern=bytes.fromhex(document["pattern"]),
                 passes=int(document["passes"]),
                 invert=bool(document["invert"]),
                 unrestricted=bool(document["unrestricted"]),
             )
+        except OSError as error:
+            raise StoreError(f"cannot read {self.path}: {error.strerror}") from None
         except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise StoreError(
                 f"{self.path} holds no sanitize operation this version can read: {error}"

@@ -7,7 +7,6 @@ take turns, so that a busy machine disturbs all sides of a ratio alike.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -16,26 +15,15 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from credits import DurablePool, PoolConfig, Target, UnitKind, port_pair
+from tools.bench.measured import Measured, write
 
 CALLS = 20_000
 ROUNDS = 9
 THREADS = 16
 UNIT_BYTES = 2048
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """One line of the report; ``bar`` is what it must reach, ``met`` whether it did."""
-
-    name: str
-    value: float
-    unit: str
-    bar: str
-    met: bool
 
 
 class Subject:
@@ -193,13 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             *measure_memory(),
             *measure_durable(directory, options.seconds),
         ]
-    if options.output == "json":
-        sys.stdout.write(json.dumps([asdict(line) for line in results], indent=2) + "\n")
-    else:
-        for line in results:
-            verdict = "" if not line.bar else f"{line.bar:>12}  {'met' if line.met else 'MISSED'}"
-            sys.stdout.write(f"{line.name:28} {line.value:14,.2f} {line.unit:4} {verdict}\n")
-    return 0 if all(line.met for line in results) else 1
+    return write(results, options.output, decimals=2)
 
 
 if __name__ == "__main__":

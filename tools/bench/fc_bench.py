@@ -7,7 +7,6 @@ disturbs all sides alike, and all times are CPU time. Ratios are medians of the 
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import statistics
 import subprocess
@@ -16,7 +15,6 @@ import tempfile
 import time
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fcsim.engine import fabric_kernel, link_kernel
@@ -34,6 +32,7 @@ from fcsim.engine.fabric_state import (
 from fcsim.engine.link import BLOCK_FRAMES, LinkRun, LinkScenario
 from fcsim.speeds import SPEEDS
 from tools.bench import fc_simpy
+from tools.bench.measured import Measured, write
 
 PEERS = Path(__file__).parent / "fc"
 BYTE, PROPAGATION = 1320, 56_100
@@ -44,17 +43,6 @@ PEER_LEAST = 2.0e6
 """Frames per second that the C++ engine must reach at 8 ports for the ratio to count."""
 LINK_BLOCKS, LINK_CREDITS = 32, 64
 SIMPY_FRAMES = 6000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """One line of the report; ``bar`` is what it must reach, ``met`` whether it did."""
-
-    name: str
-    value: float
-    unit: str
-    bar: str
-    met: bool
 
 
 def star(ports: int, frames: int) -> State:
@@ -265,13 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="fc-bench-") as name:
         peers = compiled_peers(Path(name))
         results = [*measure_link(peers, options.rounds), *measure_fabric(peers, options.rounds)]
-    if options.output == "json":
-        sys.stdout.write(json.dumps([asdict(line) for line in results], indent=2) + "\n")
-    else:
-        for line in results:
-            verdict = "" if not line.bar else f"{line.bar:>12}  {'met' if line.met else 'MISSED'}"
-            sys.stdout.write(f"{line.name:28} {line.value:14,.3f} {line.unit:4} {verdict}\n")
-    return 0 if all(line.met for line in results) else 1
+    return write(results, options.output, decimals=3)
 
 
 if __name__ == "__main__":

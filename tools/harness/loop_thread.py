@@ -48,10 +48,7 @@ class LoopThread:
 
     def stack(self) -> str:
         """Where the thread is now, for people."""
-        frame = sys._current_frames().get(self._thread.ident or 0)
-        if frame is None:
-            return f"the thread {self._name} is gone"
-        return f"the thread {self._name} is at\n" + "".join(traceback.format_stack(frame)[-6:]).rstrip()
+        return stack_of(self._thread.ident, f"the thread {self._name}")
 
     def stop(self, timeout_s: float) -> None:
         """End the loop. Raises :class:`Hung` when the thread does not come back; it is left behind then."""
@@ -60,3 +57,11 @@ class LoopThread:
         if self._thread.is_alive():
             raise Hung(f"the loop does not end within {timeout_s:g} s; {self.stack()}")
         self._loop.close()
+
+
+def stack_of(ident: int | None, name: str) -> str:
+    """Where the thread called ``name`` is now, for people; its last six frames."""
+    frame = sys._current_frames().get(ident or 0)
+    if frame is None:
+        return f"{name} is gone"
+    return f"{name} is at\n" + "".join(traceback.format_stack(frame)[-6:]).rstrip()

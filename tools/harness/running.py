@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -30,7 +28,7 @@ from iscsi_target.trace.capture import Capture, CaptureConfig
 from iscsi_target.trace.pdu_log import PduLog
 from tools.harness.errors import HarnessError, Hung
 from tools.harness.initiator import BlockingInitiator
-from tools.harness.loop_thread import LoopThread
+from tools.harness.loop_thread import LoopThread, stack_of
 
 T = TypeVar("T")
 DEFAULT_IQN = "iqn.2026-11.example.test:target"
@@ -203,10 +201,7 @@ class RunningTarget:
             raise Hung("; ".join(hung))
 
     def _stack(self) -> str:
-        frame = sys._current_frames().get(self._ident)
-        if frame is None:
-            return "its thread is gone"
-        return "its thread is at\n" + "".join(traceback.format_stack(frame)[-6:]).rstrip()
+        return stack_of(self._ident, "its thread")
 
 
 def _patiently(action: Callable[[], object], hung: list[str]) -> None:
