@@ -18,7 +18,8 @@ class RangeLocks:
     def __init__(self, *, threaded: bool) -> None:
         self._threaded = threaded
         self._changed = threading.Condition()
-        self._held: list[tuple[int, int, bool]] = []
+        self._held: list[_Hold] = []
+        self._queue: list[_Hold] = []
         self._free: AbstractContextManager[None] = nullcontext()
 
     def shared(self, offset: int, length: int) -> AbstractContextManager[None]:
@@ -33,18 +34,23 @@ class RangeLocks:
         """Hold a range alone, whatever the store."""
         return self._hold(offset, offset + length, True)
 
-    def _collides(self, start: int, end: int, exclusive: bool) -> bool:
-        return any(
-            start < other_end and other_start < end and (exclusive or other_exclusive)
-            for other_start, other_end, other_exclusive in self._held
-        )
+    @property
+    def waiting(self) -> int:
+        """Holds that wait for their turn."""
+        return len(self._queue)
 
     @contextmanager
     def _hold(self, start: int, end: int, exclusive: bool) -> Iterator[None]:
-        mine = (start, end, exclusive)
+        """In the order of asking where ranges collide: readers that come one after the other starve no writer."""
+        mine = _Hold(start, end, exclusive)
         with self._changed:
-            while self._collides(start, end, exclusive):
-                self._changed.wait()
+            self._queue.append(mine)
+            try:
+                while mine.collides(self._held) or mine.collides(self._queue[: self._queue.index(mine)]):
+                    self._changed.wait()
+            finally:
+                self._queue.remove(mine)
+                self._changed.notify_all()
             self._held.append(mine)
         try:
             yield
@@ -52,3 +58,20 @@ class RangeLocks:
             with self._changed:
                 self._held.remove(mine)
                 self._changed.notify_all()
+
+
+class _Hold:
+    """One range that is held or asked for; equal to nothing but itself."""
+
+    __slots__ = ("end", "exclusive", "start")
+
+    def __init__(self, start: int, end: int, exclusive: bool) -> None:
+        self.start = start
+        self.end = end
+        self.exclusive = exclusive
+
+    def collides(self, others: list[_Hold]) -> bool:
+        return any(
+            self.start < other.end and other.start < self.end and (self.exclusive or other.exclusive)
+            for other in others
+        )

@@ -6,10 +6,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 import pytest
 
 from iscsi_target.executor import Buffer
+from iscsi_target.scsi.range_lock import RangeLocks
 from iscsi_target.scsi.stores.file import FileStore
 from iscsi_target.scsi.stores.memory import MemoryStore
 from iscsi_target.scsi.stores.null import NullStore
@@ -205,3 +207,28 @@ def test_readers_never_see_half_of_an_atomic_write(tmp_path_factory: pytest.Temp
     thread.join()
     assert set(halves) == {1}
     lab.device.close()
+
+
+def test_a_writer_has_its_turn_before_readers_that_came_later() -> None:
+    """A host that reads without a pause starves nobody who writes."""
+    locks, order = RangeLocks(threaded=True), list[str]()
+
+    def hold(name: str, lock: AbstractContextManager[None]) -> threading.Thread:
+        def run() -> None:
+            with lock:
+                order.append(name)
+
+        before = locks.waiting
+        thread = threading.Thread(target=run)
+        thread.start()
+        while locks.waiting == before:
+            thread.join(0.001)
+        return thread
+
+    with locks.shared(0, 100):
+        threads = [hold("writer", locks.exclusive(50, 100)), hold("reader", locks.shared(60, 10))]
+        with locks.shared(0, 50):  # it collides with nobody who waits
+            assert order == []
+    for thread in threads:
+        thread.join()
+    assert order == ["writer", "reader"]
