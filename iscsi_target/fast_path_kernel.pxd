@@ -5,6 +5,8 @@ cimport cython
 cdef class FastDisk:
     cdef public object look
     cdef public object memory
+    cdef public object find
+    cdef public long long granule_bytes
     cdef public object read
     cdef public object write
     cdef public long long block_length
@@ -65,6 +67,7 @@ cdef class FastPath:
         unit=FastUnit,
         its_unit=FastUnit,
         disk=FastDisk,
+        granule_bytes="long long",
         offset="long long",
         length="long long",
         reads="long long",

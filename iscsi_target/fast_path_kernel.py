@@ -43,6 +43,7 @@ _FLAGS = 0x80 | 0x40 | 0x20 | 0x06
 _READ_FLAGS = 0x80 | 0x40
 _WRITE_FLAGS = 0x80 | 0x20
 _BHS = BHS_BYTES
+_UNWRITTEN = b"\0"
 
 _NUMBERS = ("stat_sn", "exp_cmd_sn", "max_cmd_sn")
 _data_in = struct.Struct(
@@ -94,15 +95,18 @@ class FastDisk:
 
     `look` is asked once for every batch how many blocks may be (read, written) now by anybody, from LBA 0 on: none
     while anything stands in the way that a command has to be told of. `memory` is all of the medium as one view; None:
-    `read` is called, which gives buffers that hold the bytes. `write` stores at an offset in bytes.
+    `read` is called, which gives buffers that hold the bytes. So it is where ``find(b"\\0", first, after)`` does not
+    say -1: there granules of `granule_bytes` were never written. `write` stores at an offset in bytes.
     """
 
-    __slots__ = ("block_length", "look", "max_blocks", "memory", "read", "write")
+    __slots__ = ("block_length", "find", "granule_bytes", "look", "max_blocks", "memory", "read", "write")
 
     def __init__(
         self,
         look: Callable[[], tuple[int, int]],
         memory: memoryview | None,
+        find: Callable[[bytes, int, int], int] | None,
+        granule_bytes: int,
         read: Callable[[int, int], Sequence[Buffer]],
         write: Callable[[int, Buffer], None],
         block_length: int,
@@ -110,6 +114,8 @@ class FastDisk:
     ) -> None:
         self.look = look
         self.memory = memory
+        self.find = find
+        self.granule_bytes = granule_bytes
         self.read = read
         self.write = write
         self.block_length = block_length
@@ -286,7 +292,8 @@ class FastPath:
         if not self.taken:
             return answered
         unit = self.taken[0][0]
-        disk, memory = unit.disk, unit.disk.memory
+        disk = unit.disk
+        memory, find, granule_bytes = disk.memory, disk.find, disk.granule_bytes
         reads = writes = read_bytes = written_bytes = done = output_bytes = all_read_bytes = 0
         header_digest, data_digest = self._header_digest, self._data_digest
         pieces: Sequence[Buffer]
@@ -296,12 +303,20 @@ class FastPath:
                     _count(answered, unit.traffic, reads, writes, read_bytes, written_bytes)
                     reads = writes = read_bytes = written_bytes = 0
                     unit = its_unit
-                    disk, memory = unit.disk, unit.disk.memory
+                    disk = unit.disk
+                    memory, find, granule_bytes = disk.memory, disk.find, disk.granule_bytes
                 next_max_cmd_sn = (max_cmd_sn + 1) & _MASK
                 if data is None:
                     if length > limit_bytes:
                         break
-                    if memory is not None:
+                    if (
+                        memory is not None
+                        and find is not None
+                        and find(
+                            _UNWRITTEN, offset // granule_bytes, (offset + length - 1) // granule_bytes + 1
+                        )
+                        < 0
+                    ):
                         pieces = (memory[offset : offset + length],)
                     else:
                         pieces = disk.read(offset, length)

@@ -155,8 +155,17 @@ def fast_disk(unit: LogicalUnit, *, read_only: bool = False) -> FastDisk | None:
         return blocks, blocks
 
     store = unit.store
-    memory = store.memory if isinstance(store, DirectStore) else None
-    return FastDisk(look, memory, store.read, store.write, unit.block_length, unit.max_transfer_blocks)
+    direct = store if isinstance(store, DirectStore) else None
+    return FastDisk(
+        look,
+        None if direct is None else direct.memory,
+        None if direct is None else direct.marks.find,
+        store.granularity_bytes,
+        store.read,
+        store.write,
+        unit.block_length,
+        unit.max_transfer_blocks,
+    )
 
 
 def hot_commands(

@@ -85,6 +85,11 @@ class TargetOutput:
         return self._max_send
 
     @property
+    def data_digest(self) -> bool:
+        """Whether Data-In carries a digest, so that its bytes must not change any more."""
+        return self._data_digest
+
+    @property
     def next_stat_sn(self) -> int:
         """The StatSN of the next status."""
         return self._stat_sn

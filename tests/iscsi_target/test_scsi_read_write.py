@@ -126,6 +126,7 @@ def test_an_initiator_that_brings_more_than_the_command_takes_writes_no_more() -
 
 def test_memory_is_answered_with_views_of_itself() -> None:
     lab = rig()
+    lab.unit().store.write(0, b"\xaa")
     (view,) = lab.initiator().send(_cdb(0x28, 0, 8)).result.data_in
     assert isinstance(view, memoryview)
     lab.unit().store.write(0, b"\x55")

@@ -310,8 +310,27 @@ def test_memory_takes_no_page_before_it_is_written() -> None:
     store.close()
 
 
+def test_reading_memory_that_nobody_wrote_takes_no_page_either() -> None:
+    store = MemoryStore(1 << 30)
+    store.write(300_000, b"here")
+    pages = _own_pages()
+    for offset in range(0, 1 << 30, 1 << 24):
+        for piece in store.read(offset, 1 << 24):
+            bytes(piece[::4096])
+    got = b"".join(map(bytes, store.read(290_000, 20_000)))
+    assert got == bytes(10_000) + b"here" + bytes(9_996)
+    assert _own_pages() - pages < (16 << 20) // 4096
+    store.close()
+
+
+def _own_pages() -> int:
+    """Pages of memory of this process, those of anonymous files among them."""
+    return int(Path("/proc/self/statm").read_text().split()[1])
+
+
 def test_memory_is_read_without_a_copy() -> None:
     store = MemoryStore(SIZE)
+    store.write(0, b"a" * 512)
     (view,) = store.read(0, 512)
     store.write(0, b"z" * 512)
     assert bytes(view) == b"z" * 512

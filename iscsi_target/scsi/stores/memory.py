@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A store in anonymous memory that takes no page before it is written."""
+"""A store in memory that takes no page before it is written."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 
 from iscsi_target.executor import Buffer
+from iscsi_target.file_map import FileMap
 from iscsi_target.scsi.errors import InvalidConfiguration, StoreError
 from iscsi_target.scsi.stores.store import Extent, Space, inside
 
@@ -15,6 +16,8 @@ GRANULE_BYTES = mmap.PAGESIZE
 _NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Linux; Python names it from 3.13 on
 _FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE
 _MAPPED = b"\x01"
+_UNMAPPED = b"\0"
+_ZEROS = memoryview(bytes(1 << 18))
 _MARKS = _MAPPED * 4096
 _MOST_COUNTED = 1 << 24
 _COUNTED_AT_ONCE = 1 << 20
@@ -25,10 +28,11 @@ def _anonymous(size_bytes: int) -> mmap.mmap:
 
 
 class MemoryStore:
-    """Thin memory: a private anonymous mapping, which the kernel fills page by page.
+    """Thin memory: a map of an anonymous file, which the kernel fills page by page.
 
-    Reads are views of the mapping. A second sparse mapping with one byte per granule remembers which granules were
-    written, so that a store of terabytes costs what was written to it and nothing else.
+    Reads are views of the mapping, and long ones are sent from the file without a copy. A second sparse mapping with
+    one byte per granule remembers which granules were written, so that a store of terabytes costs what was written to
+    it and nothing else.
     """
 
     def __init__(self, size_bytes: int) -> None:
@@ -37,7 +41,7 @@ class MemoryStore:
         self._size_bytes = size_bytes
         self._granules = -(-size_bytes // GRANULE_BYTES)
         try:
-            self._map = _anonymous(self._granules * GRANULE_BYTES)
+            self._map = FileMap(self._granules * GRANULE_BYTES)
             self._written = _anonymous(self._granules)
         except (OSError, OverflowError, ValueError) as error:
             raise InvalidConfiguration(
@@ -73,9 +77,24 @@ class MemoryStore:
     def memory(self) -> memoryview:
         return self._view
 
+    @property
+    def marks(self) -> mmap.mmap:
+        return self._written
+
     def read(self, offset: int, length: int) -> Sequence[Buffer]:
         inside(self._size_bytes, offset, length)
-        return (self._view[offset : offset + length],)
+        first, after = offset // GRANULE_BYTES, -(-(offset + length) // GRANULE_BYTES)
+        if self._written.find(_UNMAPPED, first, after) < 0:
+            return (self._view[offset : offset + length],)
+        pieces: list[Buffer] = []
+        for position, size, mapped, _ in self.extents(offset, length):
+            if mapped:
+                pieces.append(self._view[position : position + size])
+            else:  # to look at these pages would take memory for them
+                pieces += [_ZEROS] * (size // len(_ZEROS))
+                if size % len(_ZEROS):
+                    pieces.append(_ZEROS[: size % len(_ZEROS)])
+        return pieces
 
     def write(self, offset: int, data: Buffer, *, durable: bool = False) -> None:
         end = offset + len(data)
@@ -106,7 +125,7 @@ class MemoryStore:
             return
         self._zero(offset, first * GRANULE_BYTES)
         self._zero(last * GRANULE_BYTES, end)
-        self._map.madvise(mmap.MADV_DONTNEED, first * GRANULE_BYTES, (last - first) * GRANULE_BYTES)
+        self._map.give_back(first * GRANULE_BYTES, (last - first) * GRANULE_BYTES)
         self._unmark(first, last)
 
     def _zero(self, start: int, end: int) -> None:
@@ -140,7 +159,7 @@ class MemoryStore:
         while position < end:
             granule = position // GRANULE_BYTES
             mapped = self._written[granule] != 0
-            change = self._written.find(b"\0" if mapped else _MAPPED, granule, last)
+            change = self._written.find(_UNMAPPED if mapped else _MAPPED, granule, last)
             stop = end if change < 0 else min(end, change * GRANULE_BYTES)
             yield Extent(position, stop - position, mapped)
             position = stop

@@ -8,6 +8,7 @@ raises :class:`~iscsi_target.scsi.errors.StoreError` when the medium fails, and 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from mmap import mmap
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from iscsi_target.executor import Buffer
@@ -108,6 +109,16 @@ class DirectStore(Protocol):
     @property
     def memory(self) -> memoryview:
         """All of the store, as it changes. To be read only: it is written through `write`, which keeps books."""
+        ...
+
+    @property
+    def marks(self) -> mmap:
+        """A byte for each granule; zero: nothing was written there, and to look at it would take memory for it."""
+        ...
+
+    @property
+    def granularity_bytes(self) -> int:
+        """The length of a granule."""
         ...
 
 
