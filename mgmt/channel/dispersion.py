@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median_low
 
 #: Fewer arrivals than this say nothing about a channel.
@@ -75,6 +76,12 @@ def round_trip_ns(samples: Iterable[int]) -> int:
     if not valid:
         raise NotMeasurable("no echo came back")
     return min(valid)
+
+
+def jitter_ns(round_trips_ns: Sequence[int]) -> int:
+    """The mean difference of neighbouring samples, in the order they were sent (IPDV, RFC 3393 clause 4.5)."""
+    differences = [abs(after - before) for before, after in pairwise(round_trips_ns)]
+    return sum(differences) // len(differences) if differences else 0
 
 
 def check_measured(bandwidth_bps: float, rtt_ns: float) -> None:

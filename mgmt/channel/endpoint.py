@@ -16,10 +16,13 @@ from ipaddress import ip_address
 
 from mgmt.channel.measurement import Measured, Measurement, MeasurementConfig
 from mgmt.channel.responder import Responder
-from mgmt.channel.wire import decode
 
 _SO_TIMESTAMPNS = 35  # linux/include/uapi/asm-generic/socket.h; the socket module does not name it
+_IP_RECVTTL = 12  # linux/include/uapi/linux/in.h
 _TIMESPEC = struct.Struct("@qq")
+_INT = struct.Struct("@i")
+_TTLS = ((socket.IPPROTO_IP, socket.IP_TTL), (socket.IPPROTO_IPV6, socket.IPV6_HOPLIMIT))
+_ANCILLARY_BYTES = socket.CMSG_SPACE(_TIMESPEC.size) + socket.CMSG_SPACE(_INT.size)
 _LARGEST_DATAGRAM = 65_535
 _RECEIVE_BUFFER_BYTES = 4 << 20
 _OLDEST_STAMP_NS = 1_000_000_000
@@ -35,6 +38,12 @@ def udp_socket(address: str, port: int = 0) -> socket.socket:
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
         sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, 1)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, 255)
+        else:
+            sock.setsockopt(socket.IPPROTO_IP, _IP_RECVTTL, 1)
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 255)  # RFC 8762 clause 4.2
         sock.bind((address, port))
         sock.setblocking(False)
     except OSError:
@@ -43,8 +52,15 @@ def udp_socket(address: str, port: int = 0) -> socket.socket:
     return sock
 
 
-def measure(address: str, peer: tuple[str, int], config: MeasurementConfig | None = None) -> Measured:
+def measure(
+    address: str,
+    peer: tuple[str, int],
+    config: MeasurementConfig | None = None,
+    key: bytes | None = None,
+) -> Measured:
     """Measure the channel from ``address`` to the responder at ``peer``; blocks for at most ``config.limit_ns``.
+
+    With the ``key`` of both devices in STAMP's authenticated mode.
 
     Raises :class:`~mgmt.channel.dispersion.NotMeasurable` when not enough came back, :class:`OSError` when
     nothing could be sent.
@@ -53,7 +69,13 @@ def measure(address: str, peer: tuple[str, int], config: MeasurementConfig | Non
         if config is None:
             config = MeasurementConfig(ip_header_bytes=IP_HEADER_BYTES[sock.family])
         sock.connect(peer)
-        core = Measurement(int.from_bytes(os.urandom(8), "big"), config, time.monotonic_ns())
+        core = Measurement(
+            int.from_bytes(os.urandom(8), "big"),
+            config,
+            time.monotonic_ns(),
+            utc_offset_ns=utc_offset_ns(),
+            key=key,
+        )
         while not core.over:
             core.handle_timer(time.monotonic_ns())
             _write(sock, core, core.datagrams_to_send(time.monotonic_ns()))
@@ -90,32 +112,39 @@ def _read(sock: socket.socket, core: Measurement) -> None:
         return
     while True:
         try:
-            data, arrival_ns, _ = _receive(sock)
+            data, arrival_ns, _, _ = receive(sock)
         except BlockingIOError:
             return
-        packet = decode(data)
-        if packet is not None:
-            core.receive(packet, arrival_ns)
+        core.receive(data, arrival_ns)
 
 
-def _receive(sock: socket.socket) -> tuple[bytes, int, tuple[str, int]]:
-    """One datagram, when it arrived on the monotonic clock, and from whom."""
-    data, ancillary, _, peer = sock.recvmsg(_LARGEST_DATAGRAM, socket.CMSG_SPACE(_TIMESPEC.size))
-    now_ns = time.monotonic_ns()
-    for level, kind, stamp in ancillary:
-        if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS and len(stamp) == _TIMESPEC.size:
-            seconds, nanoseconds = _TIMESPEC.unpack(stamp)
+def utc_offset_ns() -> int:
+    """What the monotonic clock lacks of UTC at this moment."""
+    return time.time_ns() - time.monotonic_ns()
+
+
+def receive(sock: socket.socket) -> tuple[bytes, int, tuple[str, int], int]:
+    """One datagram, when it arrived on the monotonic clock, from whom, and with which TTL (255 where unknown)."""
+    data, ancillary, _, peer = sock.recvmsg(_LARGEST_DATAGRAM, _ANCILLARY_BYTES)
+    now_ns, ttl = time.monotonic_ns(), 255
+    arrival_ns = now_ns
+    for level, kind, value in ancillary:
+        if (level, kind) in _TTLS and len(value) == _INT.size:
+            (ttl,) = _INT.unpack(value)
+        elif level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS and len(value) == _TIMESPEC.size:
+            seconds, nanoseconds = _TIMESPEC.unpack(value)
             age_ns = time.time_ns() - (seconds * 1_000_000_000 + nanoseconds)
             if 0 <= age_ns <= _OLDEST_STAMP_NS:
-                return data, now_ns - age_ns, peer
-    return data, now_ns, peer
+                arrival_ns = now_ns - age_ns
+    return data, arrival_ns, peer, ttl & 0xFF
 
 
 class ResponderThread:
     """A responder on a bound socket, in its own thread, until :meth:`close`."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, key: bytes | None = None) -> None:
         self._sock = sock
+        self._key = key
         self._wake_read, self._wake_write = socket.socketpair()
         self._thread = threading.Thread(target=self._run, name="probe-responder", daemon=True)
         self._thread.start()
@@ -128,7 +157,7 @@ class ResponderThread:
         self._sock.close()
 
     def _run(self) -> None:
-        core = Responder()
+        core = Responder(utc_offset_ns(), self._key)
         header_bytes = IP_HEADER_BYTES[self._sock.family]
         while True:
             readable, _, _ = select.select([self._sock, self._wake_read], [], [])
@@ -139,10 +168,10 @@ class ResponderThread:
     def _answer(self, core: Responder, header_bytes: int) -> None:
         while True:
             try:
-                data, arrival_ns, peer = _receive(self._sock)
+                data, arrival_ns, peer, ttl = receive(self._sock)
             except OSError:  # nothing more to read, or an ICMP error for an earlier answer
                 return
-            answer = core.receive(data, peer, header_bytes, arrival_ns, time.monotonic_ns())
+            answer = core.receive(data, peer, header_bytes, arrival_ns, time.monotonic_ns(), ttl)
             if answer is not None:
                 try:
                     self._sock.sendto(answer, peer)

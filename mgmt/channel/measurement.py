@@ -1,9 +1,9 @@
 """One measurement of a channel, seen from the master side (sans-IO; time and the nonce are arguments).
 
-First a few echoes, for the round-trip time; then packet trains, one at a time, for the bandwidth. The first train
-is short and only tells how long the next ones have to be. How long something is waited for follows from the round
-trip, once one is known: the first echo has :attr:`MeasurementConfig.echo_wait_ns`, for channels over satellites. The
-whole never takes longer than :attr:`MeasurementConfig.limit_ns`; what is known by then counts.
+First a few STAMP packets (RFC 8762), for the round-trip time; then packet trains, one at a time, for the bandwidth.
+The first train is short and only tells how long the next ones have to be. How long something is waited for follows
+from the round trip, once one is known: the first echo has :attr:`MeasurementConfig.echo_wait_ns`, for channels over
+satellites. The whole never takes longer than :attr:`MeasurementConfig.limit_ns`; what is known by then counts.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from mgmt.channel.dispersion import NotMeasurable, channel_bandwidth_bps, round_trip_ns
+from mgmt.channel.dispersion import NotMeasurable, channel_bandwidth_bps, jitter_ns, round_trip_ns
 from mgmt.channel.responder import MAX_TRAIN
-from mgmt.channel.wire import PACKET_BYTES, Kind, Packet, encode
+from mgmt.channel.stamp import SenderPacket, decode_reflector, encode_sender
+from mgmt.channel.wire import PACKET_BYTES, Kind, Packet, decode, encode, is_ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +49,27 @@ class MeasurementConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class Delay:
+    """The smallest round trip, the mean difference of neighbouring ones, and the loss, of the STAMP packets."""
+
+    rtt_ns: int
+    jitter_ns: int
+    loss_ppm: int
+
+
+@dataclass(frozen=True, slots=True)
 class Measured:
-    """What a measurement found. ``sender_limited``: the channel carries at least this, the sender had no more."""
+    """What a measurement found. ``sender_limited``: the channel carries at least this, the sender had no more.
+
+    ``jitter_ns`` is the mean difference of neighbouring round trips (IPDV, RFC 3393), ``loss_ppm`` how many of a
+    million STAMP packets did not come back.
+    """
 
     bandwidth_bps: int
     rtt_ns: int
     sender_limited: bool
+    jitter_ns: int = 0
+    loss_ppm: int = 0
 
 
 class _Phase(Enum):
@@ -73,7 +89,7 @@ class _Train:
 
 @dataclass(slots=True)
 class _Found:
-    rtts_ns: list[int] = field(default_factory=list)
+    rtts_ns: dict[int, int] = field(default_factory=dict)
     scout_bps: list[int] = field(default_factory=list)
     train_bps: list[int] = field(default_factory=list)
     offered_bps: list[int] = field(default_factory=list)
@@ -81,19 +97,30 @@ class _Found:
 
 class Measurement:
     """The core of one measurement. The shell sends :meth:`datagrams_to_send`, hands in what :meth:`receive` takes,
-    and calls :meth:`handle_timer` at :meth:`next_deadline` until :attr:`over`.
+    and calls :meth:`handle_timer` at :meth:`next_deadline` until :attr:`over`. ``utc_offset_ns`` is what ``now_ns``
+    lacks of UTC; the ``key`` is both devices'.
     """
 
-    def __init__(self, nonce: int, config: MeasurementConfig, now_ns: int) -> None:
+    def __init__(
+        self,
+        nonce: int,
+        config: MeasurementConfig,
+        now_ns: int,
+        *,
+        utc_offset_ns: int = 0,
+        key: bytes | None = None,
+    ) -> None:
         self._nonce = nonce
+        self._ssid = nonce & 0xFFFF
+        self._utc_offset_ns = utc_offset_ns
+        self._key = key
         self._config = config
         self._phase = _Phase.ECHOES
         self._found = _Found()
         self._gives_up_at_ns = now_ns + config.limit_ns
         self._ends_at_ns = self._gives_up_at_ns
         self._next_echo_at_ns = now_ns
-        self._echoes_sent = 0
-        self._echoes_back: set[int] = set()
+        self._sent_ns: list[int] = []
         self._trains_sent = 0
         self._train: _Train | None = None
         self._report_due = False
@@ -124,13 +151,16 @@ class Measurement:
             bits = 8 * self._train.packets * self._config.packet_bytes
             self._train.offered_bps = bits * 1_000_000_000 // took_ns
 
-    def receive(self, packet: Packet, arrival_ns: int) -> None:
-        """A packet from the responder arrived; one of another measurement or out of its time is ignored."""
-        if packet.nonce != self._nonce:
+    def receive(self, data: bytes, arrival_ns: int) -> None:
+        """A datagram arrived; one of strangers, of another measurement or out of its time is ignored."""
+        if not is_ours(data):
+            if self._phase is _Phase.ECHOES:
+                self._echo_back(data, arrival_ns)
             return
-        if packet.kind is Kind.ECHO_REPLY and self._phase is _Phase.ECHOES:
-            self._echo_back(packet, arrival_ns)
-        elif packet.kind is Kind.REPORT and self._train is not None and packet.train == self._trains_sent:
+        packet = decode(data, self._key)
+        if packet is None or packet.nonce != self._nonce or packet.kind is not Kind.REPORT:
+            return
+        if self._train is not None and packet.train == self._trains_sent:
             self._report(packet)
 
     def next_deadline(self) -> int | None:
@@ -147,7 +177,7 @@ class Measurement:
         """The moment of :meth:`next_deadline` has come, or has passed."""
         if now_ns >= self._ends_at_ns:
             self._phase = _Phase.OVER
-        elif self._phase is _Phase.ECHOES and self._echoes_sent == self._config.echoes:
+        elif self._phase is _Phase.ECHOES and len(self._sent_ns) == self._config.echoes:
             if now_ns >= self._next_echo_at_ns:
                 self._end_echoes(now_ns)
         elif self._train is not None and now_ns >= self._train.repeat_at_ns:
@@ -156,34 +186,54 @@ class Measurement:
 
     def outcome(self) -> Measured:
         """What was found. :class:`NotMeasurable`: not enough came back."""
+        delay, found = self.outcome_of_delay(), self._found
+        bandwidth_bps = channel_bandwidth_bps(found.train_bps or found.scout_bps)
+        offered = max(found.offered_bps, default=None)
+        return Measured(
+            bandwidth_bps,
+            delay.rtt_ns,
+            sender_limited=offered is not None and offered < bandwidth_bps * 5 // 4,
+            jitter_ns=delay.jitter_ns,
+            loss_ppm=delay.loss_ppm,
+        )
+
+    def outcome_of_delay(self) -> Delay:
+        """What the STAMP packets alone found. :class:`NotMeasurable`: none came back."""
         found = self._found
         if not found.rtts_ns:
             waited_s = min(self._config.echo_wait_ns, self._config.limit_ns) / 1_000_000_000
             raise NotMeasurable(
-                f"nothing came back: no echo of {self._echoes_sent} in {waited_s:g} s; does a measuring device listen "
+                f"nothing came back: no echo of {len(self._sent_ns)} in {waited_s:g} s; does a measuring device listen "
                 "there, and does UDP pass?"
             )
-        rtt_ns = round_trip_ns(found.rtts_ns)
-        bandwidth_bps = channel_bandwidth_bps(found.train_bps or found.scout_bps)
-        offered = max(found.offered_bps, default=None)
-        return Measured(bandwidth_bps, rtt_ns, offered is not None and offered < bandwidth_bps * 5 // 4)
+        rtts_ns = [found.rtts_ns[number] for number in sorted(found.rtts_ns)]
+        rtt_ns = round_trip_ns(rtts_ns)
+        loss_ppm = 1_000_000 - len(rtts_ns) * 1_000_000 // len(self._sent_ns)
+        return Delay(rtt_ns, jitter_ns(rtts_ns), loss_ppm)
 
     def _echo(self, now_ns: int) -> list[bytes]:
-        if self._echoes_sent >= self._config.echoes or now_ns < self._next_echo_at_ns:
+        if len(self._sent_ns) >= self._config.echoes or now_ns < self._next_echo_at_ns:
             return []
-        self._echoes_sent += 1
-        last = self._echoes_sent == self._config.echoes
+        number = len(self._sent_ns)
+        self._sent_ns.append(now_ns)
+        last = len(self._sent_ns) == self._config.echoes
         self._next_echo_at_ns = now_ns + (self._last_wait_ns() if last else self._config.echo_spacing_ns)
-        return [encode(Packet(Kind.ECHO, self._nonce, sequence=self._echoes_sent, sent_ns=now_ns))]
+        return [encode_sender(SenderPacket(number, now_ns + self._utc_offset_ns, self._ssid), self._key)]
 
-    def _echo_back(self, packet: Packet, arrival_ns: int) -> None:
-        if not 1 <= packet.sequence <= self._echoes_sent or packet.sequence in self._echoes_back:
+    def _echo_back(self, data: bytes, arrival_ns: int) -> None:
+        packet = decode_reflector(data, arrival_ns + self._utc_offset_ns, self._key)
+        if packet is None or packet.ssid != self._ssid:
             return
-        self._echoes_back.add(packet.sequence)
-        self._found.rtts_ns.append(arrival_ns - packet.sent_ns - packet.hold_ns)
-        if len(self._echoes_back) == self._config.echoes:
+        number, found = packet.sender_sequence, self._found.rtts_ns
+        if number >= len(self._sent_ns) or number in found:
+            return
+        if packet.sender_sent_utc_ns != self._sent_ns[number] + self._utc_offset_ns:
+            return
+        held_ns = packet.sent_utc_ns - packet.received_utc_ns
+        found[number] = arrival_ns - self._sent_ns[number] - held_ns
+        if len(found) == self._config.echoes:
             self._end_echoes(arrival_ns)
-        elif self._echoes_sent == self._config.echoes:
+        elif len(self._sent_ns) == self._config.echoes:
             self._next_echo_at_ns = min(self._next_echo_at_ns, arrival_ns + self._last_wait_ns())
 
     def _last_wait_ns(self) -> int:
@@ -201,7 +251,7 @@ class Measurement:
         self._ends_at_ns = min(now_ns + trains_ns, self._gives_up_at_ns)
 
     def _longest_rtt_ns(self) -> int:
-        return max([0, *self._found.rtts_ns])
+        return max([0, *self._found.rtts_ns.values()])
 
     def _repeat_ns(self) -> int:
         return self._config.repeat_ns + 2 * self._longest_rtt_ns()
@@ -213,7 +263,11 @@ class Measurement:
         self._train = _Train(packets, now_ns + self._repeat_ns())
         payload_bytes = config.packet_bytes - config.ip_header_bytes
         burst = [
-            encode(Packet(Kind.TRAIN, self._nonce, train=self._trains_sent, sequence=number), payload_bytes)
+            encode(
+                Packet(Kind.TRAIN, self._nonce, train=self._trains_sent, sequence=number),
+                payload_bytes,
+                self._key,
+            )
             for number in range(packets)
         ]
         return [*burst, self._report_request()]
@@ -228,7 +282,7 @@ class Measurement:
         return min(max(wanted, config.scout_packets), config.max_packets)
 
     def _report_request(self) -> bytes:
-        return encode(Packet(Kind.REPORT_REQUEST, self._nonce, train=self._trains_sent))
+        return encode(Packet(Kind.REPORT_REQUEST, self._nonce, train=self._trains_sent), key=self._key)
 
     def _report(self, packet: Packet) -> None:
         train, self._train = self._train, None
@@ -242,4 +296,4 @@ class Measurement:
             self._phase = _Phase.OVER
 
 
-__all__ = ["Measured", "Measurement", "MeasurementConfig", "NotMeasurable"]
+__all__ = ["Delay", "Measured", "Measurement", "MeasurementConfig", "NotMeasurable"]

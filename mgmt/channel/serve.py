@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -63,12 +64,13 @@ class ChannelManager:
         address: str,
         peers: Mapping[str, PeerDevice],
         *,
-        measurer: Measure = measure,
+        key: bytes | None = None,
+        measurer: Measure | None = None,
         utc_now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._address = address
         self._peers = dict(peers)
-        self._measurer = measurer
+        self._measurer = measurer or partial(measure, key=key)
         self._utc_now = utc_now
         self._one_at_a_time = threading.Lock()
 
@@ -84,7 +86,7 @@ class ChannelManager:
                 Code.INVALID_TARGET,
                 f"no measuring device is known for {request.remote_port:.80}; known: {known}",
             )
-        measured = self._measure(peer)
+        measured = self.measure(peer)
         limit = "at least: the sender could send no faster; " if measured.sender_limited else ""
         return ChannelInfoGetResponse(
             local_port=request.local_port,
@@ -92,10 +94,13 @@ class ChannelManager:
             bandwidth_bps=measured.bandwidth_bps,
             rtt_ns=measured.rtt_ns,
             measured_at=self._utc_now().isoformat(timespec="milliseconds"),
-            method=f"{limit}UDP packet trains and echoes, {self._address} to {peer.host}",
+            method=f"{limit}UDP packet trains and STAMP, {self._address} to {peer.host}",
+            jitter_ns=measured.jitter_ns,
+            loss_ppm=measured.loss_ppm,
         )
 
-    def _measure(self, peer: PeerDevice) -> Measured:
+    def measure(self, peer: PeerDevice) -> Measured:
+        """Measure the channel to ``peer`` once nobody else measures. :class:`CreditError`: it cannot be measured."""
         with self._one_at_a_time:
             try:
                 measured = self._measurer(self._address, (peer.host, peer.port))

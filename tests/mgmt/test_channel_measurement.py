@@ -9,12 +9,38 @@ import pytest
 
 from mgmt.channel.dispersion import NotMeasurable
 from mgmt.channel.measurement import Measured, Measurement, MeasurementConfig
-from mgmt.channel.responder import MAX_MEASUREMENTS, MAX_TRAIN, Responder
-from mgmt.channel.wire import PACKET_BYTES, Kind, Packet, decode, encode
+from mgmt.channel.responder import MAX_MEASUREMENTS, MAX_SESSIONS, MAX_TRAIN, Responder
+from mgmt.channel.stamp import (
+    PLAIN_BYTES,
+    ReflectorPacket,
+    SenderPacket,
+    decode_reflector,
+    encode_reflector,
+    encode_sender,
+)
+from mgmt.channel.wire import Kind, Packet, decode, encode
 
 HEADER = 28
 NONCE = 7
 LIMIT_NS = MeasurementConfig().limit_ns
+
+
+def reflected(number: int = 0, *, hold_ns: int = 0, sent_ns: int = 0, ssid: int = NONCE) -> bytes:
+    """The reflection of the packet that left at `sent_ns`."""
+    packet = ReflectorPacket(
+        sequence=number,
+        sent_utc_ns=500 + hold_ns,
+        received_utc_ns=500,
+        sender_sequence=number,
+        sender_sent_utc_ns=sent_ns,
+        sender_ttl=64,
+        ssid=ssid,
+    )
+    return encode_reflector(packet)
+
+
+def reported(bandwidth_bps: int) -> bytes:
+    return encode(Packet(Kind.REPORT, NONCE, train=1, bandwidth_bps=bandwidth_bps))
 
 
 class SimulatedChannel:
@@ -46,9 +72,7 @@ class SimulatedChannel:
             assert deadline_ns is not None
             if self._answers and self._answers[0][0] <= deadline_ns:
                 self.now_ns, data = self._answers.pop(0)
-                packet = decode(data)
-                assert packet is not None
-                self.core.receive(packet, self.now_ns)
+                self.core.receive(data, self.now_ns)
             else:
                 self.now_ns = max(self.now_ns, deadline_ns)
                 self.core.handle_timer(self.now_ns)
@@ -75,7 +99,7 @@ def test_bandwidth_and_round_trip_of_a_channel_are_found_in_bounded_time(
 ) -> None:
     measured = SimulatedChannel(bandwidth_bps, rtt_ns // 2).run()
     assert measured.bandwidth_bps == pytest.approx(bandwidth_bps, rel=0.01)
-    serialisation_ns = 8 * (PACKET_BYTES + HEADER) * 10**9 // bandwidth_bps
+    serialisation_ns = 8 * (PLAIN_BYTES + HEADER) * 10**9 // bandwidth_bps
     assert measured.rtt_ns == pytest.approx(rtt_ns + serialisation_ns, rel=0.01)
 
 
@@ -127,9 +151,10 @@ def test_reports_of_a_long_channel_are_not_asked_for_again_before_they_can_be_he
 def test_packets_of_another_measurement_are_ignored() -> None:
     core = Measurement(NONCE, MeasurementConfig(), 0)
     assert len(core.datagrams_to_send(0)) == 1
-    core.receive(Packet(Kind.ECHO_REPLY, NONCE + 1, sequence=1), 1_000)
-    core.receive(Packet(Kind.ECHO_REPLY, NONCE, sequence=2), 1_000)  # never sent
-    core.receive(Packet(Kind.REPORT, NONCE, train=1, bandwidth_bps=5), 1_000)  # no train is under way
+    core.receive(reflected(ssid=NONCE + 1), 1_000)
+    core.receive(reflected(1), 1_000)  # never sent
+    core.receive(reflected(sent_ns=5), 1_000)  # sent at another time
+    core.receive(reported(5), 1_000)  # no train is under way
     with pytest.raises(NotMeasurable, match="nothing came back"):
         core.outcome()
 
@@ -138,17 +163,17 @@ def test_the_time_that_the_responder_held_an_echo_does_not_count() -> None:
     config = MeasurementConfig(echoes=1, trains=0)
     core = Measurement(NONCE, config, 0)
     core.datagrams_to_send(0)
-    core.receive(Packet(Kind.ECHO_REPLY, NONCE, sequence=1, hold_ns=400), 1_000)
+    core.receive(reflected(hold_ns=400), 1_000)
     core.datagrams_to_send(2_000)
-    core.receive(Packet(Kind.REPORT, NONCE, train=1, bandwidth_bps=10**8), 3_000)
+    core.receive(reported(10**8), 3_000)
     assert core.outcome().rtt_ns == 600
 
 
 def test_an_echo_that_comes_twice_counts_once() -> None:
     core = Measurement(NONCE, MeasurementConfig(echoes=2), 0)
     core.datagrams_to_send(0)
-    core.receive(Packet(Kind.ECHO_REPLY, NONCE, sequence=1), 1_000)
-    core.receive(Packet(Kind.ECHO_REPLY, NONCE, sequence=1), 1_100)
+    core.receive(reflected(), 1_000)
+    core.receive(reflected(), 1_100)
     assert core.datagrams_to_send(MeasurementConfig().echo_spacing_ns), "the second echo is still to be sent"
 
 
@@ -157,12 +182,12 @@ def test_a_sender_that_is_no_faster_than_the_result_is_reported(offered_share: i
     config = MeasurementConfig(echoes=1, trains=0)
     core = Measurement(NONCE, config, 0)
     core.datagrams_to_send(0)
-    core.receive(Packet(Kind.ECHO_REPLY, NONCE, sequence=1), 1_000)
+    core.receive(reflected(), 1_000)
     burst = core.datagrams_to_send(2_000)
     assert len(burst) == config.scout_packets + 1
     took_ns = 8 * config.scout_packets * config.packet_bytes * 10**9 // (10**8 * offered_share)
     core.burst_written(took_ns, blocked=False)
-    core.receive(Packet(Kind.REPORT, NONCE, train=1, bandwidth_bps=10**8), 3_000)
+    core.receive(reported(10**8), 3_000)
     assert core.outcome() == Measured(10**8, 1_000, limited)
 
 
@@ -170,7 +195,7 @@ def test_a_lost_report_is_asked_for_again() -> None:
     config = MeasurementConfig(echoes=1)
     core = Measurement(NONCE, config, 0)
     core.datagrams_to_send(0)
-    core.receive(Packet(Kind.ECHO_REPLY, NONCE, sequence=1), 1_000)
+    core.receive(reflected(), 1_000)
     core.datagrams_to_send(2_000)
     assert core.datagrams_to_send(3_000) == []
     deadline_ns = core.next_deadline()
@@ -193,6 +218,13 @@ def test_a_measurement_beyond_its_bounds_is_refused(wrong: dict[str, int]) -> No
 # --- the responder ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("length", [PLAIN_BYTES, PLAIN_BYTES + 1, 1472])
+def test_a_reflection_is_as_long_as_what_came(length: int) -> None:
+    answer = Responder().receive(encode_sender(SenderPacket(0, 5)).ljust(length, b"\0"), "peer", HEADER, 0, 0)
+    assert answer is not None
+    assert len(answer) == length
+
+
 def test_an_answer_is_never_longer_than_the_question() -> None:
     responder = Responder()
     for kind in Kind:
@@ -201,17 +233,71 @@ def test_an_answer_is_never_longer_than_the_question() -> None:
         assert answer is None or len(answer) <= len(question)
 
 
-def test_the_time_an_echo_was_held_is_reported() -> None:
-    answer = Responder().receive(encode(Packet(Kind.ECHO, NONCE, sent_ns=5)), "peer", HEADER, 100, 350)
+def test_a_reflector_says_when_a_packet_came_and_left_and_with_which_ttl() -> None:
+    answer = Responder(utc_offset_ns=7).receive(
+        encode_sender(SenderPacket(3, 5, 9)), "peer", HEADER, 100, 350, 250
+    )
     assert answer is not None
-    packet = decode(answer)
-    assert packet is not None
-    assert (packet.kind, packet.sent_ns, packet.hold_ns) == (Kind.ECHO_REPLY, 5, 250)
+    assert decode_reflector(answer, 0) == ReflectorPacket(
+        sequence=0,
+        sent_utc_ns=357,
+        received_utc_ns=107,
+        sender_sequence=3,
+        sender_sent_utc_ns=5,
+        sender_ttl=250,
+        ssid=9,
+    )
+
+
+def test_a_reflector_counts_what_it_reflects_of_each_session_and_forgets_the_oldest() -> None:
+    responder = Responder()
+
+    def count(ssid: int, peer: str = "peer") -> int:
+        answer = responder.receive(encode_sender(SenderPacket(50, 5, ssid)), peer, HEADER, 0, 0)
+        packet = decode_reflector(answer or b"", 0)
+        assert packet is not None
+        return packet.sequence
+
+    assert [count(1), count(1), count(2), count(1), count(1, "other")] == [0, 1, 0, 2, 0]
+    for stranger in range(MAX_SESSIONS):
+        count(stranger + 10)
+    assert count(1) == 0
+
+
+def test_with_a_key_only_those_who_have_it_are_answered_and_believed() -> None:
+    key = b"k" * 32
+    config = MeasurementConfig(echoes=1)
+    core = Measurement(NONCE, config, 0, key=key)
+    (asked,) = core.datagrams_to_send(0)
+    assert Responder(key=b"x" * 32).receive(asked, "peer", HEADER, 0, 0) is None
+    core.receive(reflected(), 1_000)
+    answer = Responder(key=key).receive(asked, "peer", HEADER, 500, 600)
+    assert answer is not None
+    core.receive(answer, 1_000)
+    request = core.datagrams_to_send(1_000)[-1]
+    core.receive(reported(10**8), 1_500)  # without the key's code
+    assert core.datagrams_to_send(2_000) == [], "the train's report is still waited for"
+    assert Responder().receive(request, "peer", HEADER, 0, 0) is not None
+    assert Responder(key=b"x" * 32).receive(request, "peer", HEADER, 0, 0) is None
+
+
+def test_jitter_is_the_mean_difference_of_neighbours_and_loss_what_did_not_come_back() -> None:
+    config = MeasurementConfig(echoes=4, trains=0)
+    core = Measurement(NONCE, config, 0)
+    for number in range(4):
+        now_ns = number * config.echo_spacing_ns
+        core.datagrams_to_send(now_ns)
+        if number != 2:
+            core.receive(reflected(number, sent_ns=now_ns), now_ns + 1_000 * (number + 1))
+    core.handle_timer(10**12)
+    core.datagrams_to_send(core.next_deadline() or 0)
+    measurement = core.outcome_of_delay()
+    assert (measurement.rtt_ns, measurement.jitter_ns, measurement.loss_ppm) == (1_000, 1_500, 250_000)
 
 
 @pytest.mark.parametrize(
     "stray",
-    [b"", b"x" * 200, encode(Packet(Kind.ECHO, NONCE))[:-1], b"XXXX" + encode(Packet(Kind.ECHO, NONCE))[4:]],
+    [b"", b"x" * (PLAIN_BYTES - 1), encode(Packet(Kind.TRAIN, NONCE))[:-1], b"SCmd" + b"x" * 200],
 )
 def test_a_stray_datagram_is_ignored(stray: bytes) -> None:
     assert decode(stray) is None
@@ -220,7 +306,7 @@ def test_a_stray_datagram_is_ignored(stray: bytes) -> None:
 
 @pytest.mark.parametrize("offset", [4, 5])
 def test_an_unknown_version_or_kind_is_ignored(offset: int) -> None:
-    data = bytearray(encode(Packet(Kind.ECHO, NONCE)))
+    data = bytearray(encode(Packet(Kind.TRAIN, NONCE)))
     data[offset] = 0xEE
     assert decode(bytes(data)) is None
 

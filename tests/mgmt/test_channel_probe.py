@@ -93,7 +93,7 @@ def test_m1_is_answered_with_what_was_measured_and_how() -> None:
 
     def measurer(address: str, peer: tuple[str, int]) -> Measured:
         asked.append((address, peer))
-        return Measured(10**8, 20_000_000, sender_limited=False)
+        return Measured(10**8, 20_000_000, sender_limited=False, jitter_ns=40, loss_ppm=50)
 
     answer = manager(measurer).handle(Envelope("1", ask("10.0.0.2")))
     assert asked == [("10.0.0.1", ("192.0.2.7", 5005))]
@@ -103,7 +103,9 @@ def test_m1_is_answered_with_what_was_measured_and_how() -> None:
         bandwidth_bps=10**8,
         rtt_ns=20_000_000,
         measured_at="2026-01-01T12:00:00.000+00:00",
-        method="UDP packet trains and echoes, 10.0.0.1 to 192.0.2.7",
+        method="UDP packet trains and STAMP, 10.0.0.1 to 192.0.2.7",
+        jitter_ns=40,
+        loss_ppm=50,
     )
 
 
@@ -186,6 +188,9 @@ def test_two_probe_processes_measure_the_channel_between_them_and_leave_nothing_
         ),
         (["--address", "127.0.0.1", "--peer", "nowhere"], 2, "is not a peer device"),
         (["--address", "127.0.0.1", "--listen", "tcp"], 2, "is not an address"),
+        (["--address", "127.0.0.1", "--array", "unix:/a"], 2, "give --station too"),
+        (["--address", "127.0.0.1", "--key", "/nonexistent/a.key"], 2, "cannot read the key"),
+        (["--address", "127.0.0.1", "--station", "tcp"], 2, "is not an address"),
     ],
 )
 def test_bad_input_gets_one_line_and_its_exit_code(

@@ -1,0 +1,85 @@
+"""Devices that watch a real emulated channel while it changes, and what the station hears of it (M9)."""
+
+from __future__ import annotations
+
+import queue
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from mgmt.http import ServerThread, exception_handlers, message_endpoint
+from mgmt.messages import ChannelChangeNotify, Envelope, Message
+from tools.wan.channel import Channel
+from tools.wan.errors import ChannelUnavailable
+
+BANDWIDTH_BPS = 50_000_000
+WAIT_S = 30.0
+
+
+class ListeningStation:
+    """A stand-in for a station: it only takes notifications."""
+
+    def __init__(self) -> None:
+        self.heard: queue.Queue[ChannelChangeNotify] = queue.Queue()
+
+    def app(self) -> Starlette:
+        def hear(envelope: Envelope) -> Message:
+            assert isinstance(envelope.message, ChannelChangeNotify)
+            self.heard.put(envelope.message)
+            return envelope.message
+
+        route = Route("/messages", message_endpoint(hear), methods=["POST"])
+        return Starlette(routes=[route], exception_handlers=exception_handlers())
+
+    def until(self, rtt_ns: int) -> list[ChannelChangeNotify]:
+        """What is heard up to a notification with about this delay."""
+        heard = []
+        while not heard or abs(heard[-1].rtt_ns / rtt_ns - 1) > 0.15:
+            heard.append(self.heard.get(timeout=WAIT_S))
+        return heard
+
+
+@pytest.mark.slow
+def test_a_station_hears_of_a_delay_that_changes_without_asking(tmp_path: Path) -> None:
+    """With a key: the whole of it in STAMP's authenticated mode, the notifications signed."""
+    try:
+        channel = Channel.open("tun", bandwidth_bps=BANDWIDTH_BPS, rtt_ns=20_000_000)
+    except ChannelUnavailable as reason:
+        pytest.skip(str(reason))
+    key = tmp_path / "devices.key"
+    key.write_text("0123456789abcdef0123456789abcdef")
+    key.chmod(0o600)
+    station = ListeningStation()
+    server = ServerThread(station.app(), f"unix:{tmp_path / 'station.sock'}")
+    server.start()
+    try:
+        with channel:
+            near, far = channel.master_addresses[0], channel.remote_addresses[0]
+
+            def start(site: str, name: str, *arguments: str) -> list[str]:
+                command: list[Any] = [sys.executable, "-m", "mgmt.cli", "probe", "serve", "--key", key]
+                command += ["--listen", f"unix:{tmp_path / name}.sock", *arguments]
+                probe = channel.popen(site, command, stdout=subprocess.PIPE, text=True)
+                assert probe.stdout is not None
+                with probe.stdout as output:
+                    return [output.readline().strip() for _ in range(2)]
+
+            device = start("remote", "far", "--address", far)[0].removeprefix("listening udp://")
+            watch = ["--peer", device, "--station", str(server.address), "--local-port", "192.0.2.7"]
+            start("master", "near", "--address", near, *watch)
+            (first, *_) = heard = station.until(20_000_000)
+            assert (first.local_port, first.remote_port) == ("192.0.2.7", far)
+            assert first.bandwidth_bps == pytest.approx(BANDWIDTH_BPS, rel=0.3)
+            channel.set(rtt_ns=80_000_000)
+            heard += station.until(80_000_000)
+            channel.set(rtt_ns=20_000_000)
+            heard += station.until(20_000_000)
+            numbers = [notice.sequence for notice in heard]
+            assert numbers == sorted(set(numbers)), "later ones have higher numbers (GAP-12)"
+    finally:
+        server.stop()
