@@ -1,0 +1,199 @@
+"""Playing a plan to a live target, through our initiator: own login, own sequence numbers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from iscsi_target.errors import CommandFailed, ConnectionLost, TaskAborted
+from iscsi_target.initiator import Initiator
+from tools.capture.replay.cdbs import Effect
+from tools.capture.replay.collect import Trace
+from tools.capture.replay.plan import Extent, Plan, Step
+
+#: Timers of an event loop are as coarse as this: the rest is waited for in turns of it.
+_TIMER_NS = 1_500_000
+_MOST_AHEAD = 4096
+_CHUNK_BYTES = 256 * 1024
+_AT_ONCE = 8
+_DATA_IN_LIMIT_BYTES = 64 << 20
+
+
+class ReplayFailed(Exception):
+    """The replay cannot go on; one line."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of a step; times in nanoseconds after the first start. ``status`` None: no answer, ``error`` says
+    why. ``matches``: whether the data read are those of the capture; None: not compared."""
+
+    step: Step
+    start_ns: int = 0
+    end_ns: int = 0
+    status: int | None = None
+    error: str = ""
+    matches: bool | None = None
+
+    @property
+    def late_ns(self) -> int:
+        """How long after its time it started."""
+        return self.start_ns - self.step.due_ns
+
+
+class Order:
+    """Which steps may start: those for which all have ended that had ended before them in the capture."""
+
+    def __init__(self, ended: Sequence[int]) -> None:
+        self._rank = {number: rank for rank, number in enumerate(ended)}
+        self._done = bytearray(len(ended))
+        self._prefix = 0
+        self._waiting: dict[int, list[asyncio.Future[None]]] = {}
+
+    def step_ended(self, number: int) -> None:
+        """The step of this number has its status, or never will."""
+        rank = self._rank.get(number)
+        if rank is None:
+            return
+        self._done[rank] = 1
+        while self._prefix < len(self._done) and self._done[self._prefix]:
+            self._prefix += 1
+            for future in self._waiting.pop(self._prefix, ()):
+                if not future.done():
+                    future.set_result(None)
+
+    async def wait(self, after: int) -> None:
+        """Until the first ``after`` of them have ended."""
+        if self._prefix >= after:
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(after, []).append(future)
+        await future
+
+
+async def play(
+    plan: Plan,
+    trace: Trace,
+    sessions: Mapping[int, Initiator],
+    *,
+    paced: bool,
+    queue_depth: int | None,
+    verify: bool,
+    progress: Callable[[int], None] = lambda _: None,
+) -> list[Outcome]:
+    """Play every step; ``sessions`` by nexus. ``paced``: not before its time. Raises :class:`ReplayFailed`.
+
+    A command that fails is an outcome; a session that is lost ends the replay.
+    """
+    order = Order(plan.ended)
+    depth = asyncio.Semaphore(queue_depth or _MOST_AHEAD)
+    outcomes = [Outcome(step) for step in plan.steps]
+    origin_ns = time.monotonic_ns()
+    failure: list[str] = []
+    ended = 0
+
+    async def run(number: int, outcome: Outcome, data_out: bytes) -> None:
+        nonlocal ended
+        try:
+            data_in = await _run_one(outcome, sessions[outcome.step.command.nexus], data_out, origin_ns)
+            if verify:
+                outcome.matches = _compare(outcome, data_in, trace)
+        except ConnectionLost as lost:
+            outcome.error = str(lost)
+            failure.append(outcome.error)
+        finally:
+            depth.release()
+            order.step_ended(number)
+            ended += 1
+            progress(ended)
+
+    async with asyncio.TaskGroup() as running:
+        for number, outcome in enumerate(outcomes):
+            step = outcome.step
+            data_out = trace.read(step.command.data_out) if step.command.data_out is not None else b""
+            await order.wait(step.after)
+            await depth.acquire()
+            if paced:
+                await _until(origin_ns + step.due_ns)
+            if failure:
+                break
+            running.create_task(run(number, outcome, data_out if step.effect is Effect.WRITE else b""))
+    if failure:
+        raise ReplayFailed(f"the session was lost after {ended} commands: {failure[0]}")
+    return outcomes
+
+
+async def _run_one(outcome: Outcome, session: Initiator, data_out: bytes, origin_ns: int) -> memoryview:
+    """One command; returns what it read. Raises ConnectionLost."""
+    step = outcome.step
+    command = step.command
+    length = min(command.edtl, _DATA_IN_LIMIT_BYTES) if command.reads else 0
+    outcome.start_ns = time.monotonic_ns() - origin_ns
+    try:
+        answer = await session.execute(
+            step.lun,
+            step.cdb,
+            data_out=data_out,
+            data_in_length=length,
+            check=False,
+            attr=command.attr,
+        )
+        outcome.status = answer.status
+        return answer.data_in
+    except (TaskAborted, CommandFailed, TimeoutError) as error:
+        outcome.error = str(error) or "no answer in time"
+        return memoryview(b"")
+    finally:
+        outcome.end_ns = time.monotonic_ns() - origin_ns
+
+
+def _compare(outcome: Outcome, data_in: memoryview, trace: Trace) -> bool | None:
+    """Whether a READ found what it found in the capture, where that holds it."""
+    command = outcome.step.command
+    step = outcome.step
+    if step.effect is not Effect.READ or not step.certain or command.data_in is None or outcome.status:
+        return None
+    return data_in[: command.data_in.length] == trace.read(command.data_in)
+
+
+async def _until(moment_ns: int) -> None:
+    """To the moment, with the event loop's timers and turns."""
+    while (left_ns := moment_ns - time.monotonic_ns()) > 0:
+        await asyncio.sleep((left_ns - _TIMER_NS) / 1e9 if left_ns > 2 * _TIMER_NS else 0)
+
+
+async def find_data(session: Initiator, extents: Sequence[Extent], block_bytes: int) -> Extent | None:
+    """The first of the ranges that holds anything but zeros; None where all are empty."""
+    zeros = bytes(_CHUNK_BYTES)
+    for extent in extents:
+        for lba, blocks in _chunks(extent, block_bytes):
+            data = await session.read(extent.lun, lba, blocks, block_bytes=block_bytes)
+            if data != zeros[: len(data)]:
+                return Extent(extent.lun, lba, blocks)
+    return None
+
+
+async def fill(session: Initiator, extents: Sequence[Extent], trace: Trace, block_bytes: int) -> None:
+    """Write what the capture's reads found, before anything is played."""
+
+    async def write(extent: Extent, lba: int, blocks: int) -> None:
+        async with limit:
+            assert extent.data is not None
+            trace.data.seek(extent.data.offset + (lba - extent.lba) * block_bytes)
+            data = trace.data.read(blocks * block_bytes)
+            await session.write(extent.lun, lba, data, block_bytes=block_bytes)
+
+    limit = asyncio.Semaphore(_AT_ONCE)
+    pieces = [(extent, lba, blocks) for extent in extents for lba, blocks in _chunks(extent, block_bytes)]
+    for start in range(0, len(pieces), _MOST_AHEAD):
+        async with asyncio.TaskGroup() as writers:
+            for piece in pieces[start : start + _MOST_AHEAD]:
+                writers.create_task(write(*piece))
+
+
+def _chunks(extent: Extent, block_bytes: int) -> list[tuple[int, int]]:
+    most = max(1, _CHUNK_BYTES // block_bytes)
+    end = extent.lba + extent.blocks
+    return [(lba, min(most, end - lba)) for lba in range(extent.lba, end, most)]
