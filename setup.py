@@ -9,7 +9,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 
-HEADS = ("fcsim", "iscsi_target")
+HEADS = ("fcsim", "iscsi_target", "tools")
 
 
 def kernels() -> list[Extension]:

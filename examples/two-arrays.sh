@@ -20,9 +20,9 @@ serve() { # serve NAME COMMAND...: start in the background and wait for its firs
 
 head -c 8388608 /dev/urandom >"$room/east.img"
 serve east array serve --name east --listen "unix:$room/east.sock" --port-address 127.0.0.1 --iscsi-port 0 \
-    --volume "vol0=$room/east.img" --state "$room/east"
+    --volume "vol0=$room/east.img" --state "$room/east" --chap-file "$room/chap"
 serve west array serve --name west --listen "unix:$room/west.sock" --port-address 127.0.0.2 --iscsi-port 0 \
-    --volume "vol0=$room/west.img:8MiB" --state "$room/west"
+    --volume "vol0=$room/west.img:8MiB" --state "$room/west" --chap-file "$room/chap"
 serve device5 probe serve --listen "unix:$room/device5.sock" --address 127.0.0.2
 udp=$(sed -n 's|^listening udp://||p' "$room/device5.out")
 serve device4 probe serve --listen "unix:$room/device4.sock" --address 127.0.0.1 --peer "$udp"

@@ -3,7 +3,14 @@
 
 from __future__ import annotations
 
-__all__ = ["CreditMisuse", "FibreChannelError", "InvalidScenario", "MalformedFrame", "PeerViolation"]
+__all__ = [
+    "CreditMisuse",
+    "FibreChannelError",
+    "InvalidScenario",
+    "MalformedFrame",
+    "PeerViolation",
+    "SchedulerUnreachable",
+]
 
 
 class FibreChannelError(Exception):
@@ -24,3 +31,7 @@ class PeerViolation(FibreChannelError):
 
 class InvalidScenario(FibreChannelError, ValueError):
     """A simulation was asked for that makes no sense; the text names the value and its range."""
+
+
+class SchedulerUnreachable(FibreChannelError):
+    """No scheduler of sweeps answers at the address that was given."""

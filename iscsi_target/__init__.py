@@ -13,10 +13,6 @@
     fast_path_kernel.py        READ and WRITE of memory without a task, compiled where a compiler is at hand
 """
 
-import os as _os
+from credits.plain_kernels import heed_the_variable as _heed_the_variable
 
-from iscsi_target.plain_kernels import VARIABLE as _VARIABLE
-from iscsi_target.plain_kernels import use_plain_kernels as _use_plain_kernels
-
-if _os.environ.get(_VARIABLE):
-    _use_plain_kernels()
+_heed_the_variable()

@@ -55,3 +55,20 @@ class UnlimitedBuffers:
 
     def release(self, connection: ConnectionInfo, grant: Grant) -> None:
         """Nothing is counted."""
+
+
+class ReceiveBuffers(Protocol):
+    """The other direction: whose memory Data-Out lies in from its arrival until it is written. Called from the event
+    loop's thread only; never waits."""
+
+    def window_bytes(self, connection: ConnectionInfo) -> int | None:
+        """What the connection's receive buffer and window are to be bounded by; None: by the system."""
+        ...
+
+    def room(self, connection: ConnectionInfo) -> int | None:
+        """Bytes that may be read from the connection now; 0: none until others give back; None: any."""
+        ...
+
+    def hold(self, connection: ConnectionInfo, size_bytes: int) -> bool:
+        """The connection has so many bytes of Data-Out that are not written yet; True: that is less than before."""
+        ...

@@ -27,6 +27,8 @@ class TcpStatistics:
     capacity_bytes: int
     waits: int
     """How often a writer had to wait for room."""
+    waited_ns: int = 0
+    """How long writers have waited for room."""
 
 
 class FlightGate:
@@ -42,6 +44,7 @@ class FlightGate:
         self.acknowledged = 0
         self.max_in_flight = 0
         self.waits = 0
+        self.waited_ns = 0
 
     @property
     def in_flight(self) -> int:
@@ -105,4 +108,5 @@ class FlightGate:
             self.limit,
             self.capacity,
             self.waits,
+            self.waited_ns,
         )

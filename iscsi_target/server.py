@@ -23,7 +23,7 @@ from itertools import islice
 from typing import assert_never
 
 from iscsi_target.admission import OpenConnection, refusal
-from iscsi_target.buffers import ConnectionInfo, SendBuffers, UnlimitedBuffers
+from iscsi_target.buffers import ConnectionInfo, ReceiveBuffers, SendBuffers, UnlimitedBuffers
 from iscsi_target.errors import reason_of
 from iscsi_target.executor import Deferred, LogicalUnits, ScsiCommand, ScsiResult
 from iscsi_target.server_connection import ServerConnection
@@ -77,7 +77,7 @@ class TargetServer:
     """Serves `targets` at `portals` in the event loop in which `start` is awaited.
 
     `portals`: port 0 asks the kernel for a free one; `portals` (the attribute) then has the actual addresses.
-    `buffers` is asked before Data-In is handed to the kernel. `wire_filter` is called for every connection that is
+    `buffers` is asked before Data-In is handed to the kernel, `receive_buffers` before more is read. `wire_filter` is called for every connection that is
     accepted: what it returns sees, and may change, every byte of it.
     """
 
@@ -90,7 +90,9 @@ class TargetServer:
         limits: Limits | None = None,
         threads: int = 4,
         wire_filter: FilterFactory | None = None,
+        receive_buffers: ReceiveBuffers | None = None,
     ) -> None:
+        self.receive_buffers = receive_buffers
         self.node = TargetNode(targets, limits)
         self.buffers = buffers or UnlimitedBuffers()
         self.read_buffer = memoryview(bytearray(_READ_BYTES))
@@ -117,6 +119,8 @@ class TargetServer:
         """Connections with unacknowledged, charged Data-In."""
         self.crowded_out: dict[ServerConnection, None] = {}
         """Connections whose commands wait because too many are executing."""
+        self.without_room: dict[ServerConnection, None] = {}
+        """Connections that are not read because the memory for their Data-Out is in use, longest wait first."""
         self._serving = False
 
     # -- life ---------------------------------------------------------------------------------------------------
@@ -421,6 +425,7 @@ class TargetServer:
         self.waiting.pop(connection, None)
         self.holding.pop(connection, None)
         self.crowded_out.pop(connection, None)
+        self.without_room.pop(connection, None)
         self.node.touched.discard(connection.core)
 
     def units_came_back(self) -> None:
@@ -428,6 +433,13 @@ class TargetServer:
         for connection in list(islice(self.waiting, _TURNS)):
             del self.waiting[connection]
             self.node.touched.add(connection.core)
+
+    def room_came_back(self) -> None:
+        """Some Data-Out was written: the next few that wait to be read try their luck; who is refused goes to the
+        end."""
+        for connection in list(islice(self.without_room, _TURNS)):
+            del self.without_room[connection]
+            connection.read_again()
 
     # -- time ---------------------------------------------------------------------------------------------------
 

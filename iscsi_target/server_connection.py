@@ -15,11 +15,12 @@ from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from iscsi_target.buffers import ConnectionInfo, Grant
+from iscsi_target.buffers import ConnectionInfo, Grant, ReceiveBuffers
 from iscsi_target.executor import Buffer
 from iscsi_target.fast_path_kernel import FastPath
 from iscsi_target.file_map import place_in_file
 from iscsi_target.session.target_connection import TargetConnection
+from iscsi_target.session.task import TaskState
 from iscsi_target.tcp_info import outstanding_bytes
 from iscsi_target.wire_filter import WireFilter
 
@@ -40,6 +41,7 @@ _GRANTS_AT_ONCE = 4
 """So many grants, and those acknowledged are released at once: a timer that finds hundreds delays a command."""
 _SMALLEST_GRANT_BYTES = 16 * 1024
 _LINGER_NS = 5_000_000_000
+_UNWRITTEN = frozenset((TaskState.COLLECTING, TaskState.READY, TaskState.EXECUTING))
 _ABORT = struct.pack("ii", 1, 0)
 
 
@@ -75,6 +77,8 @@ class ServerConnection:
         self._half_closed = False
         self._wire_timer: asyncio.TimerHandle | None = None
         self._wire_due_ns: int | None = None
+        self._data_out_bytes = 0
+        self._limit_window()
         self._read()
 
     @property
@@ -123,9 +127,19 @@ class ServerConnection:
     def _read_once(self) -> int:
         """One read and what it leads to; returns the bytes that came."""
         buffer, missing = self._server.read_buffer, None
+        if self._server.receive_buffers is not None:
+            room = self._server.receive_buffers.room(self.info)
+            if room is not None and room < len(buffer):
+                if room <= 0:
+                    self._stop_reading()
+                    self._server.without_room.setdefault(self)
+                    return 0
+                buffer = buffer[:room]
         try:
             if self.wire is None:
                 missing = self.core.missing
+                if missing is not None and len(buffer) < len(missing):
+                    missing = missing[: len(buffer)]  # as much as there is room for
             if missing is None:
                 size, in_place = self._sock.recv_into(buffer), 0
             else:
@@ -193,10 +207,12 @@ class ServerConnection:
             core.account(answered_ns)
         if not sent:
             return
+        if self._server.receive_buffers is not None:
+            self._hold_data_out(self._server.receive_buffers)
         backlog = self._unsent_bytes >= limits.send_queue_bytes
         if backlog or len(ready) > limits.queued_commands:
             self._stop_reading()
-        elif not self._reading:
+        elif not self._reading and self not in self._server.without_room:
             self._read()
         more = (
             ready and core.data_in_bytes <= limits.send_queue_bytes and self not in self._server.crowded_out
@@ -423,6 +439,35 @@ class ServerConnection:
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
         self._lost("the wire filter ended the connection")
 
+    # -- memory for Data-Out ------------------------------------------------------------------------------------
+
+    def _limit_window(self) -> None:
+        """Bound what the kernel takes in for this connection by what is reserved for it."""
+        buffers = self._server.receive_buffers
+        window_bytes = None if buffers is None else buffers.window_bytes(self._info)
+        if window_bytes is not None:
+            with contextlib.suppress(OSError):
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window_bytes)
+                self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP, window_bytes)
+
+    def _hold_data_out(self, buffers: ReceiveBuffers) -> None:
+        """Say how much Data-Out is here and not written yet; who waits for room is read again when it has become less."""
+        session = self.core.session
+        held = self.core.partial_bytes
+        if session is not None:
+            for task in session.tasks.values():
+                if task.received and task.connection is self.core and task.state in _UNWRITTEN:
+                    held += task.received
+        if held == self._data_out_bytes:
+            return
+        self._data_out_bytes = held
+        if buffers.hold(self.info, held):
+            self._server.room_came_back()
+
+    def read_again(self) -> None:
+        """There may be room for more Data-Out."""
+        self._read()
+
     # -- accounting ---------------------------------------------------------------------------------------------
 
     def release_acknowledged(self) -> None:
@@ -497,6 +542,10 @@ class ServerConnection:
         released = bool(self._grants)
         while self._grants:
             self._server.buffers.release(self._info, self._grants.popleft()[1])
+        if self._data_out_bytes and self._server.receive_buffers is not None:
+            self._data_out_bytes = 0
+            self._server.receive_buffers.hold(self._info, 0)
+            self._server.room_came_back()
         self._server.forget(self)
         if released:
             self._server.units_came_back()

@@ -22,6 +22,7 @@ from collections.abc import Iterable, Sequence
 from iscsi_target.errors import ConnectionLost, reason_of
 from iscsi_target.executor import Buffer
 from iscsi_target.flight_gate import FlightGate, TcpStatistics
+from iscsi_target.tcp_diagnosis import Diagnosis, Sample, diagnose
 from iscsi_target.tcp_info import TcpInfo, outstanding_bytes, read_tcp_info
 
 __all__ = ["ReservedTcpConnection", "TcpInfo", "TcpStatistics", "connect_socket"]
@@ -30,6 +31,8 @@ _POLL_LONGEST_S = 0.0015
 _POLL_SHORTEST_S = 0.0005
 _IOV_MAX = 1024
 _READ_BYTES = 256 * 1024
+_QUIET_POLLS = 2
+_DIAGNOSIS_NS = 1_000_000_000
 _ABORT = struct.pack("ii", 1, 0)
 
 
@@ -40,8 +43,12 @@ async def connect_socket(
     timeout_s: float = 10.0,
     receive_buffer_bytes: int | None = None,
     source_host: str = "",
+    congestion: str = "",
 ) -> socket.socket:
-    """A connected, non-blocking TCP socket. Raises ConnectionLost with the address and the reason."""
+    """A connected, non-blocking TCP socket; `congestion` names its congestion control (empty: the system's).
+
+    Raises ConnectionLost with the address and the reason.
+    """
     loop = asyncio.get_running_loop()
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
@@ -50,6 +57,8 @@ async def connect_socket(
         if receive_buffer_bytes is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if congestion:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion.encode())
         if source_host:
             sock.bind((source_host, 0))
         async with asyncio.timeout(timeout_s):
@@ -112,6 +121,8 @@ class ReservedTcpConnection:
         self._poll_s = _POLL_SHORTEST_S
         self._poll_known_at = 0.0
         self._progress_at = time.monotonic()
+        self._sample: Sample | None = None
+        self._diagnosis: Diagnosis | None = None
 
     # -- sending ------------------------------------------------------------------------------------------------
 
@@ -168,6 +179,19 @@ class ReservedTcpConnection:
         """What the kernel knows of the connection. Raises OSError once it is closed."""
         return read_tcp_info(self._sock)
 
+    def diagnosis(self) -> Diagnosis | None:
+        """What has limited the connection since about a second ago; None where it is too young, or over."""
+        now_ns = time.monotonic_ns()
+        if self._lost is not None:
+            return self._diagnosis
+        if self._sample is None or now_ns - self._sample.at_ns >= _DIAGNOSIS_NS:
+            with contextlib.suppress(OSError):
+                sample = Sample(now_ns, read_tcp_info(self._sock), self._gate.waited_ns, self._gate.limit)
+                if self._sample is not None:
+                    self._diagnosis = diagnose(self._sample, sample)
+                self._sample = sample
+        return self._diagnosis
+
     async def _hand_over(self) -> None:
         gate = self._gate
         while gate.handed_over < gate.written:
@@ -200,12 +224,20 @@ class ReservedTcpConnection:
         if gate.room >= wanted:
             return
         gate.waits += 1
+        began_ns = time.monotonic_ns()
         self._progress_at = time.monotonic()
+        quiet = 0
         while gate.room < min(wanted, gate.limit):
             await asyncio.sleep(self._interval())
-            self._poll()
+            now_ns = time.monotonic_ns()
+            gate.waited_ns += now_ns - began_ns
+            began_ns = now_ns
+            quiet = 0 if self._poll() else quiet + 1
+            if quiet >= _QUIET_POLLS and gate.room:
+                return  # no more is coming just now: what there is may leave
 
-    def _poll(self) -> None:
+    def _poll(self) -> int:
+        """Ask for acknowledgements; the bytes that they have freed."""
         self._check()
         try:
             freed = self._gate.kernel_holds(outstanding_bytes(self._sock))
@@ -219,6 +251,7 @@ class ReservedTcpConnection:
             self._progress_at = now
         elif now - self._progress_at > self._stall_timeout_s:
             raise self._fail(f"the peer acknowledged nothing for {self._stall_timeout_s:g} s")
+        return freed
 
     def _interval(self) -> float:
         """A tenth of the round-trip time, between half a millisecond and one and a half; asked for once a second."""

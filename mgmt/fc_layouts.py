@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from credits.quantities import format_distance
-from mgmt.columns import Column, Layout, Row, at, megabytes, percent, picoseconds
+from mgmt.columns import Column, Layout, Row, at, megabytes, percent, picoseconds, size
 
 
 def _tx_rx(tx: str, rx: str) -> Callable[[Row], str]:
@@ -45,6 +45,18 @@ FC_LAYOUTS: Mapping[str, Layout] = {
             Column("MEANING", at("meaning"), sentence=True),
         ),
         ("rule", "credits", "payload_bytes_per_second", "share", "meaning"),
+    ),
+    "fc-load": Layout(
+        "Blocks moved over Fibre Channel",
+        (
+            Column("DIRECTION", at("direction")),
+            Column("BYTES", at("payload_bytes"), size, numeric=True),
+            Column("COMMANDS", at("commands"), numeric=True),
+            Column("TIME", at("time_ps"), picoseconds, numeric=True),
+            Column("PAYLOAD/S", at("payload_bytes_per_second"), megabytes, numeric=True),
+            Column("OF LINE", at("share"), percent, numeric=True, optional=True),
+        ),
+        ("direction", "payload_bytes", "commands", "time_ps", "payload_bytes_per_second", "share"),
     ),
     "fc-ports": Layout(
         "Simulated Fibre Channel ports",
@@ -168,6 +180,39 @@ FC_LAYOUTS: Mapping[str, Layout] = {
             "sent_frames",
             "delivered_frames",
             "payload_bytes",
+            "throughput_bps",
+            "latency_mean_ps",
+            "latency_max_ps",
+        ),
+    ),
+    "fc-scsi": Layout(
+        "SCSI in the simulated fabric",
+        (
+            Column("LOAD", at("name")),
+            Column("FROM", at("from")),
+            Column("TO", at("to")),
+            Column("COMMANDS", at("commands"), numeric=True),
+            Column("READS", at("reads"), numeric=True, wide=True),
+            Column("WRITES", at("writes"), numeric=True, wide=True),
+            Column("PER S", at("commands_per_second"), numeric=True),
+            Column("DATA/S", _bytes_per_second, megabytes, numeric=True),
+            Column("LATENCY", at("latency_mean_ps"), picoseconds, numeric=True),
+            Column("WORST", at("latency_max_ps"), picoseconds, numeric=True),
+            Column("FAILED", at("failed_commands"), numeric=True),
+            Column("WRONG", at("mismatches"), numeric=True, wide=True),
+        ),
+        (
+            "name",
+            "from",
+            "to",
+            "commands",
+            "reads",
+            "writes",
+            "read_bytes",
+            "written_bytes",
+            "failed_commands",
+            "mismatches",
+            "commands_per_second",
             "throughput_bps",
             "latency_mean_ps",
             "latency_max_ps",

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from mgmt.access_layouts import ACCESS_LAYOUTS
+from mgmt.capture_layouts import CAPTURE_LAYOUTS
 from mgmt.columns import (
     Column,
     Layout,
@@ -20,6 +22,8 @@ from mgmt.columns import (
     yes,
 )
 from mgmt.fc_layouts import FC_LAYOUTS
+from mgmt.lio_layouts import LIO_LAYOUTS
+from mgmt.station_layouts import STATION_LAYOUTS
 
 
 def _kind(row: Row) -> str | None:
@@ -265,6 +269,47 @@ LAYOUTS: Mapping[str, Layout] = {
             "stale",
         ),
     ),
+    "groups": Layout(
+        "Consistency groups",
+        (
+            Column("GROUP", at("group")),
+            _ARRAY,
+            Column("ROLE", at("role")),
+            Column("VOLUME", at("volume")),
+            Column("MODE", at("mode")),
+            Column("STATE", at("state")),
+            Column("PROGRESS", at("progress"), percent, numeric=True),
+            Column("RPO", at("rpo_ns"), delay, numeric=True),
+            Column("RPO SIZE", at("rpo_bytes"), size, numeric=True),
+            Column("JOURNAL", at("journal_bytes"), size, numeric=True, wide=True),
+            Column("RESERVED", at("reserved_bytes"), size, numeric=True, wide=True),
+            Column("EPOCH", at("epoch"), numeric=True, wide=True),
+            Column("CONSISTENT", at("consistent"), yes, wide=True),
+            Column("ERROR", at("error"), wide=True),
+        ),
+        (
+            *("group", "array", "role", "volume", "mode", "fence", "state", "group_state", "progress"),
+            *("total_bytes", "dirty_bytes", "rpo_ns", "rpo_bytes", "journal_bytes", "journal_capacity_bytes"),
+            *(
+                "reserved_bytes",
+                "in_flight_bytes",
+                "connections",
+                "wanted_connections",
+                "generation",
+                "epoch",
+            ),
+            *(
+                "last_seq",
+                "newest_seq",
+                "consistent",
+                "sent_bytes",
+                "resynced_bytes",
+                "local_port",
+                "remote_port",
+            ),
+            *("remote_lun", "error"),
+        ),
+    ),
     "copies": Layout(
         "Remote copies",
         (
@@ -382,5 +427,9 @@ LAYOUTS: Mapping[str, Layout] = {
         ),
         ("path", "file", "packets", "error"),
     ),
+    **ACCESS_LAYOUTS,
     **FC_LAYOUTS,
+    **STATION_LAYOUTS,
+    **CAPTURE_LAYOUTS,
+    **LIO_LAYOUTS,
 }

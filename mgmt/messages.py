@@ -10,21 +10,22 @@ from the dataclasses, so there is no second description of a message.
 from __future__ import annotations
 
 import json
-import math
-import types
-import typing
-from dataclasses import MISSING, dataclass, fields, is_dataclass
-from enum import Enum
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from dataclasses import dataclass
+from typing import get_args
 
+from credits.sharing import Sharing
 from credits.targets import Target
+from mgmt.pair_messages import GroupStatus as GroupStatus
+from mgmt.pair_messages import PairCreateRequest as PairCreateRequest
+from mgmt.pair_messages import PairRequest as PairRequest
+from mgmt.pair_messages import VolumeChecksums as VolumeChecksums
+from mgmt.pair_messages import VolumeChecksumsRequest as VolumeChecksumsRequest
+from mgmt.plain import BadMessage as BadMessage
+from mgmt.plain import from_plain as from_plain
+from mgmt.plain import to_plain as to_plain
 
 VERSION = 1
 LIMIT_BYTES = 64 * 1024
-
-
-class BadMessage(ValueError):
-    """The bytes are not one of our messages; the text says which field is wrong and why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +38,10 @@ class ChannelInfoGetRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelInfoGetResponse:
-    """M2 (after step 803): what the measuring devices found; ``rtt_ns`` is send to acknowledgement."""
+    """M2 (after step 803): what the measuring devices found; ``rtt_ns`` is send to acknowledgement.
+
+    ``jitter_ns`` and ``loss_ppm`` are for people; no size is computed from them.
+    """
 
     local_port: str
     remote_port: str
@@ -45,13 +49,19 @@ class ChannelInfoGetResponse:
     rtt_ns: int
     measured_at: str
     method: str
+    jitter_ns: int | None = None
+    loss_ppm: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InterfaceInfoGetRequest:
-    """M3 (steps 805, 1202): how many units of the communication memory area are available?"""
+    """M3 (steps 805, 1202): how many units of the communication memory area are available?
+
+    ``via``: the array's port that a target without one goes over, for an array with several interfaces.
+    """
 
     target: Target
+    via: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,13 +83,16 @@ class BufferReserveRequest:
 
     For a connection target ``target.buffer_id`` is ``None``: the answer carries the new ID. Its ``local_port``
     and ``remote_port`` are recorded with the ID (table 1500). With ``lease_ns`` the reservation lapses unless it is
-    made again in time (GAP-10).
+    made again in time (GAP-10). With ``sharing`` several connections share the new buffer ID, each sure of a minimum
+    (paragraph 95, GAP-18). ``via``: as in M3.
     """
 
     target: Target
     requested_bytes: int
     expected_revision: int | None = None
     lease_ns: int | None = None
+    sharing: Sharing | None = None
+    via: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +191,8 @@ class CopyStartRequest:
     connection: int
     buffer_id: int | None = None
     claims: tuple[Target, ...] = ()
+    remote_link: str | None = None
+    """Over Fibre Channel: where the remote array's end of the line is, ``unix:PATH`` or ``HOST:PORT``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,14 +289,71 @@ class ReservedBufferUpdateResponse:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BufferControlAutomationRequest:
+    """M12 (embodiment 5, paragraph 104): the cache of ``array`` is short, and a copy over ``target`` is running.
+
+    Sent by the array to the station once as the free cache reaches the threshold, and again only after it has been
+    well above it (GAP-21). ``reserved_bytes`` is what the target has reserved.
+    """
+
+    array: str
+    target: Target
+    reserved_bytes: int
+    free_bytes: int
+    threshold_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BufferControlAutomationResponse:
+    """Answer to M12: the station's decision. Where ``enlarges``, an M14 with ``recommended_bytes`` follows at once."""
+
+    target: Target
+    recommended_bytes: int
+    enlarges: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheFreeQuery:
+    """M13 (claims 8, 21): how much of the cache memory 102 is free?"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheFree:
+    """Answer to M13; ``threshold_bytes`` is the warning threshold, 0 where none is set."""
+
+    size_bytes: int
+    free_bytes: int
+    threshold_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReservedBufferEnlargeRequest:
+    """M14 (claims 8, 21): move units from the free list so that the reservation has ``size_bytes``; answered by M11.
+
+    A size below what is reserved is refused (INVALID_SIZE); equal changes nothing.
+    """
+
+    target: Target
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheThresholdSetRequest:
+    """M16 (paragraph 104): the free cache at which the array asks for more buffers (M12); 0: never."""
+
+    threshold_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReservationPreviewRequest:
     """What would reserving (or updating to) this many bytes do now? Nothing is changed.
 
-    What would be refused is answered with that refusal.
+    What would be refused is answered with that refusal. ``via``: as in M3.
     """
 
     target: Target
     requested_bytes: int
+    via: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -355,12 +427,23 @@ Message = (
     | ChannelChangeNotify
     | ReservedBufferUpdateRequest
     | ReservedBufferUpdateResponse
+    | BufferControlAutomationRequest
+    | BufferControlAutomationResponse
+    | CacheFreeQuery
+    | CacheFree
+    | ReservedBufferEnlargeRequest
+    | CacheThresholdSetRequest
     | ReservationPreviewRequest
     | ReservationPreview
     | ReservationReleaseRequest
     | ReservationReleaseResponse
     | VolumeDigestRequest
     | VolumeDigest
+    | PairCreateRequest
+    | PairRequest
+    | GroupStatus
+    | VolumeChecksumsRequest
+    | VolumeChecksums
 )
 
 _BY_NAME: dict[str, type] = {cls.__name__: cls for cls in get_args(Message)}
@@ -372,18 +455,6 @@ class Envelope:
 
     request_id: str
     message: Message
-
-
-def to_plain(value: Any) -> Any:
-    """A dataclass tree as JSON-ready values; ``None`` fields are left out."""
-    if is_dataclass(value) and not isinstance(value, type):
-        pairs = ((field.name, getattr(value, field.name)) for field in fields(value))
-        return {name: to_plain(item) for name, item in pairs if item is not None}
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, tuple | list):
-        return [to_plain(item) for item in value]
-    return value
 
 
 def encode(envelope: Envelope) -> bytes:
@@ -419,47 +490,3 @@ def decode(data: bytes) -> Envelope:
     if not isinstance(request_id, str) or not 1 <= len(request_id) <= 128:
         raise BadMessage("request_id is a text of 1 to 128 characters")
     return Envelope(request_id, from_plain(cls, plain, name))
-
-
-def from_plain(kind: Any, value: Any, path: str) -> Any:
-    """``value`` as an instance of ``kind``, strictly; :class:`BadMessage` names the offending ``path``."""
-    origin = get_origin(kind)
-    if origin in (Union, types.UnionType):
-        if value is None and type(None) in get_args(kind):
-            return None
-        inner = [arm for arm in get_args(kind) if arm is not type(None)]
-        return from_plain(inner[0], value, path)
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise BadMessage(f"{path} is a list")
-        (item_kind, _) = get_args(kind)
-        return tuple(from_plain(item_kind, item, f"{path}[{n}]") for n, item in enumerate(value))
-    if is_dataclass(kind):
-        return _object_from_plain(typing.cast(type, kind), value, path)
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        try:
-            return kind(value)
-        except ValueError as error:
-            raise BadMessage(f"{path} is one of {', '.join(str(item.value) for item in kind)}") from error
-    whole = type(value) is int
-    if type(value) is not kind and not (kind is float and whole):
-        raise BadMessage(f"{path} is of type {kind.__name__}, not {type(value).__name__}")
-    if (whole and not -(2**63) <= value < 2**63) or (kind is float and not math.isfinite(value)):
-        raise BadMessage(f"{path} is out of range")
-    return float(value) if kind is float else value
-
-
-def _object_from_plain(kind: type, value: Any, path: str) -> Any:
-    if not isinstance(value, dict):
-        raise BadMessage(f"{path} is an object")
-    hints = get_type_hints(kind)
-    known = {field.name: field for field in fields(kind)}
-    if unknown := sorted(set(value) - set(known)):
-        raise BadMessage(f"{path} has no field {unknown[0]!r}")
-    arguments = {}
-    for name, field in known.items():
-        if name in value:
-            arguments[name] = from_plain(hints[name], value[name], f"{path}.{name}")
-        elif field.default is MISSING and field.default_factory is MISSING:
-            raise BadMessage(f"{path}.{name} is missing")
-    return kind(**arguments)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from tests import lab_guest
+from tools.lab.machine import Machine
+
 ROOT = Path(__file__).resolve().parent.parent
+_OWNS_GUEST = pytest.StashKey[bool]()
 
 # Wall-clock deadlines make property tests fail on busy machines; CI repeats the same examples every time.
 settings.register_profile("local", deadline=None)
@@ -17,7 +22,7 @@ settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Stop when a compiled kernel is older than its source: the tests would judge yesterday's code."""
     for head in ("fcsim", "iscsi_target"):
         for source in (ROOT / head).rglob("*_kernel.p*"):
@@ -25,3 +30,17 @@ def pytest_configure() -> None:
                 compiled = source.with_suffix(suffix)
                 if compiled.exists() and compiled.stat().st_mtime < source.stat().st_mtime:
                     pytest.exit(f"{compiled.name} is older than {source.name}: pip install -e . again", 4)
+    config.stash[_OWNS_GUEST] = lab_guest.begin_session()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The lab's guest ends with the session, whichever worker started it."""
+    if config.stash.get(_OWNS_GUEST, False):
+        lab_guest.end_session()
+
+
+@pytest.fixture
+def lab() -> Iterator[Machine]:
+    """The guest of the lab, for this test alone; the marks of such a test are `lab_guest.MARKS`."""
+    with lab_guest.guest() as machine:
+        yield machine

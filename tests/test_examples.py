@@ -17,7 +17,7 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 def test_the_example_configuration_describes_an_array() -> None:
     config = build(Settings(), load(EXAMPLES / "array.toml"))
     assert config.name == "east"
-    assert config.pool.total_units == 256
+    assert config.interfaces[0].pool.total_units == 256
     assert [volume.size_bytes for volume in config.volumes] == [64 * 1024 * 1024]
 
 

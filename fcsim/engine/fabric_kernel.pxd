@@ -4,12 +4,12 @@ from fcsim.engine.fabric_memory_kernel cimport Memory
 
 cdef long long NEVER, COUNTERS, TX_FRAMES, TX_BYTES, RX_FRAMES, ZERO_TRANSITIONS, ZERO_TICKS, WAIT_TICKS
 cdef long long DISCARDS, PEAK, LINK_RESETS, LOST_FRAMES, LOST_R_RDYS, RECOVERED, MISSING, FLOW_COUNTERS, SENT
-cdef long long DELIVERED, BYTES, LATENCY, WORST, TRACE_WIDTH
+cdef long long DELIVERED, BYTES, LATENCY, WORST, TRACE_WIDTH, SPOILT
 
 
 @cython.final
 cdef class Engine(Memory):
-    @cython.locals(done="long long", link="long long", room="long long", time="long long")
+    @cython.locals(done="long long", ends="long long", link="long long", room="long long", time="long long")
     cdef long long _advance(self, long long until, long long most) noexcept
 
     @cython.locals(came="long long")
@@ -47,7 +47,7 @@ cdef class Engine(Memory):
     @cython.locals(channel="long long", frame="long long", idle="long long", out="long long", queue="long long")
     cdef inline long long _arrived(self, long long link) noexcept
 
-    @cython.locals(count="long long", entry="long long", only="long long", spread="long long")
+    @cython.locals(entry="long long", only="long long")
     cdef inline long long _route(self, long long link, long long frame) noexcept
 
     @cython.locals(lost="long long")
@@ -96,8 +96,7 @@ cdef class Engine(Memory):
     @cython.locals(came="long long", channel="long long", frame="long long")
     cdef long long _drop_expired(self, long long link, long long queue) noexcept
 
-    @cython.locals(both="long long", channel="long long", starved="long long")
     cdef long long _reset(self, long long link) noexcept
 
-    @cython.locals(at="long long", both="long long", channel="long long", counters="long long", frame="long long", side="long long")
+    @cython.locals(at="long long", frame="long long")
     cdef long long _initialise(self, long long link, long long up_at) noexcept

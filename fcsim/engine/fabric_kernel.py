@@ -35,7 +35,7 @@ PEAK, LINK_RESETS, LOST_FRAMES = fabric_state.PEAK, fabric_state.LINK_RESETS, fa
 LOST_R_RDYS, RECOVERED, MISSING = fabric_state.LOST_R_RDYS, fabric_state.RECOVERED, fabric_state.MISSING
 FLOW_COUNTERS, SENT, DELIVERED = fabric_state.FLOW_COUNTERS, fabric_state.SENT, fabric_state.DELIVERED
 BYTES, LATENCY, WORST = fabric_state.BYTES, fabric_state.LATENCY, fabric_state.WORST
-TRACE_WIDTH = fabric_state.TRACE_WIDTH
+TRACE_WIDTH, SPOILT = fabric_state.TRACE_WIDTH, fabric_state.SPOILT
 
 
 class Engine(Memory):
@@ -65,8 +65,9 @@ class Engine(Memory):
         while done < most and self.trace_at <= room and not self.overrun:
             link = self.tree_link[1]
             time = self.tree_key[1]
-            if time > until:
-                self.now = until if time < NEVER else max(self.now, self._last_return())
+            if time > self.until:  # which may be nearer than `until`: a scripted host was delivered a frame
+                ends = time >= NEVER and not len(self.deliveries)
+                self.now = max(self.now, min(self.until, self._last_return())) if ends else self.until
                 break
             self.now = time
             done += 1
@@ -107,7 +108,7 @@ class Engine(Memory):
         """What a host sends before any R_RDY that is not known yet can arrive."""
         now = self.now
         last = min(now + self.r_rdy_ticks[link] + self.propagation[link], self.until)
-        if self.traced[link]:
+        if self.traced[link] or self.scripted[link]:
             last = now
         while self.try_at[link] <= last and self.try_at[link] < self.loss_at[link]:
             self.now = self.try_at[link]
@@ -158,17 +159,27 @@ class Engine(Memory):
         counters = link * COUNTERS
         arrival = end + self.propagation[link] + self.latency[link]
         to_host = self.to_host[link] >= 0
-        lost = self.lose_frame[link] > 0 and self._chance(link) < self.lose_frame[link]
+        lost: int = self.lose_frame[link] > 0 and self._chance(link) < self.lose_frame[link]
         if lost:
             self.counters[counters + LOST_FRAMES] += 1
-            self.counters[counters + MISSING] += 1
             self._release(frame)
+            if not self.corrupt_frame[link]:
+                self.counters[counters + MISSING] += 1
+            elif to_host:  # it arrives and is dropped, and its buffer is free: the credit comes back
+                lost = 0
+                self.drained_at[link] = max(arrival, self.drained_at[link])
+                self._give_back(link, self.frame_channel[frame], self.drained_at[link], -1)
+            else:
+                lost = 0
+                self._fly(link, arrival, -SPOILT - self.frame_channel[frame])
         elif to_host:
             # A host deals with frames one after the other: when its buffer will be free is known already.
             drained = max(arrival, self.drained_at[link]) + self.drain_frame[link]
             drained += self.frame_size[frame] * self.drain_byte[link]
             self.drained_at[link] = drained
             self.counters[counters + RX_FRAMES] += 1
+            if self.scripted[link] and self.frame_flow[frame] == self.script_flow:
+                self._note_delivery(frame, drained)
             self._give_back(link, self.frame_channel[frame], drained, frame)
         else:
             self._fly(link, arrival, frame)
@@ -194,6 +205,8 @@ class Engine(Memory):
 
     def _from_host(self, link: int) -> int:
         """A frame of a host's flows, which take turns; -1: none is due, or there is no credit."""
+        if self.script_head[link] >= 0 and self._script_turn(link):
+            return self._from_script(link, NEVER)
         first = self.flow_start[link]
         count = self.flow_end[link] - first
         due = NEVER
@@ -218,6 +231,8 @@ class Engine(Memory):
             due = min(due, self._next_return(link))
             if self.stalled_since[link] < 0:
                 self.stalled_since[link] = self.now
+        if self.script_head[link] >= 0:
+            return self._from_script(link, due)
         self.try_at[link] = due
         return -1
 
@@ -307,6 +322,8 @@ class Engine(Memory):
 
     def _arrived(self, link: int) -> int:
         frame = self._landed(link)
+        if frame <= -SPOILT:
+            return self._give_back(link, -SPOILT - frame, self.now, -1)
         if frame < 0:
             return self._recover_frames(link, -1 - frame, self.now)
         self.counters[link * COUNTERS + RX_FRAMES] += 1
@@ -346,11 +363,7 @@ class Engine(Memory):
         only = self.route_only[entry]
         if only >= -1:
             return only
-        count = self.route_count[entry]
-        # Mixed well: hosts with even numbers on one side and odd ones on the other would leave links unused.
-        spread = (self.frame_from[frame] * 0x9E3779B1 + self.frame_to[frame] * 0x85EBCA6B) & 0xFFFFFFFF
-        spread = (spread ^ (spread >> 15)) >> 8
-        return self.route_links[self.route_start[entry] + spread % count]
+        return self._one_of_several(entry, frame)
 
     def _give_back(self, link: int, channel: int, when: int, frame: int) -> int:
         """A receive buffer of a link is free at ``when``: its R_RDY goes back, unless it gets lost."""
@@ -481,7 +494,8 @@ class Engine(Memory):
         return 0
 
     def _landed(self, link: int) -> int:
-        """Take out what arrives next: a frame, or -1 less the frames that BB_SCs told to be lost."""
+        """Take out what arrives next: a frame, or -1 less the frames that BB_SCs told to be lost, or -SPOILT less the
+        virtual channel of a frame with a bad CRC."""
         place = self.ring_base[link] + self.fly_head[link]
         head = self.fly_head[link] + 1
         if head == self.ring_size[link]:
@@ -541,22 +555,21 @@ class Engine(Memory):
         """No credit came back for too long: a link reset. What is under way or in the other side's buffers is lost."""
         self.loss_at[link] = NEVER
         self._collect(link)
-        starved = 0
-        for channel in range(self.channels):
-            both = link * self.channels + channel
-            if self.granted[both] and not self.credit[both]:
-                starved |= self.zero_since[both] + self.patience[link] <= self.now
-        if not starved:
+        if not self._starved(link):
             return 0
         self.counters[link * COUNTERS + LINK_RESETS] += 1
         # LR one way and LRR back, before frames go again.
         return self._initialise(link, self.now + 2 * (self.propagation[link] + self.r_rdy_ticks[link]))
 
-    def restart(self, link: int, up_at: int) -> int:
-        """The link goes down now, and is up again at ``up_at`` with the credits that were granted.
+    def offer(self, link: int, frame: int) -> int:
+        """Send a frame of :meth:`Memory.script` over a host's ``link``, now or when those before it have gone."""
+        self._queue_script(link, frame)
+        if self.free_at[link] <= self.now:
+            self._start(link)
+        return self._settle(link)
 
-        Raises IndexError for a link that there is not.
-        """
+    def restart(self, link: int, up_at: int) -> int:
+        """The link goes down now, and is up at ``up_at`` with the credits that were granted. Raises IndexError."""
         if not 0 <= link < self.links:
             raise IndexError(link)
         self._collect(link)
@@ -566,7 +579,6 @@ class Engine(Memory):
 
     def _initialise(self, link: int, up_at: int) -> int:
         """What is on the link or in the other side's buffers is lost; nothing is outstanding."""
-        counters = link * COUNTERS
         while self.fly_count[link]:
             frame = self._landed(link)
             if frame >= 0:
@@ -578,23 +590,11 @@ class Engine(Memory):
             if frame >= 0 and self.ret_time[at] - self.r_rdy_ticks[link] - self.propagation[link] <= self.now:
                 self._delivered(frame, self.now)
             elif frame >= 0:
+                self._forget_delivery(frame)
                 self.frame_next[frame] = -1
                 self._drop_chain(link, frame)
             self._forget_return(link)
         self.drained_at[link] = min(self.drained_at[link], self.now)
         if self.to_host[link] < 0:
             self._empty_queues(link)
-        self.epoch[link] += 1
-        for side in range(2 * link, 2 * link + 2):
-            self.window_count[side] = 0
-            self.window_lost[side] = 0
-        self.outstanding[link] = 0
-        self.counters[counters + MISSING] = 0
-        for channel in range(self.channels):
-            both = link * self.channels + channel
-            if not self.credit[both] and self.granted[both]:
-                self.counters[counters + ZERO_TICKS] += self.now - self.zero_since[both]
-            self.credit[both] = self.granted[both]
-        self.free_at[link] = up_at
-        self.try_at[link] = self.free_at[link]
-        return 0
+        return self._renew(link, up_at)

@@ -1,6 +1,6 @@
 cimport cython
 
-cdef long long NEVER, COUNTERS, DISCARDS, WAIT_TICKS, TRACE_WIDTH
+cdef long long NEVER, COUNTERS, DISCARDS, WAIT_TICKS, ZERO_TICKS, MISSING, TRACE_WIDTH, MAX_PAYLOAD_BYTES
 
 
 cdef class Memory:
@@ -18,7 +18,8 @@ cdef class Memory:
     cdef long long[::1] ret_frame, queue_head, queue_tail, queue_active, active, active_head, active_count
     cdef long long[::1] frame_next, frame_to, frame_from, frame_size, frame_channel, frame_born, frame_queued
     cdef long long[::1] frame_in, frame_flow, frame_number, counters, flow_counters, fly_next, tree_key
-    cdef long long[::1] tree_link
+    cdef long long[::1] tree_link, corrupt_frame, scripted, turn_script, script_head, script_tail, deliveries
+    cdef readonly long long delivery_at, script_room, script_flow
 
     @cython.locals(last="long long", link="long long", place="long long")
     cdef long long _last_return(self) noexcept
@@ -42,5 +43,26 @@ cdef class Memory:
 
     @cython.locals(channel="long long", out="long long", queue="long long")
     cdef long long _empty_queues(self, long long link) noexcept
+
+    @cython.locals(both="long long", channel="long long", counters="long long", side="long long")
+    cdef long long _renew(self, long long link, long long up_at) noexcept
+
+    @cython.locals(both="long long", channel="long long", starved="long long")
+    cdef long long _starved(self, long long link) noexcept
+
+    @cython.locals(spread="long long")
+    cdef long long _one_of_several(self, long long entry, long long frame) noexcept
+
+    cdef long long _note_delivery(self, long long frame, long long when) noexcept
+
+    @cython.locals(at="long long", kept="long long")
+    cdef long long _forget_delivery(self, long long frame) noexcept
+
+    cdef long long _queue_script(self, long long link, long long frame) noexcept
+
+    @cython.locals(frame="long long")
+    cdef long long _from_script(self, long long link, long long due) noexcept
+
+    cdef long long _script_turn(self, long long link) noexcept
 
     cdef long long _book_wait(self, long long link) noexcept

@@ -17,6 +17,8 @@ NEVER = fabric_state.NEVER
 COUNTERS = fabric_state.COUNTERS
 DISCARDS = fabric_state.DISCARDS
 WAIT_TICKS = fabric_state.WAIT_TICKS
+MAX_PAYLOAD_BYTES = fabric_state.PAYLOAD_LIMIT_BYTES
+ZERO_TICKS, MISSING = fabric_state.ZERO_TICKS, fabric_state.MISSING
 TRACE_WIDTH = fabric_state.TRACE_WIDTH
 
 
@@ -35,6 +37,18 @@ class Memory:
         self.ring_size, self.active_base = state.ring_size, state.active_base
         self.active_size, self.hold, self.patience = state.active_size, state.hold, state.patience
         self.window, self.lose_frame, self.lose_r_rdy = state.window, state.lose_frame, state.lose_r_rdy
+        self.corrupt_frame = state.corrupt_frame
+        self.turn_script = state.turn_script
+        self.scripted, self.script_head, self.script_tail = (
+            state.scripted,
+            state.script_head,
+            state.script_tail,
+        )
+        self.deliveries, self.script_room, self.script_flow = (
+            state.deliveries,
+            state.script_room,
+            state.script_flow,
+        )
         self.drain_frame, self.drain_byte = state.drain_frame, state.drain_byte
         self.route_start, self.route_count = state.route_start, state.route_count
         self.route_links, self.flow_start, self.flow_end = state.route_links, state.flow_start, state.flow_end
@@ -64,6 +78,7 @@ class Memory:
         self.counters, self.flow_counters, self.fly_next = state.counters, state.flow_counters, state.fly_next
         self.tree_key, self.tree_link = state.tree_key, state.tree_link
         self.trace_at = 0
+        self.delivery_at = 0
         self.now = 0
         self.until = 0
         self.overrun = 0
@@ -160,6 +175,140 @@ class Memory:
             if not self.waiting[out]:
                 self._book_wait(out)
         return 0
+
+    def _renew(self, link: int, up_at: int) -> int:
+        """All credits are back, nothing is outstanding, and the transmitter is free at ``up_at``."""
+        counters = link * COUNTERS
+        self.epoch[link] += 1
+        for side in range(2 * link, 2 * link + 2):
+            self.window_count[side] = 0
+            self.window_lost[side] = 0
+        self.outstanding[link] = 0
+        self.counters[counters + MISSING] = 0
+        for channel in range(self.channels):
+            both = link * self.channels + channel
+            if not self.credit[both] and self.granted[both]:
+                self.counters[counters + ZERO_TICKS] += self.now - self.zero_since[both]
+            self.credit[both] = self.granted[both]
+        self.free_at[link] = up_at
+        self.try_at[link] = self.free_at[link]
+        return 0
+
+    def _starved(self, link: int) -> int:
+        """Whether a channel has had no credit for as long as the port is patient."""
+        starved = 0
+        for channel in range(self.channels):
+            both = link * self.channels + channel
+            if self.granted[both] and not self.credit[both]:
+                starved |= self.zero_since[both] + self.patience[link] <= self.now
+        return starved
+
+    def _one_of_several(self, entry: int, frame: int) -> int:
+        """Of several equal links always the same for a pair of hosts."""
+        # Mixed well: hosts with even numbers on one side and odd ones on the other would leave links unused.
+        spread = (self.frame_from[frame] * 0x9E3779B1 + self.frame_to[frame] * 0x85EBCA6B) & 0xFFFFFFFF
+        spread = (spread ^ (spread >> 15)) >> 8
+        return self.route_links[self.route_start[entry] + spread % self.route_count[entry]]
+
+    # -- scripted hosts: what they send is said from outside, frame by frame ----------------------------------------
+
+    def script(self, host: int, to: int, size: int, channel: int) -> int:
+        """A new frame of ``size`` payload bytes for ``Engine.offer``; -1: there is no room. Raises IndexError for
+        hosts, sizes or channels that there are not."""
+        if not 0 <= host < self.hosts or not 0 <= to < self.hosts or not 0 <= channel < self.channels:
+            raise IndexError((host, to, channel))
+        if not 0 <= size <= MAX_PAYLOAD_BYTES:
+            raise IndexError(size)
+        frame = self.free_slot
+        if frame < 0 or not self.script_room:
+            return -1
+        self.script_room -= 1
+        self.free_slot = self.frame_next[frame]
+        self.frame_from[frame] = host
+        self.frame_to[frame] = to
+        self.frame_size[frame] = size
+        self.frame_channel[frame] = channel
+        self.frame_flow[frame] = self.script_flow
+        self.frame_in[frame] = -1
+        self.frame_born[frame] = self.now
+        self.frame_next[frame] = -1
+        self.frame_number[frame] = self.number
+        self.number += 1
+        return frame
+
+    def number_of(self, frame: int) -> int:
+        """The number under which a frame of :meth:`script` is told in the trace and in deliveries."""
+        return self.frame_number[frame]
+
+    def next_delivery(self) -> int:
+        """When a frame is delivered to a scripted host next; NEVER: none is on its last link."""
+        first = NEVER
+        for at in range(0, self.delivery_at, 2):
+            first = min(first, self.deliveries[at])
+        return first
+
+    def take_delivery(self) -> int:
+        """The number of a frame that has been delivered to a scripted host by now, the earliest first; -1: none."""
+        best = -1
+        for at in range(0, self.delivery_at, 2):
+            if self.deliveries[at] <= self.now and (best < 0 or self.deliveries[at] < self.deliveries[best]):
+                best = at
+        if best < 0:
+            return -1
+        number = self.deliveries[best + 1]
+        self.delivery_at -= 2
+        for at in range(best, self.delivery_at):
+            self.deliveries[at] = self.deliveries[at + 2]
+        return number
+
+    def _note_delivery(self, frame: int, when: int) -> int:
+        """A frame will be delivered: time goes no further than that before somebody has been told."""
+        if self.delivery_at + 2 > len(self.deliveries):
+            self.overrun = 1
+            return 0
+        self.deliveries[self.delivery_at] = when
+        self.deliveries[self.delivery_at + 1] = self.frame_number[frame]
+        self.delivery_at += 2
+        self.until = min(self.until, when)
+        return 0
+
+    def _forget_delivery(self, frame: int) -> int:
+        """A frame that was about to be delivered is lost with its link."""
+        kept = 0
+        for at in range(0, self.delivery_at, 2):
+            if self.deliveries[at + 1] != self.frame_number[frame]:
+                self.deliveries[kept] = self.deliveries[at]
+                self.deliveries[kept + 1] = self.deliveries[at + 1]
+                kept += 2
+        self.delivery_at = kept
+        return 0
+
+    def _queue_script(self, link: int, frame: int) -> int:
+        if self.script_head[link] < 0:
+            self.script_head[link] = frame
+        else:
+            self.frame_next[self.script_tail[link]] = frame
+        self.script_tail[link] = frame
+        return 0
+
+    def _script_turn(self, link: int) -> int:
+        """Whether a scripted frame goes before the host's flows: they take turns."""
+        self.turn_script[link] ^= 1
+        return self.turn_script[link] or self.flow_start[link] == self.flow_end[link]
+
+    def _from_script(self, link: int, due: int) -> int:
+        """The next frame of a scripted host; -1: there is no credit for it, and a flow is ``due`` at the earliest."""
+        frame = self.script_head[link]
+        if not self.credit[link * self.channels + self.frame_channel[frame] * self.vc_mode[link]]:
+            if self.stalled_since[link] < 0:
+                self.stalled_since[link] = self.now
+            if self.ret_count[link]:
+                due = min(due, self.ret_time[self.ring_base[link] + self.ret_head[link]])
+            self.try_at[link] = due
+            return -1
+        self.script_head[link] = self.frame_next[frame]
+        self.script_room += 1
+        return frame
 
     def _book_wait(self, link: int) -> int:
         """No frame waits for credit any more."""

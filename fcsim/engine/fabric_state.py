@@ -24,6 +24,9 @@ COUNTERS = 13
 SENT, DELIVERED, BYTES, LATENCY, WORST = 0, 1, 2, 3, 4
 FLOW_COUNTERS = 5
 """Counters of a flow; latency is the sum in ticks from the moment a frame was due to the moment it was drained."""
+PAYLOAD_LIMIT_BYTES = MAX_PAYLOAD_BYTES
+SPOILT = 1 << 40
+"""On a link, in the place of a frame: one with a bad CRC. Above every number of lost frames."""
 TRACE_WIDTH = 8
 """A traced event: time, link, kind (0 frame, 1 R_RDY), source, destination, payload bytes, virtual channel, number.
 R_RDYs are told when somebody looks at the credit: sort by time."""
@@ -38,7 +41,8 @@ class LinkSpec:
     ticks. ``credits`` by virtual channel; a single number is for all of them (R_RDY mode). ``hold``: how long a frame
     may wait for credit in the switch, 0 for ever. ``patience``: how long without credit until a link reset, 0 never.
     ``latency``: what the receiving switch adds. ``lose_frame`` and ``lose_r_rdy`` are chances of 0 to 1.
-    ``drain_frame`` and ``drain_byte``: what a receiving host takes for a frame, and for each byte of its payload."""
+    ``drain_frame`` and ``drain_byte``: what a receiving host takes for a frame, and for each byte of its payload.
+    ``r_rdy_bytes``: line time of an R_RDY, which the published formulas leave out."""
 
     source: tuple[str, int]
     destination: tuple[str, int]
@@ -53,6 +57,7 @@ class LinkSpec:
     lose_r_rdy: float = 0.0
     drain_frame: int = 0
     drain_byte: int = 0
+    r_rdy_bytes: int = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +88,9 @@ class State:
     leaves: int
     free_slot: int
     arrays: Mapping[str, array[int]] = field(repr=False)
+    script_room: int = 0
+    script_flow: int = 0
+    """Where scripted frames are counted: behind the flows."""
 
     def __getattr__(self, name: str) -> array[int]:
         try:
@@ -102,8 +110,13 @@ def lay_out(
     seed: int = 1,
     traced: Sequence[int] = (),
     trace_events: int = 0,
+    scripted: Sequence[int] = (),
+    script_frames: int = 0,
 ) -> State:
     """Arrays for a fabric that stands still. ``routes``: links out of a switch towards a host, by (switch, host).
+
+    ``scripted`` hosts send what they are given, frame by frame, besides their flows; ``script_frames`` of all of them
+    may wait to be sent.
 
     Raises :class:`~fcsim.errors.InvalidScenario` for credits beyond what fits.
     """
@@ -124,7 +137,7 @@ def lay_out(
     put("byte_ticks", [link.byte_ticks for link in links])
     put("propagation", [link.propagation for link in links])
     put("latency", [link.latency for link in links])
-    put("r_rdy_ticks", [4 * link.byte_ticks for link in links])
+    put("r_rdy_ticks", [link.r_rdy_bytes * link.byte_ticks for link in links])
     for name, end in (
         ("from", [link.source for link in links]),
         ("to", [link.destination for link in links]),
@@ -155,6 +168,7 @@ def lay_out(
     put("patience", [link.patience for link in links])
     put("window", [1 << link.bb_sc_n if link.bb_sc_n else 0 for link in links])
     put("lose_frame", [int(link.lose_frame * RANDOM_LIMIT) for link in links])
+    fill(count, 0, "corrupt_frame")
     put("lose_r_rdy", [int(link.lose_r_rdy * RANDOM_LIMIT) for link in links])
     put("drain_frame", [link.drain_frame for link in links])
     put("drain_byte", [link.drain_byte for link in links])
@@ -188,12 +202,24 @@ def lay_out(
     fill(sum(queues), -1, "queue_head", "queue_tail")
     fill(sum(queues), 0, "queue_active")
     fill(arrays["active_base"][count * channels], 0, "active")
-    slots = total + count
+    slots = total + count + script_frames
+    script_hosts = set(scripted)
+    put(
+        "scripted",
+        [
+            int(bool(script_hosts & {arrays["from_host"][n], arrays["to_host"][n]} - {-1}))
+            for n in range(count)
+        ],
+    )
+    fill(count, -1, "script_head", "script_tail")
+    fill(count, 0, "turn_script")
+    # Every credit of a link to a scripted host may be a frame that is about to be delivered.
+    fill(2 * slots if scripted else 0, 0, "deliveries")
     put("frame_next", [*range(1, slots), -1])
     fill(slots, 0, "frame_to", "frame_from", "frame_size", "frame_channel", "frame_born", "frame_queued")
     fill(slots, 0, "frame_in", "frame_flow", "frame_number")
     fill(count * COUNTERS, 0, "counters")
-    fill(len(flows) * FLOW_COUNTERS, 0, "flow_counters")
+    fill((len(flows) + 1) * FLOW_COUNTERS, 0, "flow_counters")
     leaves = 1
     while leaves < count:
         leaves *= 2
@@ -203,7 +229,17 @@ def lay_out(
         tree[node] = tree[2 * node]
     put("tree_link", tree)
     put("random", [_first_random(seed, link) for link in range(count)])
-    return State(count, channels, hosts, FRAME_OVERHEAD_BYTES + IDLE_BYTES, leaves, 0, arrays)
+    return State(
+        count,
+        channels,
+        hosts,
+        FRAME_OVERHEAD_BYTES + IDLE_BYTES,
+        leaves,
+        0,
+        arrays,
+        script_room=script_frames,
+        script_flow=len(flows),
+    )
 
 
 def _check(
@@ -228,6 +264,8 @@ def _check(
         if link.byte_ticks < 1 or not 0 <= link.bb_sc_n <= 15 or min(link.credits) < 0:
             raise InvalidScenario("byte_ticks is from 1 on, bb_sc_n is 0 to 15, and credits are from 0 on")
         times = (link.propagation, link.latency, link.hold, link.patience, link.drain_frame, link.drain_byte)
+        if not 0 <= link.r_rdy_bytes <= 64:
+            raise InvalidScenario(f"an R_RDY takes 0 to 64 bytes of line time, not {link.r_rdy_bytes}")
         if not 0 <= min(times) <= max(times) <= NEVER >> 8:
             raise InvalidScenario("the times of a link are from 0 to 4 hours")
     for flow in flows:
@@ -252,7 +290,8 @@ def _check(
 
 def _put_flows(put, links: Sequence[LinkSpec], flows: Sequence[FlowSpec]) -> None:  # type: ignore[no-untyped-def]
     """Flows in the order of their hosts' links, which is the order of :func:`flow_order`."""
-    ordered = [flows[n] for n in flow_order(links, flows)]
+    # One more than there are: that of scripted frames, which never sends by itself.
+    ordered = [*(flows[n] for n in flow_order(links, flows)), FlowSpec(0, count=0)]
     counts = [sum(("host", flow.host) == link.source for flow in flows) for link in links]
     starts = _starts(counts)
     put("flow_start", starts[:-1])

@@ -48,8 +48,8 @@ def first_bad(ready: array[int], payload: array[int], count: int, payload_limit:
 def run_block(
     ready: array[int],
     payload: array[int],
-    sent: array[int],
-    drained: array[int],
+    sent: memoryview,
+    drained: memoryview,
     ring: array[int],
     state: array[int],
     count: int,

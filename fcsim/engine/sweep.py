@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fcsim.engine.link import BLOCK_FRAMES, LinkRun, LinkScenario
-from fcsim.errors import InvalidScenario
+from fcsim.errors import InvalidScenario, SchedulerUnreachable
 from fcsim.speeds import MAX_PAYLOAD_BYTES
 
 Scenario = TypeVar("Scenario")
@@ -72,7 +72,8 @@ def run_sweep(
     for each core. ``scheduler``: address of a dask scheduler (``tcp://host:port``), whose workers take their place.
 
     Raises :class:`~fcsim.errors.InvalidScenario` for a partial file of another sweep, too many scenarios, or a
-    scheduler where dask is missing or nobody answers; and whatever ``work`` raises.
+    scheduler where dask is missing; :class:`~fcsim.errors.SchedulerUnreachable` where nobody answers; and whatever
+    ``work`` raises.
     """
     if len(scenarios) > SCENARIO_LIMIT:
         raise InvalidScenario(f"a sweep is of {SCENARIO_LIMIT} scenarios at most, not {len(scenarios)}")
@@ -156,13 +157,15 @@ def _on_dask(
         )
     distributed: Any = importlib.import_module("distributed")
     try:
-        client = distributed.Client(scheduler, timeout="10s", set_as_default=False)
+        client = distributed.Client(scheduler, timeout="5s", set_as_default=False)
     except OSError as error:
-        raise InvalidScenario(f"no dask scheduler answers at {scheduler}: {error}") from error
+        raise SchedulerUnreachable(f"no dask scheduler answers at {scheduler}: {error}") from error
+    except ValueError as error:  # an address that dask cannot read
+        raise InvalidScenario(f"{scheduler!r:.80} is no address of a dask scheduler: {error}") from error
     with client:
         futures = client.map(work, [scenarios[number] for number in missing], pure=False)
         numbers = {future.key: number for number, future in zip(missing, futures, strict=True)}
-        for future in distributed.as_completed(futures):
+        for future in distributed.as_completed(futures, loop=client.loop):
             yield numbers[future.key], future.result()
 
 

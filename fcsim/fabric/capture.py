@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What passed a simulated link as records of link type 225: frames with delimiters and CRC, and primitive signals.
 
-The engine knows of a frame its ends, its size and its channel. Around that each pair of hosts sends FCP_DATA in
-sequences of up to 64 KiB, one exchange each, with a counting pattern as data. SEQ_CNT counts what passes this link: a
-frame that was lost before it leaves no gap.
+Frames of SCSI loads are what they were. Of the others the engine knows their ends, size and channel: around that each
+pair of hosts sends FCP_DATA in sequences of up to 64 KiB, one exchange each, with a counting pattern as data. SEQ_CNT
+counts what passes this link: a frame that was lost before it leaves no gap.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from fcsim.clock import TICKS_PER_NS
 from fcsim.fabric.plan import Plan
 from fcsim.fabric.simulation import TraceEvent
+from fcsim.live.live_end import delimited_bytes
 from fcsim.wire.codes import FCtl, FcType, RCtl
 from fcsim.wire.frame import DelimitedFrame, Frame, FrameHeader, encode_delimited
 from fcsim.wire.ordered_sets import EOF, R_RDY, SOF, vc_rdy
@@ -63,6 +64,8 @@ class LinkCapture:
             yield LinkRecord(at_ns, direction.destination, word.encode())
 
     def _frame(self, event: TraceEvent) -> bytes:
+        if event.contents is not None:
+            return delimited_bytes(event.contents)
         key = event.source, event.destination, event.channel
         exchange = self._exchanges.get(key)
         if exchange is None:

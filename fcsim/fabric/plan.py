@@ -23,6 +23,7 @@ from fcsim.fabric.scenario import (
     Host,
     Isl,
     Scenario,
+    Scsi,
 )
 from fcsim.speeds import Speed
 
@@ -90,6 +91,8 @@ class Plan:
     channel_of: tuple[int, ...]
     routes: Mapping[tuple[int, int], tuple[int, ...]]
     pool_left: Mapping[int, int]
+    scsi_channels: tuple[tuple[int, int], ...] = ()
+    """Of each scsi load: the position in ``channels`` of what goes to the target, and of what comes back."""
 
     def links(self) -> list[str]:
         """Names of the links."""
@@ -243,7 +246,9 @@ def make_plan(scenario: Scenario) -> Plan:
     """Cable a scenario up. Raises :class:`~fcsim.errors.InvalidScenario` where a flow has no way, a virtual channel no
     credit, or a switch too few buffers for its ports."""
     cabling = _Cabling(scenario)
-    numbers = _channel_numbers(scenario, cabling.hosts)
+    wanted = [(flow.channel, flow.to or flow.source) for flow in scenario.flows]
+    wanted += [(load.channel, host) for load in scenario.scsi for host in (load.to, load.source)]
+    numbers = _channel_numbers(scenario, cabling.hosts, wanted)
     channels = tuple(sorted(set(numbers)))
     done: set[str] = set()
     for number, host in enumerate(scenario.hosts):
@@ -257,28 +262,35 @@ def make_plan(scenario: Scenario) -> Plan:
         cabling.cable_isl(isl, channels)
     routes = _routes(scenario, cabling)
     _check_flows(scenario, cabling, routes)
-    channel_of = tuple(channels.index(number) for number in numbers)
+    places = [channels.index(number) for number in numbers]
+    flows = len(scenario.flows)
+    channel_of, pairs = (
+        tuple(places[:flows]),
+        tuple(zip(places[flows::2], places[flows + 1 :: 2], strict=True)),
+    )
     left = _pool_left(scenario, cabling.directions)
-    plan = Plan(scenario, tuple(cabling.ports), tuple(cabling.directions), channels, channel_of, routes, left)
+    plan = Plan(
+        scenario, tuple(cabling.ports), tuple(cabling.directions), channels, channel_of, routes, left, pairs
+    )
     _check_faults(plan)
     return plan
 
 
-def _channel_numbers(scenario: Scenario, hosts: Mapping[str, int]) -> list[int]:
-    """The virtual channel of each flow; 0 for all where no link has any."""
+def _channel_numbers(
+    scenario: Scenario, hosts: Mapping[str, int], wanted: Sequence[tuple[int | None, str]]
+) -> list[int]:
+    """The virtual channel of everything that is ``wanted``: the one that was given, or that of the host it goes to; 0
+    for all where no link has any."""
     sets = [isl.credits for isl in scenario.isls if len(isl.credits) > 1]
     if not sets:
-        return [0] * len(scenario.flows)
+        return [0] * len(wanted)
     everywhere = [n for n in range(min(map(len, sets))) if all(credits[n] for credits in sets)]
     usable = [n for n in DATA_CHANNELS if n in everywhere] or everywhere
     if not usable:
         raise InvalidScenario("no virtual channel has credits on every isl; give one of them credits on all")
     numbers = []
-    for flow in scenario.flows:
-        if flow.channel is not None:
-            numbers.append(flow.channel)
-        else:
-            numbers.append(usable[hosts[flow.to or flow.source] % len(usable)])
+    for channel, host in wanted:
+        numbers.append(usable[hosts[host] % len(usable)] if channel is None else channel)
     return numbers
 
 
@@ -338,7 +350,8 @@ def _ways_to(home: int, leaving: Sequence[Sequence[Direction]]) -> list[tuple[in
 def _check_flows(
     scenario: Scenario, cabling: _Cabling, routes: Mapping[tuple[int, int], tuple[int, ...]]
 ) -> None:
-    for flow in scenario.flows:
+    both_ways = [Flow(load.name, *ends) for load in scenario.scsi for ends in _ways(load)]
+    for flow in (*scenario.flows, *both_ways):
         source = scenario.hosts[cabling.hosts[flow.source]]
         for target in [flow.to] if flow.to else [host.name for host in scenario.hosts]:
             if target == flow.source:
@@ -352,6 +365,10 @@ def _check_flows(
                 f"flow {flow.name}: there is no way from {flow.source} to {target}; add an [[isl]] between their "
                 "switches, or name a host within reach"
             )
+
+
+def _ways(load: Scsi) -> tuple[tuple[str, str], tuple[str, str]]:
+    return (load.source, load.to), (load.to, load.source)
 
 
 def _pool_left(scenario: Scenario, directions: Sequence[Direction]) -> dict[int, int]:

@@ -29,18 +29,20 @@ AROUND_BYTES = FRAME_OVERHEAD_BYTES + IDLE_BYTES
 def report(outcome: Outcome) -> Row:
     """Everything: ``{frames, throughput_bps, ports: […], flows: […], …}``."""
     flows = flow_rows(outcome)
+    scsi = scsi_rows(outcome)
     scenario = outcome.plan.scenario
     return {
         "scenario": scenario.name,
         "seed": outcome.seed,
         "duration_ps": ps_of_ticks(outcome.end_ticks),
         "events": outcome.events,
-        "frames": sum(flow["delivered_frames"] for flow in flows),
-        "payload_bytes": sum(flow["payload_bytes"] for flow in flows),
-        "throughput_bps": sum(flow["throughput_bps"] for flow in flows),
+        "frames": sum(flow["delivered_frames"] for flow in flows) + outcome.scsi_frames.delivered,
+        "payload_bytes": sum(flow["payload_bytes"] for flow in flows) + outcome.scsi_frames.bytes,
+        "throughput_bps": sum(row["throughput_bps"] for row in (*flows, *scsi)),
         "virtual_channels": list(outcome.plan.channels) if len(outcome.plan.channels) > 1 else [],
         "ports": port_rows(outcome),
         "flows": flows,
+        "scsi": scsi,
     }
 
 
@@ -63,6 +65,34 @@ def flow_rows(outcome: Outcome) -> list[Row]:
                 "throughput_bps": counted.bytes * 8 * PS_PER_SECOND // ran_ps if ran_ps > 0 else 0,
                 "latency_mean_ps": None if mean is None else ps_of_ticks(mean),
                 "latency_max_ps": ps_of_ticks(counted.worst_ticks) if counted.delivered else None,
+            }
+        )
+    return rows
+
+
+def scsi_rows(outcome: Outcome) -> list[Row]:
+    """Each load: commands, bytes, latency from FCP_CMND to FCP_RSP, and whether what was read is what was written."""
+    rows = []
+    for load, counted in zip(outcome.plan.scenario.scsi, outcome.scsi, strict=True):
+        ran_ps = ps_of_ticks(counted.last_ticks - (counted.first_ticks or 0)) if counted.commands else 0
+        moved = counted.read_bytes + counted.written_bytes
+        mean = counted.latency_ticks // counted.commands if counted.commands else None
+        rows.append(
+            {
+                "name": load.name,
+                "from": load.source,
+                "to": load.to,
+                "commands": counted.commands,
+                "reads": counted.reads,
+                "writes": counted.writes,
+                "read_bytes": counted.read_bytes,
+                "written_bytes": counted.written_bytes,
+                "failed_commands": counted.failed,
+                "mismatches": counted.mismatches,
+                "commands_per_second": counted.commands * PS_PER_SECOND // ran_ps if ran_ps else 0,
+                "throughput_bps": moved * 8 * PS_PER_SECOND // ran_ps if ran_ps else 0,
+                "latency_mean_ps": None if mean is None else ps_of_ticks(mean),
+                "latency_max_ps": ps_of_ticks(counted.worst_ticks) if counted.commands else None,
             }
         )
     return rows
@@ -241,7 +271,8 @@ def _load(outcome: Outcome, direction: Direction) -> float:
 
 
 def _lost(counted: DirectionCounters) -> int:
-    return counted.lost_frames + counted.corrupted_frames + counted.lost_r_rdys
+    """Credits: a frame with a bad CRC costs none."""
+    return counted.lost_frames + counted.lost_r_rdys
 
 
 def _average(outcome: Outcome, number: int) -> float:

@@ -109,8 +109,9 @@ class FaultKind(Enum):
 class Fault:
     """``place`` is a link (both directions) or a port: then what that port sends, and the R_RDYs that answer it.
 
-    Either each one is hit with ``probability``, or the first ``count`` from ``from_ns`` on are. A corrupted frame is
-    one whose delimiter is hit: the receiver sees no frame, so its credit is lost as well.
+    Either each one is hit with ``probability``, or the first ``count`` from ``from_ns`` on are. A corrupted frame
+    is one with a bad CRC: the receiver drops it, and its buffer is free, so the credit comes back. One whose delimiter
+    is hit is no frame to the receiver: that is a lost one.
     """
 
     kind: FaultKind
@@ -120,6 +121,28 @@ class Fault:
     probability: float = 0.0
     count: int | None = None
     service_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Scsi:
+    """SCSI commands of an FCP initiator at ``source`` to a target at ``to``, ``depth`` at a time, until ``commands``
+    have been sent (None: without end): READ(16), and WRITE(16) for what ``read_share`` leaves, of ``command_bytes`` at
+    random places of the first ``capacity_bytes`` of logical unit 0. ``payload_bytes`` is the data field of the login,
+    ``latency_ns`` what the target takes for each answer, ``timeout_ns`` the initiator's patience."""
+
+    name: str
+    source: str
+    to: str
+    read_share: float = 1.0
+    command_bytes: int = 65_536
+    depth: int = 8
+    commands: int | None = None
+    capacity_bytes: int = 64 << 20
+    payload_bytes: int = 2048
+    start_ns: int = 0
+    latency_ns: int = 0
+    timeout_ns: int = 10**10
+    channel: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,3 +159,4 @@ class Scenario:
     isls: tuple[Isl, ...]
     flows: tuple[Flow, ...]
     faults: tuple[Fault, ...]
+    scsi: tuple[Scsi, ...] = ()

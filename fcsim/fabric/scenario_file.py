@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
 
-from credits.quantities import parse_delay, parse_distance, parse_rate
+from credits.quantities import parse_delay, parse_distance, parse_rate, parse_size
 from fcsim.errors import InvalidScenario
 from fcsim.fabric.scenario import (
     BROCADE_CREDITS,
@@ -19,6 +19,7 @@ from fcsim.fabric.scenario import (
     Host,
     Isl,
     Scenario,
+    Scsi,
     Switch,
 )
 from fcsim.fabric.toml_document import Document, TableReader, load_document, tables
@@ -26,10 +27,12 @@ from fcsim.port.credit import BB_CREDIT_LIMIT
 from fcsim.port.recovery import BB_SC_N_LIMIT
 from fcsim.speeds import MAX_DISTANCE_M, MAX_PAYLOAD_BYTES, Speed, parse_speed
 
-TABLES = ("fabric", "switch", "host", "port", "isl", "flow", "fault")
+TABLES = ("fabric", "switch", "host", "port", "isl", "flow", "scsi", "fault")
 """``[[port]]`` is another word for ``[[host]]``."""
 HOSTS_LIMIT = 2000
 FLOWS_LIMIT = 20_000
+SCSI_LIMIT = 500
+SCSI_COMMAND_LIMIT_BYTES = 8 << 20
 DOMAINS_LIMIT = 239
 LINKS_LIMIT = 64
 """Links between the same two switches."""
@@ -81,14 +84,19 @@ def read_scenario(document: Document) -> Scenario:
         for number, table in enumerate(tables(document, "flow"), 1)
         for flow in _flows(table, number, host_names)
     ]
-    if not flows:
+    scsi = tuple(_scsi(table, number, host_names) for number, table in enumerate(tables(document, "scsi"), 1))
+    if len(scsi) > SCSI_LIMIT:
+        raise InvalidScenario(f"{document.path}: {len(scsi)} scsi loads; {SCSI_LIMIT} at most")
+    if not flows and not scsi:
         raise InvalidScenario(
             f'{document.path}: no frames would be sent; add a [[flow]] with from = "{host_names[0]}"'
         )
     if len(flows) > FLOWS_LIMIT:
         raise InvalidScenario(f"{document.path}: {len(flows)} flows; {FLOWS_LIMIT} at most")
     faults = tuple(_fault(table, host_names) for table in tables(document, "fault"))
-    return Scenario(name, seed, duration_ns, sample_ns, loss_ns, switches, hosts, isls, tuple(flows), faults)
+    return Scenario(
+        name, seed, duration_ns, sample_ns, loss_ns, switches, hosts, isls, tuple(flows), faults, scsi
+    )
 
 
 def _named(table: TableReader, key: str, default: str | None, names: set[str]) -> str:
@@ -291,6 +299,37 @@ def _flows(table: TableReader, number: int, hosts: list[str]) -> Iterable[Flow]:
             frames,
             channel,
         )
+
+
+def _scsi(table: TableReader, number: int, hosts: list[str]) -> Scsi:
+    source = table.one_of("from", table.text("from"), hosts, "host")
+    to = table.one_of("to", table.text("to"), hosts, "host")
+    if to == source:
+        raise table.error("to", f"{source} cannot be its own target; name another host")
+    load = Scsi(
+        table.text("name", f"scsi{number}"),
+        source,
+        to,
+        table.share("read_share", 1.0),
+        table.quantity("command", parse_size, "64KiB", 65_536, 512),
+        table.integer("depth", 8, 1, 256),
+        table.integer("commands", None, 1, 10**9) if table.has("commands") else None,
+        table.quantity("capacity", parse_size, "64MiB", 64 << 20, 1 << 20),
+        table.integer("payload", 2048, 256, MAX_PAYLOAD_BYTES),
+        table.quantity("start", parse_delay, "1ms", 0),
+        table.quantity("latency", parse_delay, "100us", 0),
+        table.quantity("timeout", parse_delay, "2s", 10**10, 1000),
+        table.integer("virtual_channel", None, 0, 15) if table.has("virtual_channel") else None,
+    )
+    table.raw("commands"), table.raw("virtual_channel")
+    if load.command_bytes > SCSI_COMMAND_LIMIT_BYTES or load.command_bytes % 512:
+        raise table.error("command", "a multiple of 512 bytes, at most 8MiB")
+    if load.capacity_bytes < load.command_bytes:
+        raise table.error("capacity", f"{load.capacity_bytes} bytes have no room for a command")
+    if load.payload_bytes % 4:
+        raise table.error("payload", "a data field is a multiple of 4 bytes")
+    table.done()
+    return load
 
 
 def _fault(table: TableReader, hosts: list[str]) -> Fault:

@@ -29,10 +29,14 @@ from fcsim.engine.fabric_state import (
 from fcsim.errors import InvalidScenario
 from fcsim.fabric.plan import Direction, Plan
 from fcsim.fabric.scenario import Fault, FaultKind
+from fcsim.fabric.scsi_traffic import MakeExecutor, ScsiCounters, ScsiTraffic
+from fcsim.wire.frame import Frame
 
 EVENTS_AT_ONCE = 200_000
 """After so many events progress is told."""
 TRACE_EVENTS = 50_000
+SCRIPT_FRAMES = 65_536
+"""Frames of SCSI that may wait at all hosts together; more wait before their hosts."""
 POINTS_LIMIT = 20_000_000
 """Numbers of the time series of all directions together."""
 
@@ -53,6 +57,8 @@ class TraceEvent:
     payload_bytes: int = 0
     channel: int = 0
     number: int = 0
+    contents: Frame | None = None
+    """What the frame says, where it is one of SCSI; the others have nothing to say."""
 
 
 @dataclass(slots=True)
@@ -110,6 +116,9 @@ class Outcome:
     directions: Sequence[DirectionCounters]
     flows: Sequence[FlowCounters]
     series: Series
+    scsi: Sequence[ScsiCounters] = ()
+    scsi_frames: FlowCounters = FlowCounters(0, 0, 0, 0, 0)
+    """The frames of all SCSI loads together."""
 
 
 def simulate(
@@ -120,10 +129,12 @@ def simulate(
     progress: Progress | None = None,
     traced: Sequence[int] = (),
     on_trace: Callable[[TraceEvent], None] | None = None,
+    make_executor: MakeExecutor | None = None,
 ) -> Outcome:
     """Run a plan to its end, or to ``until_ns``; what passes the ``traced`` directions goes to ``on_trace`` in the
-    order of time. The same plan and seed give the same outcome."""
-    return _Run(plan, until_ns, seed, traced, on_trace).all(progress)
+    order of time. The same plan and seed give the same outcome. ``make_executor`` makes the device servers of targets,
+    for plans with scsi loads. Raises :class:`~fcsim.errors.InvalidScenario`."""
+    return _Run(plan, until_ns, seed, traced, on_trace, make_executor).all(progress)
 
 
 class _Run:
@@ -134,6 +145,7 @@ class _Run:
         seed: int | None,
         traced: Sequence[int],
         on_trace: Callable[[TraceEvent], None] | None,
+        make_executor: MakeExecutor | None,
     ) -> None:
         self.plan = plan
         self.seed = plan.scenario.seed if seed is None else seed
@@ -170,6 +182,10 @@ class _Run:
         self._change([change for change in now if change[0].kind is not FaultKind.LINK_BOUNCE])
         self.engine = Engine(self.state)
         self._change([change for change in now if change[0].kind is FaultKind.LINK_BOUNCE])
+        self.scsi: ScsiTraffic | None = None
+        if plan.scenario.scsi:
+            self.link_of = {d.source_end[1]: d.number for d in plan.directions if d.source_end[0] == "host"}
+            self.scsi = ScsiTraffic(plan, make_executor, self.seed, self._script)
 
     # -- the run ------------------------------------------------------------------------------------------------
 
@@ -197,21 +213,50 @@ class _Run:
             counters,
             self._flows(),
             self.series,
+            [load.counters for load in self.scsi.loads] if self.scsi is not None else (),
+            FlowCounters(*self.state.flow_counters[-FLOW_COUNTERS:]),
         )
 
     def _piece(self, until: int, progress: Progress | None) -> bool:
         """Let time go on; True: nothing is left to happen."""
         while True:
             most = 1 if self.counting else EVENTS_AT_ONCE
-            done = self.engine.run(until, most)
+            done = self.engine.run(until if self.scsi is None else self._next_stop(self.scsi, until), most)
             if self.engine.trace_at:
                 self._drain_trace()
             if self.counting:
                 self._stop_counting()
+            if self.scsi is not None and self._script_goes_on(self.scsi, until):
+                continue
             if done < most and not self._trace_was_full():
                 return self.engine.now < until
             if progress is not None and most > 1:
                 progress(self.engine.now // TICKS_PER_NS, self.end_ns)
+
+    # -- hosts that speak SCSI ----------------------------------------------------------------------------------------
+
+    def _script(self, host: int, to: int, size: int, channel: int) -> int:
+        """A frame that a host sends now."""
+        slot = self.engine.script(host, to, size, channel)
+        if slot < 0:
+            return slot
+        number = self.engine.number_of(slot)
+        self.engine.offer(self.link_of[host], slot)
+        return number
+
+    def _next_stop(self, scsi: ScsiTraffic, until: int) -> int:
+        due = scsi.next_ticks()
+        return min(until, self.engine.next_delivery(), until if due is None else max(due, self.engine.now))
+
+    def _script_goes_on(self, scsi: ScsiTraffic, until: int) -> bool:
+        """Deliver what has arrived by now; False: time has come as far as it was to come."""
+        now = self.engine.now
+        while (number := self.engine.take_delivery()) >= 0:
+            scsi.delivered(number, now)
+        due = scsi.next_ticks()
+        if due is not None and due <= now:
+            scsi.run(now)
+        return now < until or self.engine.next_delivery() <= now
 
     def _trace_was_full(self) -> bool:
         """The engine stopped for want of room in the trace, which is empty again now."""
@@ -242,6 +287,7 @@ class _Run:
             self._attribute(number)
             self.corrupting[number] = begins and fault.kind is FaultKind.CORRUPT_FRAMES
             state.lose_frame[number] = chance if begins else 0
+            state.corrupt_frame[number] = int(self.corrupting[number])
             self._count(number, fabric_state.LOST_FRAMES, fault.count if begins else None)
         elif fault.kind is FaultKind.LOSE_R_RDYS:
             state.lose_r_rdy[number] = chance if begins else 0
@@ -300,7 +346,8 @@ class _Run:
                 continue
             if kind:
                 time -= self._return_ticks(link)
-            event = TraceEvent(time, link, kind == 0, source, to, size, channel, number)
+            said = self.scsi.contents(number) if self.scsi is not None and not kind else None
+            event = TraceEvent(time, link, kind == 0, source, to, size, channel, number, said)
             self.order += 1
             heapq.heappush(self.pending, (time, self.order, event))
         self._tell(self.engine.now - self.lag)
@@ -417,6 +464,7 @@ def _flow_specs(plan: Plan) -> list[FlowSpec]:
 def _state(plan: Plan, seed: int, traced: Sequence[int]) -> State:
     # The engine stops while there is still room for what one event of every link may add.
     room = TRACE_EVENTS + 8 * len(plan.directions) if traced else 0
+    hosts = {host.name: number for number, host in enumerate(plan.scenario.hosts)}
     return lay_out(
         _links(plan),
         _flow_specs(plan),
@@ -427,4 +475,6 @@ def _state(plan: Plan, seed: int, traced: Sequence[int]) -> State:
         seed=seed,
         traced=tuple(traced),
         trace_events=room,
+        scripted=sorted({hosts[name] for load in plan.scenario.scsi for name in (load.source, load.to)}),
+        script_frames=SCRIPT_FRAMES if plan.scenario.scsi else 0,
     )

@@ -14,6 +14,7 @@ from fcsim.fabric.plan import make_plan
 from fcsim.fabric.results import findings, report
 from fcsim.fabric.scenario import Scenario
 from fcsim.fabric.scenario_file import TABLES, read_scenario
+from fcsim.fabric.scsi_traffic import MakeExecutor
 from fcsim.fabric.simulation import simulate
 from fcsim.fabric.toml_document import Document
 
@@ -108,9 +109,9 @@ class SweepRun:
         return read_scenario(document)
 
 
-def run_one(run: SweepRun) -> dict[str, Any]:
+def run_one(run: SweepRun, make_executor: MakeExecutor | None = None) -> dict[str, Any]:
     """The values of a run, and the totals that tell runs apart."""
-    result = report(simulate(make_plan(run.scenario()), until_ns=run.until_ns))
+    result = report(simulate(make_plan(run.scenario()), until_ns=run.until_ns, make_executor=make_executor))
     ports, bad = result["ports"], findings(result)
     return {
         **run.values,

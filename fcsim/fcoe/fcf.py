@@ -273,6 +273,11 @@ class Fcf:
         known = next((one for one in self.logins.values() if one.port_name == message.port_name), None)
         number = known.n_port_id if known is not None else self._free_id()
         offer_of(message)
+        if isinstance(message, Fdisc) and not any(one.enode_mac == enode_mac for one in self.logins.values()):
+            refusal = LsRjt(
+                reason=RejectReason.UNABLE_TO_PERFORM, explanation=RejectExplanation.N_PORT_LOGIN_REQUIRED
+            )
+            return els_reply(refusal, header), bytes(6)
         if number is None or (known is not None and known.enode_mac != enode_mac):
             refusal = LsRjt(
                 reason=RejectReason.UNABLE_TO_PERFORM, explanation=RejectExplanation.INSUFFICIENT_RESOURCES

@@ -73,6 +73,8 @@ class FcoeEndpoint:
         self.events: deque[Any] = deque(maxlen=4096)
         self.changed = asyncio.Event()
         """Set whenever something happened; clear it yourself."""
+        self.on_event: Callable[[Any], None] | None = None
+        """Called with each event as well, before ``changed`` is set."""
         self._interface = interface
         self._seen = seen
         self._sockets: dict[int, socket.socket] = {}
@@ -116,6 +118,9 @@ class FcoeEndpoint:
         self._send()
         happened = list(self.core.events())
         self.events.extend(happened)
+        if self.on_event is not None:
+            for event in happened:
+                self.on_event(event)
         self.changed.set()
         if self._timer is not None:
             self._timer.cancel()

@@ -2,7 +2,8 @@
 """The stream between the two ends of a live link: a greeting, then records of link type 225 with their link time.
 
 A record's bytes are what a pcapng packet of link type 225 holds: one ordered set (4 bytes), or one frame between its
-delimiters. Its moment is when the last of it arrives, in picoseconds of link time.
+delimiters. Its moment is when the last of it arrives, in picoseconds of link time. A record without bytes is nothing on
+the line: it promises that nothing will arrive before its moment (a null message of Chandy and Misra).
 """
 
 from __future__ import annotations
@@ -18,10 +19,18 @@ from fcsim.speeds import MAX_DISTANCE_M, SPEEDS, Speed
 from fcsim.wire.derive import derive
 from fcsim.wire.ordered_sets import ORDERED_SET_BYTES
 
-__all__ = ["HELLO_BYTES", "RECORD_LIMIT_BYTES", "VERSION", "Hello", "RecordReader", "encode_record"]
+__all__ = [
+    "HELLO_BYTES",
+    "RECORD_LIMIT_BYTES",
+    "VERSION",
+    "Hello",
+    "RecordReader",
+    "encode_promise",
+    "encode_record",
+]
 
 MAGIC = b"FC-LIVE\n"
-VERSION = 1
+VERSION = 2
 _SPEED_BYTES = 8
 _FRAME_MIN_BYTES = 36
 #: 2112 bytes of data field, header, CRC, delimiters, and four extended headers.
@@ -106,6 +115,11 @@ RECORD_HEADER_BYTES = RecordHeader.LAYOUT.sizeof()
 _HEAD = struct.Struct(">QH")
 
 
+def encode_promise(moment_ps: int) -> bytes:
+    """Nothing will arrive before ``moment_ps``."""
+    return _HEAD.pack(moment_ps, 0)
+
+
 def encode_record(moment_ps: int, record: bytes) -> bytes:
     """A record with its header."""
     return _HEAD.pack(moment_ps, len(record)) + record
@@ -120,8 +134,13 @@ class RecordReader:
         self._buffer = bytearray()
         self._last_ps = 0
 
+    @property
+    def promised_ps(self) -> int:
+        """Whatever comes from here on has this moment, or a later one."""
+        return self._last_ps
+
     def receive(self, data: bytes) -> list[tuple[int, bytes]]:
-        """Moment and bytes of every record that is whole now.
+        """Moment and bytes of every record that is whole now; promises are kept, not told.
 
         Raises MalformedFrame for a size that no record has, PeerViolation for a moment before the last one: a line
         keeps the order of what is on it.
@@ -131,7 +150,7 @@ class RecordReader:
         offset, end = 0, len(buffer)
         while end - offset >= RECORD_HEADER_BYTES:
             moment, size = _HEAD.unpack_from(buffer, offset)
-            if size != ORDERED_SET_BYTES and not _FRAME_MIN_BYTES <= size <= RECORD_LIMIT_BYTES:
+            if size not in (0, ORDERED_SET_BYTES) and not _FRAME_MIN_BYTES <= size <= RECORD_LIMIT_BYTES:
                 raise MalformedFrame(f"a record of {size} bytes is neither an ordered set nor a frame")
             if moment < last:
                 raise PeerViolation(f"a record of {moment} ps after one of {last} ps")
@@ -139,7 +158,8 @@ class RecordReader:
             if end - start < size:
                 break
             last, offset = moment, start + size
-            records.append((moment, bytes(buffer[start:offset])))
+            if size:
+                records.append((moment, bytes(buffer[start:offset])))
         self._last_ps = last
         del buffer[:offset]
         return records

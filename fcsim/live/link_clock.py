@@ -7,9 +7,12 @@ from dataclasses import dataclass
 
 from fcsim.speeds import MAX_PAYLOAD_BYTES, PROPAGATION_PS_PER_METRE, Speed
 
-__all__ = ["Lateness", "LinkClock", "choose_time_scale"]
+__all__ = ["Lateness", "LinkClock", "choose_time_scale", "keeps_promises"]
 
 PS_PER_NS = 1000
+#: Ends whose flight time takes at least so long on the wall wait for each other's promises; with less they would spend
+#: their time on promises.
+PROMISE_NS = 250_000
 #: Event loops wake up to a millisecond late; a record sent that late is still there before its moment.
 WAKE_UP_NS = 3_000_000
 
@@ -28,6 +31,11 @@ class LinkClock:
     def wall_ns(self, link_ps: int) -> int:
         """The first nanosecond of wall time at which link time has reached ``link_ps``."""
         return self.epoch_ns - (-link_ps * self.time_scale // PS_PER_NS)
+
+
+def keeps_promises(distance_m: int, time_scale: int) -> bool:
+    """Whether the ends of such a link go no further than the other's promise, so that nothing is ever displaced."""
+    return distance_m * PROPAGATION_PS_PER_METRE * time_scale >= PROMISE_NS * PS_PER_NS
 
 
 @dataclass(slots=True)

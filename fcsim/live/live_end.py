@@ -3,8 +3,9 @@
 
 The sender computes when a frame leaves: the latest of when it was ready, when the line is free and when its credit
 came. The receiver handles a record with the record's own moment, however late the machine brings it. So a link whose
-ends only answer each other is exact at any time scale, and one with requests of its own at a scale that the machine
-keeps up with; :class:`~fcsim.live.link_clock.Lateness` says which it was.
+ends only answer each other is exact at any time scale. One with requests of its own is so too where each end goes no
+further than the other has promised that nothing more will come (:meth:`LiveEnd.horizon`, :meth:`LiveEnd.promise`), and
+else at a scale that the machine keeps up with; :class:`~fcsim.live.link_clock.Lateness` says which it was.
 
 Line time is counted in ticks (:mod:`fcsim.clock`), so that back-to-back frames never drift. A frame takes the line for
 itself and the six primitive signals after it; R_RDYs, VC_RDYs and BB_SCx stand in the place of those and take no line
@@ -15,20 +16,21 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from fcsim.clock import TICKS_PER_METRE, ps_of_ticks, ticks_of_ps, ticks_per_byte
-from fcsim.errors import MalformedFrame, PeerViolation
+from fcsim.errors import CreditMisuse, MalformedFrame, PeerViolation
 from fcsim.fcp.executor import ScsiExecutor
 from fcsim.fcp.target import FcpTargetLimits
-from fcsim.live.framing import RecordReader, encode_record
+from fcsim.live.framing import RecordReader, encode_promise, encode_record
 from fcsim.live.link_clock import Lateness
 from fcsim.live.n_port import Event as NPortEvent
 from fcsim.live.n_port import NPort, NPortConfig, PortLoggedIn
 from fcsim.port.events import (
     CreditLost,
     CreditRecovered,
+    Discard,
     FrameArrived,
     FrameDiscarded,
     LinkChanged,
@@ -42,13 +44,13 @@ from fcsim.port.link_state import (
     Trouble,
     Wish,
 )
-from fcsim.port.login import Grant, grant
+from fcsim.port.login import Grant, Offer, grant
 from fcsim.port.port import Port, PortConfig, PortStatistics
 from fcsim.port.signals import Mark, Ready, Sequence, Signal
-from fcsim.speeds import IDLE_BYTES, Speed
+from fcsim.speeds import IDLE_BYTES, PROPAGATION_PS_PER_METRE, Speed
 from fcsim.wire import ordered_sets
 from fcsim.wire.codes import FCtl, FcType
-from fcsim.wire.frame import DelimitedFrame, Frame, decode_delimited, encode_delimited
+from fcsim.wire.frame import DelimitedFrame, Frame, crc_is_right, decode_delimited, encode_delimited
 from fcsim.wire.ordered_sets import EOF, ORDERED_SET_BYTES, SOF
 
 __all__ = ["Capture", "EndConfig", "LiveEnd", "delimited_bytes"]
@@ -78,7 +80,8 @@ _R_RDY = ordered_sets.R_RDY.encode()
 _ONE_READY = Ready()
 
 Lose = Callable[[bytes, int], bool]
-"""Fault injection: whether a record (its bytes, and the moment it leaves) is lost on the way. Seed it yourself."""
+"""Fault injection: whether a record (its bytes, and the moment it leaves) is lost on the way, or a frame corrupted so
+that its CRC is wrong. Seed it yourself."""
 
 
 class Capture(Protocol):
@@ -142,6 +145,7 @@ class LiveEnd:
         executor: ScsiExecutor | None = None,
         limits: FcpTargetLimits | None = None,
         lose: Lose | None = None,
+        corrupt: Lose | None = None,
         capture: Capture | None = None,
         deliver: Callable[[FrameArrived[bytes], int], None] | None = None,
         share_of: Callable[[Frame], Hashable] | None = None,
@@ -158,7 +162,8 @@ class LiveEnd:
             PortConfig(config.name, config.hold_ps, config.credit_loss_ps, config.queue_limit), active=False
         )
         self._port.log_in(LOGIN_CREDIT, 0)
-        self._lose, self._capture, self._deliver, self._share_of = lose, capture, deliver, share_of
+        self._lose, self._corrupt = lose, corrupt
+        self._capture, self._deliver, self._share_of = capture, deliver, share_of
         self._reader = RecordReader()
         self._inbox: deque[tuple[int, bytes]] = deque()
         self._inbox_bytes = 0
@@ -167,12 +172,16 @@ class LiveEnd:
         self._now_ps = 0
         self._byte_ticks = ticks_per_byte(config.speed)
         self._flight_ticks = config.distance_m * TICKS_PER_METRE
+        self.flight_ps = config.distance_m * PROPAGATION_PS_PER_METRE
+        """How long the last byte of a record travels."""
+        self._promised_ps = 0
         self._free_ticks = 0
         self._free_ps = 0
         self._wants_line = True
         self._words: deque[bytes] = deque()
         self._repeated: tuple[bytes, int] = b"", 0
         self._pending_grant: Grant | None = None
+        self._shares: dict[Hashable, int] = {}
         self._failed = True
         constants = (config.hold_ps, config.credit_loss_ps, R_T_TOV_PS, config.n_port.e_d_tov_ps)
         self._shortest_timer_ps = min(value for value in constants if value is not None)
@@ -227,9 +236,13 @@ class LiveEnd:
         self._settle(now_ps)
 
     def reserve(self, shares: Mapping[Hashable, int], now_ps: int) -> None:
-        """Divide the credits of this end's direction (spec J.1). Raises CreditMisuse beyond the grant."""
+        """Divide the credits of this end's direction (spec J.1). Raises CreditMisuse beyond the grant.
+
+        The shares outlive a login that grants enough for them; one that does not is told as PeerViolated.
+        """
         now_ps = self._advance(now_ps)
         self._port.reserve(shares, now_ps)
+        self._shares = dict(shares)
         self._settle(now_ps)
 
     def set_ceiling(self, ceiling: int, now_ps: int) -> None:
@@ -242,6 +255,18 @@ class LiveEnd:
         """LR, answered by LRR: credits go back to the login's values, the login stays."""
         now_ps = self._advance(now_ps)
         self._port.wish(Wish.RESET, now_ps)
+        self._settle(now_ps)
+
+    def log_in_again(self, offer: Offer, now_ps: int) -> None:
+        """Take the link offline and log in anew with another offer: how a peer's credit grows (RELOGIN_REQUIRED).
+
+        As with every new login, open exchanges end: let them finish before.
+        """
+        now_ps = self._advance(now_ps)
+        n_port = replace(self.config.n_port, offer=offer)
+        self.config = replace(self.config, n_port=n_port)
+        self.n_port.config = n_port
+        self._port.wish(Wish.OFFLINE, now_ps)
         self._settle(now_ps)
 
     def lose_signal(self, now_ps: int) -> None:
@@ -273,6 +298,20 @@ class LiveEnd:
 
     # -- time ---------------------------------------------------------------------------------------------------
 
+    def horizon(self, now_ps: int) -> int:
+        """How far this end may go at ``now_ps`` for nothing to arrive in what is past then: as far as the peer has
+        promised (:meth:`promise`)."""
+        return min(now_ps, self._reader.promised_ps - 1)
+
+    def promise(self, horizon_ps: int) -> None:
+        """This end has run to ``horizon_ps`` and says so: nothing will arrive at the peer before the flight time after
+        it. Said where it is news by a quarter of the flight time; see Chandy and Misra, 1979."""
+        moment = horizon_ps + self.flight_ps
+        if moment - self._promised_ps >= max(self.flight_ps >> 2, 1):
+            self._now_ps = max(self._now_ps, horizon_ps + 1)
+            self._promised_ps = moment
+            self._output.append(encode_promise(moment))
+
     def next_moment(self) -> int | None:
         """When :meth:`run_until` has something to do, in link time."""
         moments = [
@@ -286,8 +325,12 @@ class LiveEnd:
             moments.append(max(self._free_ps, self._now_ps))
         return min(moments, default=None)
 
-    def run_until(self, now_ps: int) -> None:
-        """Let everything happen that is due at ``now_ps`` of link time, each at its own moment and in that order."""
+    def run_until(self, now_ps: int, clock_ps: int | None = None) -> None:
+        """Let everything happen that is due at ``now_ps`` of link time, each at its own moment and in that order.
+
+        ``clock_ps``: link time by the clock, where this end was held back; how late records are counts from there.
+        """
+        clock_ps = now_ps if clock_ps is None else clock_ps
         inbox = self._inbox
         while True:
             moment, arrives = (inbox[0][0], True) if inbox else (_FOREVER, False)
@@ -301,7 +344,7 @@ class LiveEnd:
             if moment > now_ps:
                 return
             if arrives:
-                self.lateness.seen(now_ps - moment)
+                self.lateness.seen(clock_ps - moment)
                 self._arrive(*inbox.popleft())
             else:
                 self._now_ps = moment
@@ -402,6 +445,12 @@ class LiveEnd:
 
     def _frame(self, arrived: FrameArrived[bytes], now_ps: int) -> None:
         record = arrived.frame
+        if not crc_is_right(record):
+            # What is dropped leaves its buffer free, so the R_RDY goes back: the credit is not lost with the frame.
+            self.traffic.bad_crcs += 1
+            self._port.release(arrived.buffer, now_ps)
+            self._events.append(FrameDiscarded(record, Discard.BAD_CRC))
+            return
         if record[_TYPE_OFFSET] not in (FcType.ELS, FcType.FCP, FcType.BLS):
             if self._deliver is not None:
                 self._deliver(arrived, now_ps)
@@ -413,9 +462,6 @@ class LiveEnd:
             delimited = decode_delimited(record)
         except MalformedFrame as error:
             self._events.append(PeerViolated(str(error)))
-            return
-        if not delimited.crc_ok:
-            self.traffic.bad_crcs += 1
             return
         self.n_port.receive(delimited.frame, now_ps)
 
@@ -452,6 +498,11 @@ class LiveEnd:
         self._pending_grant = None
         self._port.log_in(granted, now_ps)
         self.granted = granted
+        if granted is not LOGIN_CREDIT and self._shares:
+            try:
+                self._port.reserve(self._shares, now_ps)
+            except CreditMisuse as error:
+                self._events.append(PeerViolated(str(error)))
 
     # -- the line -----------------------------------------------------------------------------------------------
 
@@ -497,4 +548,8 @@ class LiveEnd:
         if self._lose is not None and self._lose(record, now_ps):
             self.traffic.records_lost += 1
             return
-        self._output.append(encode_record(ps_of_ticks(end_ticks + self._flight_ticks), record))
+        if self._corrupt is not None and len(record) > ORDERED_SET_BYTES and self._corrupt(record, now_ps):
+            middle = len(record) // 2
+            record = record[:middle] + bytes((record[middle] ^ 1,)) + record[middle + 1 :]
+        self._promised_ps = ps_of_ticks(end_ticks + self._flight_ticks)
+        self._output.append(encode_record(self._promised_ps, record))

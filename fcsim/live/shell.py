@@ -13,15 +13,16 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from fcsim.errors import FibreChannelError, MalformedFrame, PeerViolation
 from fcsim.fcp.initiator import CommandCompleted, ExchangeFailed
 from fcsim.live.framing import HELLO_BYTES, Hello
-from fcsim.live.link_clock import WAKE_UP_NS, LinkClock, choose_time_scale
+from fcsim.live.link_clock import WAKE_UP_NS, LinkClock, choose_time_scale, keeps_promises
 from fcsim.live.live_end import EndConfig, LiveEnd, LiveEvent
 from fcsim.live.measure import frame_cost_ns
 from fcsim.live.n_port import LoginFailed, PortLoggedOut, ProcessLoggedIn
+from fcsim.port.login import Offer
 
 __all__ = ["Address", "LiveLink", "LiveListener", "connect", "listen"]
 
@@ -30,6 +31,8 @@ Address = Path | tuple[str, int]
 #: Link time begins so long after the listening end's greeting, for both ends to be ready.
 START_DELAY_NS = 20_000_000
 GREETING_PATIENCE_S = 10.0
+#: An end that waits for its peer's promise goes on without it after so long; what then comes late is counted.
+SILENCE_S = 2.0
 _EVENTS_KEPT = 4096
 
 T = TypeVar("T")
@@ -38,7 +41,7 @@ MakeEnd = Callable[[EndConfig, int], LiveEnd]
 
 
 class LiveLink(asyncio.Protocol):
-    """One end, running. Made by :func:`connect` and :func:`listen`; :meth:`close` it.
+    """One end, running. Made by :func:`connect` and :func:`listen`; :meth:`close` it, or use it with ``async with``.
 
     What it holds is bounded by the credits that either side granted, so it needs no flow control of its own.
     """
@@ -56,6 +59,8 @@ class LiveLink(asyncio.Protocol):
         self._watchers: list[asyncio.Event] = []
         self._commands: dict[int, asyncio.Future[CommandCompleted]] = {}
         self._logged_in = False
+        self._keeps_promises = False
+        self._heard_ns = 0
         self.greeted: asyncio.Future[None] = self._loop.create_future()
         """Done when both greetings are here, or never will be; never an error."""
         self.closed: asyncio.Future[None] = self._loop.create_future()
@@ -83,8 +88,8 @@ class LiveLink(asyncio.Protocol):
 
     @property
     def now_ps(self) -> int:
-        """Link time now."""
-        return max(self.clock.link_ps(time.monotonic_ns()), 0)
+        """Link time now: by the clock, or as far as the peer has promised that nothing more will come."""
+        return max(self._horizon(time.monotonic_ns())[0], 0)
 
     def __str__(self) -> str:
         end = self.end
@@ -124,6 +129,11 @@ class LiveLink(asyncio.Protocol):
         """Until the process login between the ends is done. Raises PeerViolation when the link ends before."""
         await self.wait_for(lambda _: self._logged_in)
 
+    async def log_in_again(self, offer: Offer) -> None:
+        """Log in anew with another offer (:meth:`LiveEnd.log_in_again`). Raises PeerViolation when the link ends."""
+        self.call(lambda end, now_ps: end.log_in_again(offer, now_ps))
+        await self.wait_logged_in()
+
     async def command(
         self, lun: bytes, cdb: bytes, *, data_out: bytes = b"", data_in_length: int = 0
     ) -> CommandCompleted:
@@ -148,12 +158,19 @@ class LiveLink(asyncio.Protocol):
             self._transport.close()
             await asyncio.wait([self.closed])
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
     # -- asyncio.Protocol ---------------------------------------------------------------------------------------
 
     def connection_made(self, transport: Any) -> None:
         """Greet, when this end listens."""
         self._transport = transport
         if self._hello is not None:
+            self._timer = self._loop.call_later(GREETING_PATIENCE_S, self._no_greeting)
             self._hello = replace(self._hello, epoch_ns=time.monotonic_ns() + START_DELAY_NS)
             transport.write(self._hello.encode())
 
@@ -167,6 +184,7 @@ class LiveLink(asyncio.Protocol):
                     return
                 self._greet(Hello.decode(bytes(self._greeting[:HELLO_BYTES])))
                 data = bytes(self._greeting[HELLO_BYTES:])
+            self._heard_ns = time.monotonic_ns()
             self.end.receive_data(data)
             self._pump()
         except FibreChannelError as error:
@@ -179,7 +197,9 @@ class LiveLink(asyncio.Protocol):
         if self._end is not None:
             self._end.lose_signal(self.now_ps)
             self._take_events(self._end)
-        if exc is not None and self.error is None:
+        # A peer that closes while something is on its way to it breaks the pipe: no other end than a clean one.
+        broken = isinstance(exc, BrokenPipeError | ConnectionResetError) and self._end is not None
+        if exc is not None and not broken and self.error is None:
             self.error = f"the connection broke: {exc}"
         reason = self.error or "the link was closed"
         for answer in self._commands.values():
@@ -204,10 +224,15 @@ class LiveLink(asyncio.Protocol):
         end = self._make_end(replace(config, speed=mine.speed, distance_m=mine.distance_m), peers.port_name)
         end.lateness.patience_ps = WAKE_UP_NS * 1000 // mine.time_scale
         self._end, self._clock = end, LinkClock(mine.epoch_ns, mine.time_scale)
+        self._keeps_promises = keeps_promises(mine.distance_m, mine.time_scale)
         if not self._listens and self._transport is not None:
             self._transport.write(mine.encode())
         if not self.greeted.done():
             self.greeted.set_result(None)
+
+    def _no_greeting(self) -> None:
+        self._timer = None
+        self._fail(f"the peer sent no greeting within {GREETING_PATIENCE_S:.0f} s")
 
     def _fail(self, text: str) -> None:
         self.error = text
@@ -224,7 +249,10 @@ class LiveLink(asyncio.Protocol):
     def _pump(self) -> None:
         """Let happen what is due, send what came of it, and ask to be woken for what comes next."""
         end, clock = self.end, self.clock
-        end.run_until(clock.link_ps(time.monotonic_ns()))
+        horizon_ps, clock_ps = self._horizon(time.monotonic_ns())
+        end.run_until(horizon_ps, clock_ps)
+        if self._keeps_promises:
+            end.promise(horizon_ps)
         data = end.data_to_send()
         if data and self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
@@ -232,11 +260,28 @@ class LiveLink(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        moment = end.next_moment()
-        if moment is not None and not self.closed.done():
-            delay_s = max(clock.wall_ns(moment) - time.monotonic_ns(), 0) / 1e9
+        wake_ns = self._wake_up_ns(end, clock, horizon_ps, held=horizon_ps < clock_ps)
+        if wake_ns is not None and not self.closed.done():
+            delay_s = max(wake_ns - time.monotonic_ns(), 0) / 1e9
             self._timer = self._loop.call_later(delay_s, self._on_timer)
         self._wake()
+
+    def _horizon(self, now_ns: int) -> tuple[int, int]:
+        """How far this end may go, and link time by the clock."""
+        clock_ps = self.clock.link_ps(now_ns)
+        if not self._keeps_promises or now_ns - self._heard_ns > SILENCE_S * 1e9:
+            return clock_ps, clock_ps
+        return self.end.horizon(clock_ps), clock_ps
+
+    def _wake_up_ns(self, end: LiveEnd, clock: LinkClock, horizon_ps: int, *, held: bool) -> int | None:
+        """When the loop has to come back without being told something; None: never."""
+        if held:  # by the peer, whose next promise wakes this end
+            return self._heard_ns + int(SILENCE_S * 1e9) + 1
+        moment = end.next_moment()
+        if self._keeps_promises:
+            due = horizon_ps + end.flight_ps // 2
+            moment = due if moment is None else min(moment, due)
+        return None if moment is None else clock.wall_ns(moment)
 
     def _take_events(self, end: LiveEnd) -> None:
         for event in end.events():
@@ -268,30 +313,59 @@ class LiveLink(asyncio.Protocol):
 
 
 class LiveListener:
-    """Waits for the other end: one link, one peer."""
+    """Waits for the other end: one link with one peer at a time; when it has ended, the next may come.
 
-    def __init__(self, server: asyncio.Server, link: LiveLink) -> None:
+    An asynchronous context manager. A peer that comes while a link runs is turned away.
+    """
+
+    def __init__(self, make_link: Callable[[], LiveLink], time_scale: int) -> None:
+        self._make_link = make_link
+        self.time_scale = time_scale
+        self._server: asyncio.Server | None = None
+        self._link: LiveLink | None = None
+        self._came = asyncio.Event()
+
+    def started(self, server: asyncio.Server) -> None:
+        """It listens with ``server``, whose connections :meth:`protocol` makes."""
         self._server = server
-        self._link = link
+
+    def protocol(self) -> asyncio.Protocol:
+        """For a peer that has come."""
+        if self._link is not None and not self._link.closed.done():
+            return _Busy()
+        self._link = self._make_link()
+        self._came.set()
+        return self._link
 
     @property
     def address(self) -> Any:
         """Where it listens, as the socket says it."""
+        assert self._server is not None
         return self._server.sockets[0].getsockname()
 
     async def accept(self) -> LiveLink:
-        """The link, when a peer has come and greeted. Raises MalformedFrame for one that is no such peer."""
-        try:
-            await asyncio.shield(self._link.greeted)
-        finally:
-            self._server.close()
-        self._link.check()
-        return self._link
+        """The next link, when a peer has come and greeted. Raises MalformedFrame for one that is no such peer; then
+        accept again."""
+        await self._came.wait()
+        self._came.clear()
+        link = self._link
+        assert link is not None
+        await asyncio.shield(link.greeted)
+        link.check()
+        return link
 
     async def close(self) -> None:
-        """Wait no longer."""
-        self._server.close()
-        await self._link.close()
+        """Wait no longer, and end the link that runs."""
+        if self._server is not None:
+            self._server.close()
+        if self._link is not None:
+            await self._link.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
 
 
 class _Busy(asyncio.Protocol):
@@ -319,18 +393,14 @@ async def listen(
         port_name=config.n_port.port_name,
         node_name=config.n_port.node_name,
     )
-    link = LiveLink(config, make_end, hello)
-    free = [link]
+    listener = LiveListener(lambda: LiveLink(config, make_end, hello), time_scale)
     loop = asyncio.get_running_loop()
-
-    def protocol() -> asyncio.Protocol:
-        return free.pop() if free else _Busy()
-
     if isinstance(address, Path):
-        server = await loop.create_unix_server(protocol, address)
+        server = await loop.create_unix_server(listener.protocol, address)
     else:
-        server = await loop.create_server(protocol, *address)
-    return LiveListener(server, link)
+        server = await loop.create_server(listener.protocol, *address)
+    listener.started(server)
+    return listener
 
 
 async def connect(address: Address, config: EndConfig, make_end: MakeEnd = LiveEnd) -> LiveLink:

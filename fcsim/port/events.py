@@ -19,6 +19,7 @@ class Discard(Enum):
     LINK_DOWN = "the link is not active"
     LINK_RESET = "a link reset emptied the queue"
     OVERRUN = "it came without credit"
+    BAD_CRC = "its CRC was wrong; its buffer is free again"
     QUEUE_FULL = "more frames wait than the port may hold"
 
 

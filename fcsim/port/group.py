@@ -57,29 +57,38 @@ class PortGroup:
         if pool.config.kind is not UnitKind.FC:
             raise InvalidRequest(Code.INVALID_SIZE, f"{pool.config.name} is no pool of credits")
         self.pool = pool
-        self._logins: dict[Pair, tuple[int, Allocation]] = {}
+        self._logins: dict[Pair, tuple[int, Allocation | None]] = {}
 
     def log_in(self, local_port: str, remote_port: str, unreserved: int = DEFAULT_CREDITS) -> LinkCredits:
         """A login, or a new one: sets ``unreserved`` buffers aside and grants them together with all reservations
-        of the pair. A refusal (NO_MEMORY) leaves the login before it as it was."""
+        of the pair; 0 where it has reservations and nothing else is to be sent. A refusal (NO_MEMORY) leaves the login
+        before it as it was."""
         pair = local_port, remote_port
-        before = self._logins.get(pair)
-        holder = f"login of {remote_port} at {local_port}"
-        if before is None:
-            allocation = self.pool.allocate((), unreserved, holder=holder)
-        else:
-            allocation = before[1]
-            if unreserved > allocation.units:
-                self.pool.grow(allocation, unreserved - allocation.units)
-            elif unreserved < allocation.units:
-                self.pool.free(allocation, allocation.units - unreserved)
-        self._logins[pair] = unreserved + sum(self._reserved(pair).values()), allocation
+        reserved = sum(self._reserved(pair).values())
+        if not unreserved and not reserved:
+            raise Refused(
+                Code.NO_MEMORY, f"{remote_port} has no reservation: its login needs an unreserved credit"
+            )
+        allocation = self._logins[pair][1] if pair in self._logins else None
+        held = 0 if allocation is None else allocation.units
+        if allocation is None:
+            if unreserved:
+                holder = f"login of {remote_port} at {local_port}"
+                allocation = self.pool.allocate((), unreserved, holder=holder)
+        elif not unreserved:
+            self.pool.free(allocation)
+            allocation = None
+        elif unreserved > held:
+            self.pool.grow(allocation, unreserved - held)
+        elif unreserved < held:
+            self.pool.free(allocation, held - unreserved)
+        self._logins[pair] = unreserved + reserved, allocation
         return self.link(local_port, remote_port)
 
     def log_out(self, local_port: str, remote_port: str) -> None:
         """The link is gone; its reservations stay for the next login."""
         login = self._logins.pop((local_port, remote_port), None)
-        if login is not None:
+        if login is not None and login[1] is not None:
             self.pool.free(login[1])
 
     def link(self, local_port: str, remote_port: str) -> LinkCredits:
@@ -88,13 +97,14 @@ class PortGroup:
         if pair not in self._logins:
             raise Refused(Code.NOT_RESERVED, f"{remote_port} is not logged in at {local_port}")
         granted, allocation = self._logins[pair]
+        unreserved = 0 if allocation is None else allocation.units
         wanted = self._reserved(pair)
-        left, shares = granted - allocation.units, {}
+        left, shares = granted - unreserved, {}
         for target, credits in wanted.items():
             shares[target] = min(credits, left)
             left -= shares[target]
-        short = sum(wanted.values()) + allocation.units > granted
-        return LinkCredits(local_port, remote_port, granted, allocation.units, shares, short)
+        short = sum(wanted.values()) + unreserved > granted
+        return LinkCredits(local_port, remote_port, granted, unreserved, shares, short)
 
     def reserve(
         self, target: Target, credits: int, *, request_id: str, now_ns: int, relogin: bool = False
@@ -105,7 +115,7 @@ class PortGroup:
         again (``relogin``): the shares then grow with the next :meth:`log_in`.
         """
         if not relogin:
-            self._check_granted(target, credits)
+            self.check_granted(target, credits)
         return self.pool.reserve(
             target, credits * self.pool.config.unit_bytes, request_id=request_id, now_ns=now_ns
         )
@@ -115,7 +125,7 @@ class PortGroup:
     ) -> UpdateResult:
         """Bring a reservation to a new number of credits, within the grant or with a new login to come."""
         if not relogin:
-            self._check_granted(target, credits)
+            self.check_granted(target, credits)
         return self.pool.update(
             target, credits * self.pool.config.unit_bytes, request_id=request_id, now_ns=now_ns
         )
@@ -123,6 +133,24 @@ class PortGroup:
     def release(self, target: Target, *, request_id: str, now_ns: int) -> ReleaseResult:
         """Give a reservation up."""
         return self.pool.release(target, request_id=request_id, now_ns=now_ns)
+
+    def check_granted(self, target: Target, credits: int) -> None:
+        """Raises :class:`credits.Refused` (RELOGIN_REQUIRED) where so many credits for ``target`` are beyond what the
+        login of its link has granted; a pair that nobody is logged in for may have what the pool has."""
+        issued = {row.buffer_id: (row.local_port, row.remote_port) for row in self.pool.buffer_id_table()}
+        pair = self._pair_of(target, issued)
+        if pair is None or pair not in self._logins:
+            return
+        granted, allocation = self._logins[pair]
+        reserved = self._reserved(pair)
+        others = sum(units for other, units in reserved.items() if other != target)
+        others += 0 if allocation is None else allocation.units
+        if others + credits > granted:
+            raise Refused(
+                Code.RELOGIN_REQUIRED,
+                f"{credits} credits and the {others} of others are more than the {granted} that {pair[1]} was granted "
+                "at its login; ask again with a new login",
+            )
 
     # -- inside -------------------------------------------------------------------------------------------------
 
@@ -140,18 +168,3 @@ class PortGroup:
         if target.kind is TargetKind.CONNECTION and target.buffer_id is not None:
             return issued.get(target.buffer_id)
         return None
-
-    def _check_granted(self, target: Target, credits: int) -> None:
-        issued = {row.buffer_id: (row.local_port, row.remote_port) for row in self.pool.buffer_id_table()}
-        pair = self._pair_of(target, issued)
-        if pair is None or pair not in self._logins:
-            return
-        granted, allocation = self._logins[pair]
-        reserved = self._reserved(pair)
-        others = sum(units for other, units in reserved.items() if other != target) + allocation.units
-        if others + credits > granted:
-            raise Refused(
-                Code.RELOGIN_REQUIRED,
-                f"{credits} credits and the {others} of others are more than the {granted} that {pair[1]} was granted "
-                "at its login; ask again with a new login",
-            )

@@ -47,6 +47,7 @@ __all__ = [
     "NetworkHeader",
     "VirtualFabricTaggingHeader",
     "crc_bytes",
+    "crc_is_right",
     "decode_content",
     "decode_delimited",
     "decode_frame",
@@ -335,6 +336,15 @@ def encode_delimited(delimited: DelimitedFrame) -> bytes:
     # Every start of frame leaves the line at positive disparity.
     disparity = disparity_after_data(content, POSITIVE)
     return sof_word(delimited.sof) + content + eof_word(delimited.eof, disparity)
+
+
+def crc_is_right(record: Buffer) -> bool:
+    """Whether the CRC of a record that :func:`decode_delimited` would take is that of its frame; False for others."""
+    end = len(record) - _DELIMITER_BYTES - CRC_BYTES
+    if end < _DELIMITER_BYTES + HEADER_BYTES:
+        return False
+    told = bytes(record[end : end + CRC_BYTES])
+    return told == crc_bytes(record[_DELIMITER_BYTES:end])
 
 
 def decode_delimited(data: Buffer) -> DelimitedFrame:

@@ -13,8 +13,18 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
-from iscsi_target.lio.model import Acl, AluaGroup, Backstore, Description, Discovery, KernelTarget, Login
-from iscsi_target.lio.model import MappedLun, Plugin, PortalGroup
+from iscsi_target.lio.model import (
+    Acl,
+    AluaGroup,
+    Backstore,
+    Description,
+    Discovery,
+    KernelTarget,
+    Login,
+    MappedLun,
+    Plugin,
+    PortalGroup,
+)
 
 Made = str | int | bool | None
 PAGE_BYTES = 4096
@@ -110,7 +120,7 @@ def nodes_of(description: Description) -> Nodes:
     for one in description.discovery:
         add(_discovery(one))
     for target in description.targets:
-        top = (target.fabric, target.wwn)
+        top = (target.fabric, target.wwn.lower())  # as rtslib writes it, whatever it was told
         add(Node(Key(Kind.TARGET, top), {}, _prefixed("param", target.parameters)))
         for portals in target.groups:
             _group(target, portals, add)
@@ -118,7 +128,7 @@ def nodes_of(description: Description) -> Nodes:
 
 
 def _group(target: KernelTarget, group: PortalGroup, add: Callable[[Node], None]) -> None:
-    path = (target.fabric, target.wwn, str(group.tag))
+    path = (target.fabric, target.wwn.lower(), str(group.tag))
     settings = _prefixed("attrib", group.attributes) | _prefixed("param", group.parameters)
     settings |= _login("auth", group.login, group.mutual_login)
     if group.enabled is not None:
@@ -139,7 +149,7 @@ def _group(target: KernelTarget, group: PortalGroup, add: Callable[[Node], None]
 
 
 def _acl(group: tuple[str, ...], acl: Acl, add: Callable[[Node], None]) -> None:
-    path = (*group, acl.initiator.lower() if group[0] == "iscsi" else acl.initiator)
+    path = (*group, acl.initiator.lower())
     settings = _prefixed("attrib", acl.attributes) | _login("auth", acl.login, acl.mutual_login)
     if acl.queue_depth is not None:
         settings["cmdsn_depth"] = str(acl.queue_depth)

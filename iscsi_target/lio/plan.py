@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from iscsi_target.lio.nodes import DEFAULT_ALUA_GROUP, SECRET, Key, Kind, Made, Node, Nodes
 
@@ -66,8 +66,8 @@ class Plan:
     steps: tuple[Step, ...]
     conflicts: tuple[Key, ...] = ()
     foreign: tuple[Key, ...] = ()
-    kept: tuple[Key, ...] = field(default=())
-    """(clear) What is ours and stays, because something of others stands on it."""
+    kept: tuple[Key, ...] = ()
+    """What is ours, should go, and stays, because something of others stands on it."""
 
 
 def _short(name: str) -> str:
@@ -98,11 +98,12 @@ def plan(
     going = {key for key in unwanted if key in owned}
     foreign = [key for key in unwanted if key not in owned and _within(key, wanted, owned)]
     if prune:
-        going.update(foreign)
+        going = _with_users(going | set(foreign), users)
         foreign = []
-    going = _with_users(going, users) if prune or adopt else going
+    going -= rebuilt
     blocked = {key for key in going if any(user not in going and user not in rebuilt for user in users[key])}
-    going -= _blocked(blocked, users, going)
+    kept = _blocked(blocked, users, going)
+    going -= kept
     conflicts = [] if adopt else [key for key in rebuilt if key not in owned]
     early, late = _in_time(going, wanted, present)
     steps: list[Step] = _switched_off(wanted, present)
@@ -124,7 +125,7 @@ def plan(
     steps.sort(key=_rank)
     steps += [_removal(key) for key in _downwards(late)]
     steps += _switched_on(wanted, present, rebuilt)
-    return Plan(tuple(steps), tuple(conflicts), tuple(foreign))
+    return Plan(tuple(steps), tuple(conflicts), tuple(foreign), _sorted(kept))
 
 
 def clear(present: Nodes, ours: Collection[Key]) -> Plan:
@@ -140,7 +141,11 @@ def clear(present: Nodes, ours: Collection[Key]) -> Plan:
         if key.kind is Kind.GROUP and present[key].settings.get("enable") == "1"
     ]
     steps += [_removal(key) for key in _downwards(going)]
-    return Plan(tuple(steps), kept=tuple(sorted(kept, key=lambda key: (key.kind.value, key.path))))
+    return Plan(tuple(steps), kept=_sorted(kept))
+
+
+def _sorted(keys: Iterable[Key]) -> tuple[Key, ...]:
+    return tuple(sorted(keys, key=lambda key: (key.kind.value, key.path)))
 
 
 def _same(wanted: Mapping[str, Made], present: Mapping[str, Made]) -> bool:

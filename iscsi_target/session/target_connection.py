@@ -107,6 +107,11 @@ class TargetConnection(TargetOutput):
     # -- facts --------------------------------------------------------------------------------------------------
 
     @property
+    def partial_bytes(self) -> int:
+        """How much of an unfinished PDU has come."""
+        return self._framer.partial_bytes
+
+    @property
     def missing(self) -> memoryview | None:
         """Where the rest of a PDU that has begun may be read to, instead of a chunk."""
         return self._framer.missing

@@ -93,6 +93,11 @@ class Framer:
         return self._body is not None or bool(self._head)
 
     @property
+    def partial_bytes(self) -> int:
+        """How much of an unfinished PDU is held."""
+        return len(self._head) if self._body is None else self._filled
+
+    @property
     def missing(self) -> memoryview | None:
         """Where the rest of an unfinished PDU is to be put, when it is clear how long that is. Who reads straight
         into it says so with `filled`."""

@@ -14,7 +14,7 @@ from mgmt.cli.failures import BadValue, Failed
 @click.command(
     "serve",
     epilog="Example: sancredit array serve --name east --listen http://127.0.0.1:0 --port-address 127.0.0.1 "
-    "--iscsi-port 0 --volume vol0=/tmp/east.img:64MiB",
+    "--iscsi-port 0 --volume vol0=64MiB",
 )
 @click.option("--config", "file", type=click.Path(path_type=Path), help="TOML file; flags go before it.")
 @click.option("--name", help="Name of the array.")
@@ -31,34 +31,51 @@ from mgmt.cli.failures import BadValue, Failed
     "--volume",
     "volumes",
     multiple=True,
-    metavar="NAME=PATH[:SIZE]",
-    help="A volume in a file; LUNs are numbered from 0. With SIZE a missing file is created, sparse.",
+    metavar="NAME=STORE",
+    help="A volume: PATH of a file or block device, PATH:SIZE (a missing file is created, sparse), or SIZE for memory. "
+    "LUNs are numbered from 0.",
 )
 @click.option(
     "--state", metavar="DIR", help="Directory of the reservations' journal. Default: in memory only."
 )
+@click.option("--cache", "cache_size", metavar="SIZE", help="Cache memory for writes. Default: none.")
+@click.option(
+    "--chap-file",
+    metavar="FILE",
+    help="The secret that all arrays share, mode 0600; made if missing. Default: DIR/chap of --state, else one for this "
+    "run.",
+)
+@click.option("--no-chap", is_flag=True, help="Let other arrays copy to this one without the secret.")
+@click.option("--station", metavar="URL", help="The management station, told when the cache is short.")
 @click.option("--allocation-units", type=int, help="Units that one connection of a copy allocates.")
 @click.option("--extent", metavar="SIZE", help="Bytes of one write of a copy. Default 64KiB.")
-def serve(file: Path | None, volumes: tuple[str, ...], **flags: Any) -> None:
+@click.option(
+    "--congestion", metavar="NAME", help="TCP congestion control of copies (cubic, bbr, …). Default cubic."
+)
+def serve(file: Path | None, volumes: tuple[str, ...], no_chap: bool, **flags: Any) -> None:
     """A storage array: an iSCSI target for hosts, remote copy, and reservations for it.
 
-    Prints one line for each address once it is ready.
+    The flags describe an array with one TCP interface; a file may list several, of TCP and of Fibre Channel, in
+    [[interface]] tables. Prints one line for each address once it is ready. SIGTERM ends it: commands and copies under
+    way are ended in order, and the cache is written back.
     """
-    from mgmt.array.configuration import ConfigurationError, Settings, build, load, parse_volumes
-    from mgmt.array.process import CannotServe, Listening, host_port
+    from mgmt.array.configuration import Settings, build, load, parse_volumes
+    from mgmt.array.errors import CannotServe, ConfigurationError
+    from mgmt.array.process import Listening
     from mgmt.array.process import serve as serve_array
     from mgmt.array.volumes import VolumeError
     from mgmt.http import AddressError, ListenError
 
     try:
-        settings = Settings(**flags, volumes=parse_volumes(volumes))
+        chap = False if no_chap else None
+        settings = Settings(**flags, chap=chap, volumes=parse_volumes(volumes))
         config = build(settings, load(file) if file is not None else None)
     except ConfigurationError as error:
         raise BadValue(str(error)) from None
 
     def ready(listening: Listening) -> None:
-        portal = host_port(config.port_address, listening.iscsi_port)
-        sys.stdout.write(f"listening iscsi://{portal}/{config.iqn}\nlistening {listening.control}\n")
+        for address in (*listening.portals, listening.control):
+            sys.stdout.write(f"listening {address}\n")
         sys.stdout.flush()
 
     try:

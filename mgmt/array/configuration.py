@@ -1,4 +1,8 @@
-"""What a storage array is asked to be: flags and a TOML file, read at the edge into frozen values."""
+"""What a storage array is asked to be: flags and a TOML file, read at the edge into frozen values.
+
+The flags describe an array with one TCP interface. A file says the same with the same names, or lists any number of
+interfaces of either kind in ``[[interface]]`` tables; and more about volumes in ``[[volume]]`` tables.
+"""
 
 from __future__ import annotations
 
@@ -12,62 +16,51 @@ from typing import Any
 from credits.config import PoolConfig, UnitKind
 from credits.errors import InvalidRequest
 from credits.quantities import parse_size
+from mgmt.array.description import (
+    ISCSI_PORT,
+    ArrayConfig,
+    CopyConfig,
+    FcInterface,
+    Interface,
+    TcpInterface,
+    VolumeConfig,
+)
+from mgmt.array.errors import ConfigurationError
+from mgmt.array.interface_tables import interfaces_of
+from mgmt.array.sections import cache_of, copy_of, volumes_of
 from mgmt.http import AddressError, parse_address
+from mgmt.target.table import ConfigurationError as TableError
+from mgmt.target.table import Table
 
-#: The array's one communication interface 208; the tables name it.
+__all__ = [
+    "INTERFACE_NAME",
+    "ArrayConfig",
+    "ConfigurationError",
+    "CopyConfig",
+    "FcInterface",
+    "Settings",
+    "TcpInterface",
+    "VolumeConfig",
+    "build",
+    "load",
+    "parse_volumes",
+]
+
+#: The one communication interface 208 that flags describe; the tables name it.
 INTERFACE_NAME = "tcp0"
-ISCSI_PORT = 3260
 _NAME_LIMIT = 64
 _LARGEST_CONFIGURATION_BYTES = 1 << 20
-
-
-class ConfigurationError(ValueError):
-    """The flags or the file do not describe an array; the text is one line (exit code 2)."""
-
-
-@dataclass(frozen=True, slots=True)
-class VolumeConfig:
-    """A volume in a file; with ``size_bytes`` a missing file is created sparse at that size."""
-
-    name: str
-    path: Path
-    size_bytes: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CopyConfig:
-    """How remote copy moves data: the extent is one WRITE command; ``gather_ns`` bounds the wait for M7s."""
-
-    extent_bytes: int = 64 * 1024
-    gather_ns: int = 10_000_000_000
-    connect_timeout_s: float = 4.0
-    allocation_units: int | None = None
-    """The predetermined number of units of one allocation (paragraph 50); ``None`` for GAP-16's default."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ArrayConfig:
-    """One array process.
-
-    ``listen`` is the control address; ``port_address`` the IP address of its port, where the iSCSI target listens
-    on ``iscsi_port`` (0: one that the system chooses). ``state`` is the directory of the journal; ``None`` keeps
-    reservations in memory only.
-    """
-
-    name: str
-    listen: str
-    port_address: str
-    iscsi_port: int
-    iqn: str
-    pool: PoolConfig
-    volumes: tuple[VolumeConfig, ...]
-    state: Path | None
-    copy: CopyConfig
+#: What belongs to the one interface that flags describe.
+_OF_THE_INTERFACE = ("port_address", "iscsi_port", "unit", "units", "pages", "page", "min_free")
+_TABLES = ("interface", "volume", "cache", "usage")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The flags as given, ``None`` where they were not; the keys of the TOML file are the same names."""
+    """The flags as given, ``None`` where they were not; the keys of the TOML file are the same names.
+
+    The last four are the tables of the file: ``[[interface]]``, ``[[volume]]``, ``[cache]``, ``[usage]``.
+    """
 
     name: str | None = None
     listen: str | None = None
@@ -82,7 +75,17 @@ class Settings:
     state: str | None = None
     allocation_units: int | None = None
     extent: str | None = None
+    congestion: str | None = None
+    chap_file: str | None = None
+    chap: bool | None = None
+    station: str | None = None
+    station_token_file: str | None = None
+    cache_size: str | None = None
     volumes: Mapping[str, str] | None = None
+    interface: Sequence[Mapping[str, Any]] | None = None
+    volume: Sequence[Mapping[str, Any]] | None = None
+    cache: Mapping[str, Any] | None = None
+    usage: Mapping[str, Any] | None = None
 
 
 def load(path: Path) -> Settings:
@@ -114,38 +117,51 @@ def build(flags: Settings, file: Settings | None = None) -> ArrayConfig:
     name = given.name or "array"
     if len(name) > _NAME_LIMIT or not name.isprintable() or any(sign in name for sign in " /,"):
         raise ConfigurationError(f"{name!r:.80} cannot name an array")
-    if given.port_address is None:
-        raise ConfigurationError("an array needs the IP address of its port: --port-address")
     if given.listen is None:
         raise ConfigurationError("an array needs a control address: --listen unix:PATH or http://HOST:PORT")
     try:
-        address = str(ip_address(given.port_address))
         parse_address(given.listen)
-    except (ValueError, AddressError) as error:
+        if given.station is not None:
+            parse_address(given.station)
+    except AddressError as error:
         raise ConfigurationError(str(error)) from None
-    iscsi_port = ISCSI_PORT if given.iscsi_port is None else given.iscsi_port
-    if not 0 <= iscsi_port <= 65535:
-        raise ConfigurationError(f"--iscsi-port is from 0 to 65535, not {iscsi_port}")
-    return ArrayConfig(
-        name=name,
-        listen=given.listen,
-        port_address=address,
-        iscsi_port=iscsi_port,
-        iqn=given.iqn or f"iqn.2003-10.example.sancredit:{name.lower()}",
-        pool=_pool(given),
-        volumes=_volumes(given.volumes or {}),
-        state=Path(given.state) if given.state is not None else None,
-        copy=_copy(given),
-    )
+    try:
+        return ArrayConfig(
+            name=name,
+            listen=given.listen,
+            iqn=given.iqn or f"iqn.2003-10.example.sancredit:{name.lower()}",
+            interfaces=_interfaces(given),
+            volumes=_volumes(given),
+            state=_path(given.state),
+            copy=copy_of(
+                extent=given.extent,
+                allocation_units=given.allocation_units,
+                congestion=given.congestion,
+                usage=None if given.usage is None else Table(given.usage, "usage"),
+            ),
+            cache=cache_of(
+                given.cache_size,
+                None if given.cache is None else Table(given.cache, "cache"),
+                _path(given.state),
+            ),
+            chap=given.chap is not False,
+            chap_file=_path(given.chap_file),
+            station=given.station,
+            station_token_file=_path(given.station_token_file),
+        )
+    except TableError as error:
+        raise ConfigurationError(str(error)) from None
 
 
 def parse_volumes(texts: Sequence[str]) -> dict[str, str] | None:
-    """Flags ``NAME=PATH[:SIZE]`` as names and the rest; ``None`` for none. Raises :class:`ConfigurationError`."""
+    """Flags ``NAME=STORE`` as names and the rest; ``None`` for none. Raises :class:`ConfigurationError`."""
     volumes: dict[str, str] = {}
     for text in texts:
         name, sign, rest = text.partition("=")
         if not sign or not name or not rest:
-            raise ConfigurationError(f"{text!r:.200} is not a volume: write NAME=PATH or NAME=PATH:SIZE")
+            raise ConfigurationError(
+                f"{text!r:.200} is not a volume: write NAME=PATH, NAME=PATH:SIZE, or NAME=SIZE for memory"
+            )
         if name in volumes:
             raise ConfigurationError(f"there are two volumes with the name {name!r:.80}")
         volumes[name] = rest
@@ -156,7 +172,14 @@ def _check_type(path: Path, key: str, value: Any) -> None:
     whole_numbers = ("iscsi_port", "units", "pages", "min_free", "allocation_units")
     if key == "volumes":
         good = isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
-        wanted = "a table of NAME = 'PATH' or 'PATH:SIZE'"
+        wanted = "a table of NAME = 'PATH', 'PATH:SIZE', or 'SIZE' for memory"
+    elif key in ("interface", "volume"):
+        good = isinstance(value, list) and all(isinstance(item, dict) for item in value)
+        wanted = f"a list of tables: [[{key}]]"
+    elif key in _TABLES:
+        good, wanted = isinstance(value, dict), f"a table: [{key}]"
+    elif key == "chap":
+        good, wanted = isinstance(value, bool), "true or false"
     elif key in whole_numbers:
         good, wanted = type(value) is int, "a whole number"
     else:
@@ -171,6 +194,32 @@ def _merged(flags: Settings, file: Settings) -> Settings:
         flag = getattr(flags, field.name)
         chosen[field.name] = getattr(file, field.name) if flag is None else flag
     return Settings(**chosen)
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text is not None else None
+
+
+def _interfaces(given: Settings) -> tuple[Interface, ...]:
+    if given.interface is not None:
+        for key in _OF_THE_INTERFACE:
+            if getattr(given, key) is not None:
+                raise ConfigurationError(
+                    f"{key} describes an array's only interface; with [[interface]] tables it stands in them"
+                )
+        return interfaces_of([Table(one, f"interface {n}") for n, one in enumerate(given.interface, 1)])
+    if given.port_address is None:
+        raise ConfigurationError(
+            "an array needs the IP address of its port: --port-address, or [[interface]] tables in its file"
+        )
+    try:
+        address = str(ip_address(given.port_address))
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
+    iscsi_port = ISCSI_PORT if given.iscsi_port is None else given.iscsi_port
+    if not 0 <= iscsi_port <= 65535:
+        raise ConfigurationError(f"--iscsi-port is from 0 to 65535, not {iscsi_port}")
+    return (TcpInterface(address=address, iscsi_port=iscsi_port, pool=_pool(given)),)
 
 
 def _pool(given: Settings) -> PoolConfig:
@@ -188,17 +237,6 @@ def _pool(given: Settings) -> PoolConfig:
         raise ConfigurationError(str(error)) from None
 
 
-def _copy(given: Settings) -> CopyConfig:
-    extent_bytes = _size("extent", given.extent, "64KiB")
-    if not 512 <= extent_bytes <= 1 << 24 or extent_bytes % 512:
-        raise ConfigurationError(
-            f"an extent is a multiple of 512 bytes up to 16MiB, not {extent_bytes} bytes"
-        )
-    if given.allocation_units is not None and given.allocation_units < 1:
-        raise ConfigurationError(f"--allocation-units is at least 1, not {given.allocation_units}")
-    return CopyConfig(extent_bytes=extent_bytes, allocation_units=given.allocation_units)
-
-
 def _size(name: str, text: str | None, default: str) -> int:
     try:
         return parse_size(default if text is None else text)
@@ -206,22 +244,10 @@ def _size(name: str, text: str | None, default: str) -> int:
         raise ConfigurationError(f"--{name}: {error}") from None
 
 
-def _volumes(given: Mapping[str, str]) -> tuple[VolumeConfig, ...]:
-    volumes = []
-    for name, text in given.items():
-        if not name or len(name) > _NAME_LIMIT or not name.isprintable():
-            raise ConfigurationError(f"{name!r:.80} cannot name a volume")
-        volumes.append(_volume(name, text))
-    return tuple(volumes)
-
-
-def _volume(name: str, text: str) -> VolumeConfig:
-    """``PATH`` or ``PATH:SIZE``; what follows the last colon is a size when it reads as one."""
-    head, colon, tail = text.rpartition(":")
-    if not text or "\0" in text:
-        raise ConfigurationError(f"volume {name} needs a path")
-    if colon and tail[:1].isdigit():
-        if not head:
-            raise ConfigurationError(f"volume {name} needs a path before its size")
-        return VolumeConfig(name, Path(head), _size(f"volume {name}", tail, tail))
-    return VolumeConfig(name, Path(text))
+def _volumes(given: Settings) -> tuple[VolumeConfig, ...]:
+    tables = [Table(one, f"volume {n}") for n, one in enumerate(given.volume or (), 1)]
+    volumes = volumes_of(given.volumes or {}, tables)
+    names = [volume.name for volume in volumes]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ConfigurationError(f"there are two volumes with the name {sorted(twice)[0]!r:.80}")
+    return volumes

@@ -14,10 +14,14 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from credits.errors import Code, InvalidRequest
+from credits.targets import Target, check_target
 from iscsi_target.scsi.errors import StoreError as DiskError
 from mgmt.array import tables
-from mgmt.array.configuration import ArrayConfig
+from mgmt.array.cache.memory import CacheMemory
+from mgmt.array.cache.watch import CacheWatch
 from mgmt.array.interface import CommunicationInterface
+from mgmt.array.interfaces import Interfaces
+from mgmt.array.replication.assembly import ArrayPairs
 from mgmt.array.replication.history import CopyHistory
 from mgmt.array.replication.remote_copy import NoSuchCopy, RemoteCopy
 from mgmt.array.volumes import Volumes
@@ -26,6 +30,9 @@ from mgmt.messages import (
     BadMessage,
     BufferHoldRequest,
     BufferReserveRequest,
+    CacheFree,
+    CacheFreeQuery,
+    CacheThresholdSetRequest,
     CopyStartRequest,
     CopyStatus,
     CopyStatusRequest,
@@ -35,9 +42,13 @@ from mgmt.messages import (
     HoldVoidRequest,
     InterfaceInfoGetRequest,
     Message,
+    PairCreateRequest,
+    PairRequest,
     ReservationPreviewRequest,
     ReservationReleaseRequest,
+    ReservedBufferEnlargeRequest,
     ReservedBufferUpdateRequest,
+    VolumeChecksumsRequest,
     VolumeDigest,
     VolumeDigestRequest,
 )
@@ -54,25 +65,37 @@ _DATA_LOOP_TIMEOUT_S = 30.0
 
 
 class Control:
-    """The array's management agent."""
+    """The array's management agent.
+
+    ``ports`` gives the rows of its ports; ``on_change`` is called on the data loop when a reservation has changed.
+    ``cache`` and ``watch`` are there where it has a cache memory.
+    """
 
     def __init__(
         self,
-        config: ArrayConfig,
-        interface: CommunicationInterface,
+        name: str,
+        interfaces: Interfaces,
         volumes: Volumes,
         remote_copy: RemoteCopy,
         data_loop: asyncio.AbstractEventLoop,
-        iscsi_port: int,
+        ports: Callable[[], list[dict[str, Any]]],
+        on_change: Callable[[], None],
         history: CopyHistory | None = None,
+        cache: CacheMemory | None = None,
+        watch: CacheWatch | None = None,
+        pairs: ArrayPairs | None = None,
     ) -> None:
         self._history = history or CopyHistory(None)
-        self._config = config
-        self._interface = interface
+        self._name = name
+        self._interfaces = interfaces
         self._volumes = volumes
         self._remote_copy = remote_copy
         self._data_loop = data_loop
-        self._iscsi_port = iscsi_port
+        self._ports = ports
+        self._on_change = on_change
+        self._cache = cache
+        self._watch = watch
+        self._pairs = pairs
         self._started = _Once(_ANSWERS_LIMIT)
 
     def handle(self, envelope: Envelope) -> Message:
@@ -80,24 +103,30 @@ class Control:
 
         Raises :class:`CreditError`, :class:`BadMessage` and :class:`ProblemError`, which become problems.
         """
-        message = envelope.message
+        message, request_id = envelope.message, envelope.request_id
         match message:
             case InterfaceInfoGetRequest():
-                return self._interface.information(message)
+                return self._serving(message.target, message.via).information(message)
             case BufferReserveRequest():
-                return self._changed(self._interface.reserve(message, envelope.request_id))
+                return self._changed(self._serving(message.target, message.via).reserve(message, request_id))
             case BufferHoldRequest():
-                return self._interface.hold(message, envelope.request_id)
+                return self._serving(message.target).hold(message, request_id)
             case HoldConfirmRequest():
-                return self._changed(self._interface.confirm(message, envelope.request_id))
+                return self._changed(self._interfaces.of_hold(message.hold).confirm(message, request_id))
             case HoldVoidRequest():
-                return self._interface.void(message, envelope.request_id)
+                return self._interfaces.of_hold(message.hold).void(message, request_id)
             case ReservedBufferUpdateRequest():
-                return self._changed(self._interface.update(message, envelope.request_id))
+                return self._changed(self._serving(message.target).update(message, request_id))
+            case ReservedBufferEnlargeRequest():
+                return self._changed(self._serving(message.target).enlarge(message, request_id))
             case ReservationPreviewRequest():
-                return self._interface.preview(message)
+                return self._serving(message.target, message.via).preview(message)
             case ReservationReleaseRequest():
-                return self._interface.release(message, envelope.request_id)
+                return self._changed(self._serving(message.target).release(message, request_id))
+            case CacheFreeQuery():
+                return self._cache_free()
+            case CacheThresholdSetRequest():
+                return self._set_threshold(message.threshold_bytes)
             case CopyStartRequest():
                 start = self._remote_copy.start
                 return self._started.answer(envelope, lambda: self._kept(self._on_data_loop(start(message))))
@@ -107,6 +136,8 @@ class Control:
                 return self._of_a_copy(self._status(message.copy_id))
             case VolumeDigestRequest():
                 return self._digest(message.volume)
+            case PairCreateRequest() | PairRequest() | VolumeChecksumsRequest():
+                return self._with_pairs().handle(message)
             case _:
                 raise BadMessage(f"an array does not answer {type(message).__name__}")
 
@@ -126,36 +157,71 @@ class Control:
 
             return Route(path, endpoint, methods=["GET"])
 
-        name, interface = self._config.name, self._interface
+        name, interfaces = self._name, self._interfaces
         routes = [
             Route("/messages", message_endpoint(self.handle), methods=["POST"]),
             table("/v1/info", self.info),
-            table("/v1/pools", lambda: tables.pools(name, interface)),
-            table("/v1/reservations", lambda: tables.reservations(name, interface)),
-            table("/v1/allocations", lambda: tables.allocations(name, interface)),
-            table("/v1/buffer-ids", lambda: tables.buffer_ids(name, interface)),
+            table("/v1/pools", lambda: tables.pools(name, interfaces)),
+            table("/v1/reservations", lambda: tables.reservations(name, interfaces)),
+            table("/v1/allocations", lambda: tables.allocations(name, interfaces)),
+            table("/v1/buffer-ids", lambda: tables.buffer_ids(name, interfaces)),
+            table("/v1/cache", lambda: tables.cache(name, self._cache)),
+            table("/v1/pairs", lambda: [] if self._pairs is None else self._pairs.rows()),
             table("/v1/copies", lambda: tables.copies(name, self._on_data_loop(self._copies()))),
         ]
         return Starlette(routes=routes, exception_handlers=exception_handlers())
 
     def info(self) -> dict[str, Any]:
-        """What the array is: its port, where its iSCSI target listens, its volumes."""
-        port = {
-            "address": self._config.port_address,
-            "interface": self._interface.name,
-            "iscsi_port": self._iscsi_port,
-            "iqn": self._config.iqn,
-        }
+        """What the array is: its ports, where its iSCSI target listens, its volumes."""
         volumes = [
             {"name": volume.name, "lun": volume.lun, "size_bytes": volume.size_bytes}
             for volume in self._volumes
         ]
-        return {"name": self._config.name, "ports": [port], "volumes": volumes}
+        return {"name": self._name, "ports": self._ports(), "volumes": volumes}
+
+    def _serving(self, target: Target, via: str | None = None) -> CommunicationInterface:
+        check_target(target)
+        return self._interfaces.serving(target, via)
+
+    def _cache_free(self) -> CacheFree:
+        """M13."""
+        if self._cache is None or self._watch is None:
+            raise InvalidRequest(Code.INVALID_TARGET, f"array {self._name} has no cache memory")
+        statistics = self._cache.statistics()
+        return CacheFree(
+            size_bytes=statistics.size_bytes,
+            free_bytes=statistics.free_bytes,
+            threshold_bytes=self._watch.threshold_bytes,
+        )
+
+    def _set_threshold(self, threshold_bytes: int) -> CacheFree:
+        """M16."""
+        free = self._cache_free()
+        if not 0 <= threshold_bytes < free.size_bytes:
+            raise InvalidRequest(
+                Code.INVALID_SIZE,
+                f"a threshold is from 0 to {free.size_bytes - 1} bytes of this cache, not {threshold_bytes}",
+            )
+        assert self._watch is not None
+        self._watch.set_threshold(threshold_bytes)
+        return self._cache_free()
 
     def _changed(self, answer: T) -> T:
-        """Tell the copies that run over the reservation; they follow while the answer travels."""
-        self._data_loop.call_soon_threadsafe(self._remote_copy.reservations_changed)
+        """Tell those who work with the reservation; they follow while the answer travels."""
+        self._data_loop.call_soon_threadsafe(self._on_change)
+        if self._pairs is not None:
+            asyncio.run_coroutine_threadsafe(self._pairs.reservations_changed(), self._data_loop)
         return answer
+
+    def _with_pairs(self) -> ArrayPairs:
+        if self._pairs is None:
+            raise ProblemError(
+                "NO_STATE",
+                f"array {self._name} keeps no state, and pairs need one: start it with --state DIR",
+                status=409,
+                title="No pairs here",
+            )
+        return self._pairs
 
     def _kept(self, answer: T) -> T:
         """A copy's start is answered when the copy is in the history."""

@@ -1,6 +1,6 @@
-"""The array's threads: the data loop (iSCSI target, remote copy, pool), the control server, disk workers.
+"""The array's threads: the data loop (iSCSI target, remote copy, pools), the control server, disk workers, write-back.
 
-The data loop is the main thread's; it waits for no disk, no database and no journal.
+The data loop is the main thread's; it waits for no disk, no database and no journal. FC interfaces have a thread each.
 """
 
 from __future__ import annotations
@@ -8,74 +8,95 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import uvloop
 
 from credits.durable import DurablePool
 from credits.errors import StoreError
-from credits.memory import UnitMemory
-from iscsi_target.scsi.errors import InvalidConfiguration
-from iscsi_target.scsi.logical_unit import LogicalUnit, LogicalUnitConfig, derive_identity
-from iscsi_target.scsi.target_device import TargetDevice
-from iscsi_target.server import Limits, Portal, Target, TargetServer
-from iscsi_target.session.parameters import Parameters
-from mgmt.array.configuration import ArrayConfig, ConfigurationError
+from credits.targets import Target
+from iscsi_target.scsi.errors import StoreError as DiskError
+from mgmt.array import portals
+from mgmt.array.cache.memory import CacheFileError, CacheMemory
+from mgmt.array.cache.watch import CacheWatch
 from mgmt.array.control import Control
+from mgmt.array.description import ArrayConfig, FcInterface, Interface, TcpInterface
+from mgmt.array.errors import CannotServe
 from mgmt.array.expiry import Expiry
+from mgmt.array.fc_port import FcPort
 from mgmt.array.host_buffers import HostBuffers
 from mgmt.array.interface import CommunicationInterface
+from mgmt.array.interfaces import Interfaces
+from mgmt.array.replication.assembly import load_pairs, replicated
+from mgmt.array.receive_buffers import ReceiveReservations
 from mgmt.array.replication.history import CopyHistory, HistoryError
-from mgmt.array.replication.iscsi_transport import Destination, IscsiCopyTransport
-from mgmt.array.replication.remote_copy import CONNECTIONS_LIMIT, RemoteCopy
+from mgmt.array.replication.pairs import Identity
+from mgmt.array.replication.remote_copy import RemoteCopy
+from mgmt.array.secrets import ArrayChap, array_chap, read_secret
+from mgmt.array.transports import Transports
 from mgmt.array.volumes import Volumes, open_volumes
-from mgmt.http import ServerThread
-from mgmt.messages import CopyStartRequest, CopyStatus
+from mgmt.http import Peer, ServerThread
+from mgmt.messages import CopyStatus
+
+__all__ = ["CannotServe", "Listening", "host_port", "running", "serve"]
 
 _COPY_READERS = 2
 #: How old what is known of a copy may be after the array was killed.
 _KEEP_EVERY_S = 0.5
-
-
-class CannotServe(Exception):
-    """The array cannot be brought up: a port in use, a directory that cannot be written; one line (exit code 1)."""
+_STATION_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """Where a running array listens."""
+    """Where a running array listens: a line for each interface that does, and the control address."""
 
-    iscsi_port: int
+    portals: tuple[str, ...]
     control: str
 
 
 @asynccontextmanager
 async def running(config: ArrayConfig) -> AsyncIterator[Listening]:
-    """An array in this event loop, serving until the block ends; then everything is closed in order.
+    """An array in this event loop, serving until the block ends; then everything is drained and closed in order.
 
-    Raises :class:`CannotServe`, :class:`mgmt.array.volumes.VolumeError`, :class:`mgmt.http.ListenError`.
+    Raises :class:`CannotServe`, :class:`mgmt.array.errors.ConfigurationError`, :class:`mgmt.array.volumes.VolumeError`
+    and :class:`mgmt.http.ListenError`.
     """
     async with AsyncExitStack() as stack:
-        volumes = open_volumes(config.volumes)
-        stack.callback(volumes.close)
-        pool = _open_pool(config)
-        stack.callback(pool.close)
-        stack.enter_context(Expiry(pool, time.monotonic_ns))
-        memory = _open_memory(config)  # given back with the last connection that uses it
-        interface = CommunicationInterface(config.pool.name, pool, time.monotonic_ns)
-        target = await _start_target(config, volumes, pool)
-        stack.push_async_callback(target.stop)
+        volumes, cache = _open_disks(config, stack)
+        pools = {interface.name: _open_pool(config, interface, stack) for interface in config.interfaces}
+        chap = _chap(config)
+        devices = portals.Devices(config.iqn, volumes, range(1, 1 + len(config.interfaces)))
+        tcp = [interface for interface in config.interfaces if isinstance(interface, TcpInterface)]
+        transports = Transports(config, pools, None if chap is None else chap.initiator)
+        pairs = None
+        if config.state is not None:
+            pairs = load_pairs(
+                Identity(name=config.name, copy_iqn=portals.copy_iqn(config.iqn)),
+                volumes,
+                devices.guards,
+                config.state / "pairs",
+                lambda: interfaces,
+                transports.for_pairs,
+                config.copy.allocation_units,
+            )
+            stack.callback(pairs.close_files)
+        received = {one.address: ReceiveReservations(pools[one.name]) for one in tcp}
+        iscsi_ports = await _start_targets(config, tcp, pools, received, devices, chap, cache, stack)
+        fc = _start_fc_ports(config, pools, devices, stack)
+        interfaces = Interfaces([_interface(one, pools[one.name], fc) for one in config.interfaces])
         history = CopyHistory(None if config.state is None else config.state / "copies.json")
         readers = ThreadPoolExecutor(_COPY_READERS, thread_name_prefix="copy-read")
         stack.callback(readers.shutdown)
         remote_copy = RemoteCopy(
-            local_port=config.port_address,
-            buffers=interface,
+            local_port=config.interfaces[0].address,
+            buffers=interfaces,
             volumes=volumes,
-            transport=lambda request: IscsiCopyTransport(_destination(config, request), pool, memory),
+            transport=transports,
             config=config.copy,
             executor=readers,
             earlier=_load(history),
@@ -84,14 +105,36 @@ async def running(config: ArrayConfig) -> AsyncIterator[Listening]:
         stack.callback(lambda: history.save(remote_copy.statuses()))
         stack.push_async_callback(remote_copy.close)
         await stack.enter_async_context(_keeping(history, remote_copy))
-        iscsi_port = target.portals[0].port
-        loop = asyncio.get_running_loop()
-        control = Control(config, interface, volumes, remote_copy, loop, iscsi_port, history)
+        if pairs is not None:
+            await stack.enter_async_context(pairs.running())
+
+        def changed() -> None:
+            remote_copy.reservations_changed()
+            for one in received.values():
+                one.reservations_changed()
+
+        watch = _watch(config, cache, interfaces, stack)
+        control = Control(
+            config.name,
+            interfaces,
+            volumes,
+            remote_copy,
+            asyncio.get_running_loop(),
+            lambda: _port_rows(config, iscsi_ports, fc),
+            changed,
+            history,
+            cache,
+            watch,
+            pairs,
+        )
         server = ServerThread(control.app(), config.listen)
         server.start()
         # Handlers may be waiting for this loop, so it must go on while the server's thread ends.
         stack.push_async_callback(asyncio.to_thread, server.stop)
-        yield Listening(iscsi_port, str(server.address))
+        lines = [f"iscsi://{host_port(one.address, iscsi_ports[one.name])}/{config.iqn}" for one in tcp] + [
+            f"fc://{port.config.address}@{port.listening}" for port in fc.values() if port.listening
+        ]
+        yield Listening(tuple(lines), str(server.address))
 
 
 @asynccontextmanager
@@ -126,12 +169,138 @@ def serve(config: ArrayConfig, on_ready: Callable[[Listening], None]) -> None:
         runner.run(until_stopped())
 
 
-def _open_pool(config: ArrayConfig) -> DurablePool:
-    journal = None if config.state is None else config.state / f"{config.pool.name}.sqlite"
+def _chap(config: ArrayConfig) -> ArrayChap | None:
+    return array_chap(read_secret(config.chap_file, config.state)) if config.chap else None
+
+
+def _open_disks(config: ArrayConfig, stack: AsyncExitStack) -> tuple[Volumes, CacheMemory | None]:
+    """The volumes, behind the cache where there is one; at the end it is written back before the disks are closed."""
+    volumes = open_volumes(config.volumes)
+    stack.callback(volumes.close)
+    if config.cache is None:
+        return _replicated(config, volumes), None
     try:
-        return DurablePool.open(journal, config.pool)
+        cache = CacheMemory(config.cache, volumes.disks())
+    except (CacheFileError, DiskError) as error:
+        raise CannotServe(str(error)) from None
+    stack.callback(cache.close)
+    return _replicated(config, volumes.behind(cache)), cache
+
+
+def _replicated(config: ArrayConfig, volumes: Volumes) -> Volumes:
+    """With remote copy in the way of every change, where there is a place to keep pairs in."""
+    return volumes if config.state is None else replicated(volumes)
+
+
+def _open_pool(config: ArrayConfig, interface: Interface, stack: AsyncExitStack) -> DurablePool:
+    journal = None if config.state is None else config.state / f"{interface.name}.sqlite"
+    try:
+        pool = DurablePool.open(journal, interface.pool)
     except StoreError as error:
         raise CannotServe(str(error)) from None
+    stack.callback(pool.close)
+    stack.enter_context(Expiry(pool, time.monotonic_ns))
+    return pool
+
+
+def _interface(config: Interface, pool: DurablePool, fc: dict[str, FcPort]) -> CommunicationInterface:
+    port = fc.get(config.name)
+    return CommunicationInterface(
+        config.name,
+        pool,
+        time.monotonic_ns,
+        run=f"{config.name}.{uuid.uuid4().hex[:16]}",
+        address=config.address,
+        check=None if port is None else port.check,
+    )
+
+
+async def _start_targets(
+    config: ArrayConfig,
+    tcp: list[TcpInterface],
+    pools: dict[str, DurablePool],
+    received: dict[str, ReceiveReservations],
+    devices: portals.Devices,
+    chap: ArrayChap | None,
+    cache: CacheMemory | None,
+    stack: AsyncExitStack,
+) -> dict[str, int]:
+    if not tcp:
+        return {}
+    target = portals.server(
+        config.iqn,
+        devices,
+        tcp,
+        {one.address: HostBuffers(pools[one.name]) for one in tcp},
+        received,
+        chap=None if chap is None else chap.target,
+        pace=cache,
+    )
+    ports = await portals.start(target, tcp)
+    stack.push_async_callback(target.stop)
+    stack.callback(devices.interrupt)
+    return ports
+
+
+def _start_fc_ports(
+    config: ArrayConfig, pools: dict[str, DurablePool], devices: portals.Devices, stack: AsyncExitStack
+) -> dict[str, FcPort]:
+    ports: dict[str, FcPort] = {}
+    for one in config.interfaces:
+        if isinstance(one, FcInterface):
+            port = FcPort(one, pools[one.name], devices.seen_by_fc())
+            stack.callback(port.stop)
+            port.start()
+            ports[one.name] = port
+    return ports
+
+
+def _watch(
+    config: ArrayConfig, cache: CacheMemory | None, interfaces: Interfaces, stack: AsyncExitStack
+) -> CacheWatch | None:
+    if cache is None:
+        return None
+    station = None
+    if config.station is not None:
+        token = None
+        if config.station_token_file is not None:
+            token = read_secret(config.station_token_file, None).decode()
+        station = Peer(config.station, _STATION_TIMEOUT_S, name="the station", token=token)
+        stack.callback(station.close)
+    return stack.enter_context(CacheWatch(config.name, cache, station, lambda: copied_over(interfaces)))
+
+
+def copied_over(interfaces: Iterable[CommunicationInterface]) -> list[tuple[Target, int]]:
+    """The targets whose reservations copies under way draw on (tables 101, 109), and the bytes they have reserved."""
+    found = []
+    for interface in interfaces:
+        reserved = {row.target: row.reserved_bytes for row in interface.pool.reservation_table()}
+        for row in interface.pool.allocation_table():
+            copying = any(holder.name.startswith("copy ") for holder in row.holders)
+            if row.reserved and row.target in reserved and copying:
+                found.append((row.target, reserved[row.target]))
+    return found
+
+
+def _port_rows(
+    config: ArrayConfig, iscsi_ports: dict[str, int], fc: dict[str, FcPort]
+) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for one in config.interfaces:
+        if isinstance(one, FcInterface):
+            rows.append(fc[one.name].row())
+        else:
+            rows.append(
+                {
+                    "address": one.address,
+                    "interface": one.name,
+                    "kind": "tcp",
+                    "iscsi_port": iscsi_ports[one.name],
+                    "iqn": config.iqn,
+                    "copy_iqn": portals.copy_iqn(config.iqn),
+                }
+            )
+    return rows
 
 
 def _load(history: CopyHistory) -> list[CopyStatus]:
@@ -139,54 +308,6 @@ def _load(history: CopyHistory) -> list[CopyStatus]:
         return history.load()
     except HistoryError as error:
         raise CannotServe(str(error)) from None
-
-
-def _open_memory(config: ArrayConfig) -> UnitMemory:
-    try:
-        return UnitMemory(config.pool)
-    except StoreError as error:
-        raise CannotServe(str(error)) from None
-
-
-async def _start_target(config: ArrayConfig, volumes: Volumes, pool: DurablePool) -> TargetServer:
-    try:
-        units = {
-            volume.lun: LogicalUnit(
-                volume.store,
-                derive_identity(config.iqn, volume.lun),
-                LogicalUnitConfig(read_only=volume.store.read_only),
-            )
-            for volume in volumes
-        }
-        device = TargetDevice(config.iqn, units)
-        parameters = Parameters(max_connections=CONNECTIONS_LIMIT)
-        target = Target(name=config.iqn, logical_units=device, parameters=parameters)
-    except (InvalidConfiguration, ValueError) as error:
-        raise ConfigurationError(str(error)) from None
-    portal = Portal(config.port_address, config.iscsi_port)
-    server = TargetServer([target], [portal], buffers=HostBuffers(pool), limits=Limits())
-    try:
-        await server.start()
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise CannotServe(
-            f"cannot listen on iscsi://{host_port(config.port_address, config.iscsi_port)}: {reason}"
-        ) from None
-    return server
-
-
-def _destination(config: ArrayConfig, request: CopyStartRequest) -> Destination:
-    return Destination(
-        local_address=config.port_address,
-        host=request.remote_host,
-        port=request.remote_port_number,
-        target_iqn=request.remote_iqn,
-        lun=request.remote_lun,
-        initiator_iqn=config.iqn,
-        connections_per_session=request.connections_per_session,
-        extent_bytes=config.copy.extent_bytes,
-        connect_timeout_s=config.copy.connect_timeout_s,
-    )
 
 
 def host_port(host: str, port: int) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
+from mgmt.array.cache.memory import CacheMemory
 from mgmt.array.interface import CommunicationInterface
 from mgmt.array.replication.engine import Progress
 from mgmt.copy_rows import copy_row
@@ -14,41 +15,50 @@ from mgmt.messages import CopyStatus, to_plain
 Row = dict[str, Any]
 
 
-def pools(array: str, interface: CommunicationInterface) -> list[Row]:
-    """One row: the interface's pool, all of it in units; ``held_units`` are those reserved idle that are in holds."""
+def pools(array: str, interfaces: Iterable[CommunicationInterface]) -> list[Row]:
+    """A row for each interface's pool, all of it in units; ``held_units`` are those reserved idle that are in holds."""
+    return [_pool(array, interface) for interface in interfaces]
+
+
+def _pool(array: str, interface: CommunicationInterface) -> Row:
     statistics = interface.pool.statistics()
-    return [
-        {
-            "array": array,
-            "interface": interface.name,
-            "kind": statistics.kind.value,
-            "unit_bytes": statistics.unit_bytes,
-            "total_units": statistics.total_units,
-            "free_units": statistics.free_units,
-            "reserved_idle_units": statistics.reserved_idle_units,
-            "in_use_units": statistics.in_use_units,
-            "draining_units": statistics.draining_units,
-            "expandable_units": statistics.expandable_units,
-            "held_units": statistics.held_units,
-            "degraded_units": statistics.degraded_units,
-            "revision": statistics.revision,
-        }
-    ]
+    return {
+        "array": array,
+        "interface": interface.name,
+        "kind": statistics.kind.value,
+        "unit_bytes": statistics.unit_bytes,
+        "total_units": statistics.total_units,
+        "free_units": statistics.free_units,
+        "reserved_idle_units": statistics.reserved_idle_units,
+        "in_use_units": statistics.in_use_units,
+        "draining_units": statistics.draining_units,
+        "expandable_units": statistics.expandable_units,
+        "held_units": statistics.held_units,
+        "degraded_units": statistics.degraded_units,
+        "revision": statistics.revision,
+    }
 
 
-def reservations(array: str, interface: CommunicationInterface) -> list[Row]:
+def reservations(array: str, interfaces: Iterable[CommunicationInterface]) -> list[Row]:
     """Table 101."""
-    return [_row(array, interface, row) for row in interface.pool.reservation_table()]
+    return [_row(array, one, row) for one in interfaces for row in one.pool.reservation_table()]
 
 
-def allocations(array: str, interface: CommunicationInterface) -> list[Row]:
+def allocations(array: str, interfaces: Iterable[CommunicationInterface]) -> list[Row]:
     """Table 109."""
-    return [_row(array, interface, row) for row in interface.pool.allocation_table()]
+    return [_row(array, one, row) for one in interfaces for row in one.pool.allocation_table()]
 
 
-def buffer_ids(array: str, interface: CommunicationInterface) -> list[Row]:
+def buffer_ids(array: str, interfaces: Iterable[CommunicationInterface]) -> list[Row]:
     """Table 1500."""
-    return [{"array": array} | to_plain(row) for row in interface.pool.buffer_id_table()]
+    return [{"array": array} | to_plain(row) for one in interfaces for row in one.pool.buffer_id_table()]
+
+
+def cache(array: str, memory: CacheMemory | None) -> list[Row]:
+    """The cache memory 102, where there is one; ``failing`` the disks that take nothing of it, and why."""
+    if memory is None:
+        return []
+    return [{"array": array} | asdict(memory.statistics()) | {"failing": memory.failing()}]
 
 
 def copies(array: str, known: Iterable[tuple[CopyStatus, Progress | None]]) -> list[Row]:
@@ -68,5 +78,5 @@ def _copy(array: str, status: CopyStatus, progress: Progress | None) -> Row:
 
 
 def _row(array: str, interface: CommunicationInterface, row: Any) -> Row:
-    plain: Row = {"array": array, "interface": interface.name, "target": None} | to_plain(row)
-    return plain
+    plain: Row = {"array": array, "interface": interface.name, "kind": interface.kind.value, "target": None}
+    return plain | dict(to_plain(row))

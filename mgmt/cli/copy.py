@@ -1,10 +1,10 @@
-"""``sancredit copy start|status|stop|verify``."""
+"""``sancredit copy start|status|stop|verify|pause|resume``."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -23,7 +23,8 @@ from mgmt.cli.options import (
     station_option,
     two,
 )
-from mgmt.cli.output import say, show_list, show_one
+from mgmt.cli.output import rows_of, say, show_list, show_one
+from mgmt.cli.pair import act, group_path
 from mgmt.columns import percent, rate, size
 from mgmt.http import Peer
 
@@ -130,13 +131,18 @@ def stop(copy_id: str, output: str, station: str) -> None:
 
 
 @click.command(epilog="Example: sancredit copy verify copy-0123456789ab")
-@click.argument("copy_id")
+@click.argument("name")
 @output_option
 @station_option
-def verify(copy_id: str, output: str, station: str) -> int:
-    """Compare the volumes of the copy COPY_ID by SHA-256, each computed by its own array from its disk."""
+def verify(name: str, output: str, station: str) -> int:
+    """Compare the volumes of the copy or of the consistency group NAME by SHA-256, each computed by its own array.
+
+    Of a group piece by piece, with the progress on stderr; only checksums travel.
+    """
     with open_station(station, _DIGEST_TIMEOUT_S) as peer:
-        found = peer.post(_path(copy_id) + "/verify", {})
+        if rows := rows_of(peer.get(group_path(name))):
+            return _compare(peer, name, rows, output)
+        found = peer.post(_path(name) + "/verify", {})
         checked(peer, found, local=dict, remote=dict, sha256_match=bool)
         local, remote = (
             checked(peer, found[end], sha256=str, length_bytes=int) for end in ("local", "remote")
@@ -150,6 +156,61 @@ def verify(copy_id: str, output: str, station: str) -> int:
         )
     show_one(found, output, sentence)
     return 0 if equal else FAILED
+
+
+def _compare(peer: Peer, group: str, rows: Sequence[Mapping[str, Any]], output: str) -> int:
+    """Every volume of a group, with progress."""
+    shown = sys.stderr.isatty()
+    results, different = [], 0
+    for row in [row for row in rows if row.get("role") == "P-VOL"]:
+        offset, total, pieces = 0, int(row["total_bytes"]), []
+        while offset < total:
+            body = {"volume": row["volume"], "offset_bytes": offset}
+            part = peer.post(group_path(group, "compare"), body)
+            checked(peer, part, compared_bytes=int, total_bytes=int, different=list)
+            if part["compared_bytes"] <= 0:
+                break
+            pieces += part["different"]
+            offset, total = offset + part["compared_bytes"], part["total_bytes"]
+            if shown:
+                click.echo(
+                    f"\r{row['volume']}: {percent(offset / total)} of {size(total)}\x1b[K", err=True, nl=False
+                )
+        if shown:
+            click.echo(err=True)
+        different += len(pieces)
+        results.append({"volume": row["volume"], "compared_bytes": offset, "different_offsets_bytes": pieces})
+    said = ", ".join(f"{result['volume']} {size(result['compared_bytes'])}" for result in results)
+    sentence = f"{group}: equal by SHA-256: {said}"
+    if different:
+        at = [
+            f"{result['volume']} at {offset}"
+            for result in results
+            for offset in result["different_offsets_bytes"]
+        ]
+        sentence = (
+            f"{group}: {different} pieces of 1 MiB differ: {', '.join(at[:8])}{' ...' if len(at) > 8 else ''}"
+        )
+    show_one({"group": group, "equal": not different, "volumes": results}, output, sentence)
+    return FAILED if different else 0
+
+
+@click.command(epilog="Example: sancredit copy pause db")
+@click.argument("group")
+@output_option
+@station_option
+def pause(group: str, output: str, station: str) -> None:
+    """Pause the copying of the consistency group GROUP (PSUS); what is still to be copied stays noted."""
+    act(group, "split", output, station)
+
+
+@click.command(epilog="Example: sancredit copy resume db")
+@click.argument("group")
+@output_option
+@station_option
+def resume(group: str, output: str, station: str) -> None:
+    """Go on with a copy that was paused: only what is still to be copied, or has changed since, is."""
+    act(group, "resync", output, station)
 
 
 def _detail(refusal: object) -> object:

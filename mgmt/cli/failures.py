@@ -30,6 +30,12 @@ class BadValue(click.ClickException):
     exit_code = USAGE
 
 
+class Unreachable(click.ClickException):
+    """The other side was not reached, in one line."""
+
+    exit_code = UNREACHABLE
+
+
 def describe(error: Exception) -> tuple[int, str] | None:
     """Exit code and one line for an expected failure; ``None`` for a defect of ours, which keeps its traceback."""
     if isinstance(error, click.UsageError):
@@ -93,10 +99,14 @@ _JUDGES: Mapping[str, Callable[[Any], tuple[int, str]]] = {
     "mgmt.http.problems.ProblemError": _refused,
     "mgmt.http.problems.PeerUnreachable": _unreachable,
     "mgmt.http.address.AddressError": lambda error: (USAGE, _line(str(error))),
+    "mgmt.http.tls.TlsError": lambda error: (USAGE, _line(str(error))),
     "mgmt.http.server.ListenError": lambda error: (FAILED, _line(str(error))),
     "mgmt.target.table.ConfigurationError": lambda error: (USAGE, _line(str(error))),
     "mgmt.target.process.StartError": lambda error: (FAILED, _line(str(error))),
-    "mgmt.station.store.StationStoreError": lambda error: (FAILED, _line(str(error))),
+    "iscsi_target.lio.errors.InvalidDescription": lambda error: (USAGE, _line(str(error))),
+    "iscsi_target.lio.errors.LioError": lambda error: (FAILED, _line(str(error))),
+    "mgmt.station.database.StationStoreError": lambda error: (FAILED, _line(str(error))),
+    "mgmt.station.backup.BackupError": lambda error: (USAGE, _line(str(error))),
 }
 
 

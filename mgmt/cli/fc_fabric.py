@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mgmt.cli.failures import BadValue
+from mgmt.cli.failures import BadValue, Unreachable
 from mgmt.cli.options import DELAY, headers_option, output_option
 from mgmt.cli.output import say, show, show_one
 from mgmt.columns import megabytes, picoseconds
@@ -109,7 +109,10 @@ def _show_tables(result: Mapping[str, Any], wide: bool, headers: bool) -> None:
     from fcsim.fabric.results import findings
 
     click.echo(draw("fc-ports", result["ports"], wide=wide, headers=headers))
-    click.echo("\n" + draw("fc-flows", result["flows"], wide=wide, headers=headers))
+    if result["flows"]:
+        click.echo("\n" + draw("fc-flows", result["flows"], wide=wide, headers=headers))
+    if result["scsi"]:
+        click.echo("\n" + draw("fc-scsi", result["scsi"], wide=wide, headers=headers))
     bad = findings(result)
     if bad:
         click.echo("\n" + draw("fc-findings", bad, wide=wide, headers=headers))
@@ -121,10 +124,11 @@ def _run(
     plan: Plan, until: int | None, seed: int | None, pcap: Path | None, link: str | None, primitives: bool
 ) -> Outcome:
     from fcsim.fabric.simulation import simulate as run
+    from mgmt.fc.fabric import device_server
 
     with _progress("simulating") as progress:
         if pcap is None or link is None:
-            return run(plan, until_ns=until, seed=seed, progress=progress)
+            return run(plan, until_ns=until, seed=seed, progress=progress, make_executor=device_server)
         from fcsim.fabric.capture import LINK_TYPE_FC_2_DELIMITED, LinkCapture
         from iscsi_target.trace.pcapng import PcapngWriter
 
@@ -143,7 +147,15 @@ def _run(
                 for record in capture.record(event):
                     writer.write(record.at_ns, record.data, interface=interfaces[record.port])
 
-            return run(plan, until_ns=until, seed=seed, progress=progress, traced=traced, on_trace=write)
+            return run(
+                plan,
+                until_ns=until,
+                seed=seed,
+                progress=progress,
+                traced=traced,
+                on_trace=write,
+                make_executor=device_server,
+            )
 
 
 @click.command(
@@ -190,19 +202,22 @@ def sweep(
 ) -> None:
     """Simulate a scenario with every combination of the values that vary, on all cores; one row for each run."""
     from fcsim.engine.sweep import run_sweep, write_rows
-    from fcsim.errors import InvalidScenario
+    from fcsim.errors import InvalidScenario, SchedulerUnreachable
     from fcsim.fabric import variation
     from fcsim.fabric.toml_document import load_document
+    from mgmt.fc.fabric import run_one
 
     try:
         changes = [variation.parse_variation(text) for text in vary]
         runs = variation.make_runs(load_document(scenario), changes, until)
         with _progress("sweeping") as progress:
             rows: Sequence[Mapping[str, Any]] = run_sweep(
-                variation.run_one, runs, partial=resume, progress=progress, workers=jobs, scheduler=scheduler
+                run_one, runs, partial=resume, progress=progress, workers=jobs, scheduler=scheduler
             )
         if file is not None:
             write_rows([dict(row) for row in rows], file)
+    except SchedulerUnreachable as error:
+        raise Unreachable(str(error)) from error
     except InvalidScenario as error:
         raise BadValue(str(error)) from error
     if output == "csv":

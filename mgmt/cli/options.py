@@ -12,6 +12,7 @@ from credits import targets
 from credits.errors import InvalidRequest
 from credits.quantities import parse_delay, parse_distance, parse_rate, parse_size
 from credits.targets import Target
+from mgmt.cli.credentials import client_options, shown
 
 if TYPE_CHECKING:
     from mgmt.http.client import Peer
@@ -50,33 +51,38 @@ COUNT = click.IntRange(1, 65535)
 
 
 class AutoSize(click.ParamType):  # type: ignore[type-arg]
-    """``auto`` (``None``: the recommended size, radio button 704) or a size in bytes (705)."""
+    """``auto`` (``None``: the recommended size, radio button 704), a size in bytes (705), or ``capture:FILE``: what the
+    document's formula gives for what was captured."""
 
-    name = "auto|size"
+    name = "auto|size|capture:FILE"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
         if value is None or isinstance(value, int):
             return value
+        if isinstance(value, str) and value.startswith("capture:"):
+            from mgmt.cli.captured import captured_size
+
+            return captured_size(value)
         return None if value == "auto" else SIZE.convert(value, param, ctx)
 
 
 def station_option(command: F) -> F:
-    """``--station ADDRESS``, also from SANCREDIT_STATION."""
+    """``--station ADDRESS``, also from SANCREDIT_STATION, and what to show there."""
     return click.option(
         "--station",
         envvar="SANCREDIT_STATION",
         default=DEFAULT_STATION,
         show_default=True,
         metavar="ADDRESS",
-        help="The station: http://HOST:PORT or unix:PATH; also SANCREDIT_STATION.",
-    )(command)
+        help="The station: http(s)://HOST:PORT or unix:PATH; also SANCREDIT_STATION.",
+    )(client_options(command))
 
 
 def open_station(address: str, timeout_s: float = 30.0) -> Peer:
     """A client of the station at ``address``; close it. Raises :class:`mgmt.http.AddressError`."""
     from mgmt.http.client import Peer
 
-    return Peer(address, timeout_s, name="the station")
+    return Peer(address, timeout_s, name="the station", credentials=shown())
 
 
 def output_option(command: F) -> F:

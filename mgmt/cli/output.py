@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,10 +10,18 @@ import click
 
 from mgmt.cli.failures import UNREACHABLE
 from mgmt.layouts import LAYOUTS
+from mgmt.separated import comma_separated, flat
 from mgmt.tables import draw
 
 if TYPE_CHECKING:
     from mgmt.http.client import Peer
+
+
+#: Parameters of a request; those that are ``None`` are left out.
+Query = Sequence[tuple[str, Any]]
+#: Rows asked for at once, and pages followed: a list without an end has one here.
+_PAGE_ROWS = 1000
+_PAGE_LIMIT = 1000
 
 
 def show(rows: Sequence[Mapping[str, Any]], name: str, output: str, *, headers: bool = True) -> None:
@@ -24,7 +30,7 @@ def show(rows: Sequence[Mapping[str, Any]], name: str, output: str, *, headers: 
         click.echo(draw(name, rows, wide=output == "wide", headers=headers))
     elif output == "csv":
         click.echo(
-            _csv([_fields(row, LAYOUTS[name].fields) for row in rows], LAYOUTS[name].fields, headers),
+            comma_separated(rows, LAYOUTS[name].fields, headers=headers),
             nl=False,
         )
     else:
@@ -36,8 +42,8 @@ def show_one(value: Mapping[str, Any], output: str, sentence: str) -> None:
     if output in ("table", "wide"):
         click.echo(sentence)
     elif output == "csv":
-        flat = _flat(value)
-        click.echo(_csv([flat], tuple(flat), True), nl=False)
+        spread = flat(value)
+        click.echo(comma_separated([spread], tuple(spread)), nl=False)
     else:
         click.echo(_text(value, output), nl=output == "json")
 
@@ -50,18 +56,38 @@ def rows_of(answer: Any) -> list[dict[str, Any]]:
     return [item for item in items if isinstance(item, dict)]
 
 
-def show_list(peer: Peer, name: str, output: str, headers: bool) -> int:
-    """Write a table of the station, as far as its arrays answer.
+def show_list(
+    peer: Peer, name: str, output: str, headers: bool, path: str | None = None, query: Query = ()
+) -> int:
+    """Write a table of the station, all its pages, as far as its arrays answer; ``path`` where it is not the name's.
 
-    Those that do not are said on stderr, and the exit code is 3: what is on stdout is not all there is.
+    Arrays that do not are said on stderr, and the exit code is 3: what is on stdout is not all there is.
     """
-    answer = peer.get(f"/api/v1/{name}")
+    answer = all_pages(peer, f"/api/v1/{path or name}", query)
     items = rows_of(answer)
     show(items, name, output, headers=headers)
     down = answer.get("down") or [row for row in items if name == "arrays" and row.get("state") == "down"]
     for array in down:
         say(f"array {array.get('array')} at {array.get('address')} does not answer: {array.get('detail')}")
     return UNREACHABLE if down else 0
+
+
+def all_pages(peer: Peer, path: str, query: Query = ()) -> Any:
+    """The answer of a list with the items of every page; one that says how many it wants gets no more."""
+    from urllib.parse import urlencode
+
+    wanted = [(key, value) for key, value in query if value is not None]
+    whole = any(key == "limit" for key, _ in wanted)
+    start = wanted if whole else [*wanted, ("limit", _PAGE_ROWS)]
+    answer = page = peer.get(f"{path}?{urlencode(start)}")
+    items = rows_of(answer)
+    for _ in range(_PAGE_LIMIT):
+        cursor = page.get("next")
+        if whole or not isinstance(cursor, str):
+            break
+        page = peer.get(f"{path}?{urlencode([*start, ('cursor', cursor)])}")
+        items += rows_of(page)
+    return {**answer, "items": items}
 
 
 def say(text: str) -> None:
@@ -75,40 +101,3 @@ def _text(value: Any, output: str) -> str:
     import yaml
 
     return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
-
-
-def _csv(rows: Sequence[Mapping[str, Any]], names: Sequence[str], headers: bool) -> str:
-    """The columns ``names``, whatever the rows have; booleans, lists and objects as in JSON, nothing for null."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    if headers:
-        writer.writerow(names)
-    writer.writerows([[_csv_value(row.get(name)) for name in names] for row in rows])
-    return out.getvalue()
-
-
-def _csv_value(value: Any) -> Any:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, bool | list | Mapping) else value
-
-
-def _fields(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """The values of ``row`` at ``names``; ``outer.inner`` reaches into an object."""
-    return {name: _field(row, name) for name in names}
-
-
-def _field(row: Mapping[str, Any], name: str) -> Any:
-    found: Any = row
-    for part in name.split("."):
-        found = found.get(part) if isinstance(found, Mapping) else None
-    return found
-
-
-def _flat(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """One object whose objects are spread out as ``outer.inner``."""
-    flat: dict[str, Any] = {}
-    for name, value in row.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import click
@@ -11,6 +12,7 @@ import click
 from credits.sizing import NS_PER_METRE_ROUND_TRIP, POLICIES, Inputs
 from mgmt import sizing
 from mgmt.cli.answers import checked
+from mgmt.cli.captured import captured_inputs
 from mgmt.cli.options import (
     DELAY,
     DISTANCE,
@@ -53,6 +55,14 @@ _ROW = {
     type=click.IntRange(0, 2112),
     help="Average payload of its frames in bytes; 2112 unless told.",
 )
+@click.option(
+    "--capture",
+    "captures",
+    multiple=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Compute with what this capture shows: rate, round trip, sessions, frames (may be repeated).",
+)
 @click.option("--unit-size", type=SIZE, help="Unit size when computing without a station; 16KiB unless told.")
 @click.option(
     "--policy",
@@ -74,6 +84,7 @@ def recommend(
     distance: int | None,
     speed: str | None,
     payload: int | None,
+    captures: tuple[Path, ...],
     unit_size: int | None,
     policy: str,
     explain: bool,
@@ -85,12 +96,25 @@ def recommend(
 ) -> None:
     """The recommended size for a target, from what the station has measured; or from --bandwidth and --rtt,
     or --speed and --distance, alone."""
-    if policy != sizing.ALL and POLICIES[policy].in_credits and (speed is None or distance is None):
+    needs_link = policy != sizing.ALL and POLICIES[policy].in_credits and not captures
+    if needs_link and (speed is None or distance is None):
         raise click.UsageError(
             f"the policy {policy} is for a Fibre Channel link: it needs --speed and --distance"
         )
     given = (bandwidth, rtt, distance, speed, payload, unit_size)
-    if any(value is not None for value in given):
+    measured: Mapping[str, Any] = {}
+    if captures:
+        if any(named.values()) or any(value is not None for value in given[:-1]):
+            raise click.UsageError("give a capture, a target or the values themselves, not several of them")
+        inputs, measured = captured_inputs(captures, unit_size)
+        inputs = replace(
+            inputs, sessions=sessions or inputs.sessions, connections=connections or inputs.connections
+        )
+        try:
+            rows = [sizing.row(found) for found in sizing.recommendations(policy, inputs)]
+        except ValueError as error:
+            raise click.UsageError(str(error)) from error
+    elif any(value is not None for value in given):
         if any(named.values()):
             raise click.UsageError("give a target (the station's values) or the values themselves, not both")
         if speed is not None or distance is not None or payload is not None:
@@ -127,6 +151,10 @@ def recommend(
         show_one(rows[0], output, "")
     if explain and output in ("table", "wide"):
         _explain(rows, output, headers=not no_headers)
+        if measured:
+            click.echo("\nmeasured in the capture:")
+            terms = [{"term": name, "value": value, "meaning": about} for name, (value, about) in measured.items()]
+            show(terms, "terms", output, headers=not no_headers)
     _warn(rows)
 
 

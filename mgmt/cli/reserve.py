@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import click
 
+from credits.quantities import parse_size
 from credits.targets import Target, TargetKind
 from mgmt.cli.answers import checked
 from mgmt.cli.options import (
@@ -39,6 +40,20 @@ _CHANGE = {
 _PREVIEW = _CHANGE | {"free_units_before": int, "free_units_after": int, "expanded_units": int}
 
 
+class Share(click.ParamType):  # type: ignore[type-arg]
+    """``4:64KiB``: how many connections share, and what each of them is sure of."""
+
+    name = "N:SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, int]:
+        """The body of the API."""
+        count, _, least = str(value).partition(":")
+        try:
+            return {"connections": int(count), "minimum_bytes": parse_size(least)}
+        except ValueError:
+            self.fail(f"{value!r:.60} is not N:SIZE, such as 4:64KiB", param, ctx)
+
+
 @click.command(epilog="Example: sancredit reserve --port-pair 127.0.0.1,127.0.0.2 --size auto")
 @target_options
 @click.option(
@@ -47,6 +62,11 @@ _PREVIEW = _CHANGE | {"free_units_before": int, "free_units_after": int, "expand
 @counts_options
 @click.option(
     "--lease", type=DELAY, help="It lapses after this time, unless it is made again or units are in use."
+)
+@click.option(
+    "--share",
+    type=Share(),
+    help="With --connection: so many connections share the new buffer ID, each sure of SIZE.",
 )
 @click.option(
     "--both-ends",
@@ -59,6 +79,7 @@ _PREVIEW = _CHANGE | {"free_units_before": int, "free_units_after": int, "expand
 def reserve(
     size: int | None,
     lease: int | None,
+    share: dict[str, int] | None,
     both_ends: bool,
     dry_run: bool,
     sessions: int | None,
@@ -74,6 +95,8 @@ def reserve(
         raise click.UsageError(
             "a reservation for a connection is given a new ID: use --connection, or update"
         )
+    if share is not None and (target.kind is not TargetKind.CONNECTION or dry_run or both_ends):
+        raise click.UsageError("--share is for a connection's buffer ID: use --connection, without --dry-run")
     values = {"size_bytes": size, "sessions": sessions, "connections_per_session": connections}
     if both_ends:
         if target.kind is not TargetKind.PORT_PAIR or dry_run:
@@ -83,7 +106,7 @@ def reserve(
     if dry_run:
         _preview(station, output, body(wanted, **values), target)
         return
-    request = body(wanted, **values, lease_ns=lease, request_id=uuid.uuid4().hex)
+    request = body(wanted, **values, lease_ns=lease, sharing=share, request_id=uuid.uuid4().hex)
     with open_station(station, _TIMEOUT_S) as peer:
         answer = checked(peer, peer.post("/api/v1/reserve", request), **_CHANGE)
     show_one(answer, output, _changed("reserved", target, answer))
@@ -163,14 +186,45 @@ class Supposition(click.ParamType):  # type: ignore[type-arg]
     show_default=True,
     help="auto: what would be recommended; or bytes.",
 )
+@click.option(
+    "--failure", metavar="A,B", help="What would happen to every reservation if this channel failed."
+)
+@click.option("--onto", metavar="A,B", help="With --failure: the channel that its sessions go over then.")
+@click.option(
+    "--channel", metavar="A,B", help="With --if: what it would do to every reservation over the channel."
+)
 @output_option
 @station_option
 def preview(
-    supposed: dict[str, int] | None, size: int | None, output: str, station: str, **named: Any
-) -> None:
-    """What a reservation would change, on the channel as it is or as it might become. Nothing is changed."""
-    wanted = make_target(**named)
-    _preview(station, output, body(wanted, size_bytes=size, **(supposed or {})), wanted.target)
+    supposed: dict[str, int] | None,
+    size: int | None,
+    failure: str | None,
+    onto: str | None,
+    channel: str | None,
+    output: str,
+    station: str,
+    **named: Any,
+) -> int:
+    """What a reservation would change, on the channel as it is or as it might become. Nothing is changed.
+
+    With --failure or --channel: what would be done about all reservations there, in which order, which of them would
+    run short, and what would cure it.
+    """
+    if failure is None and channel is None:
+        if onto is not None:
+            raise click.UsageError("--onto goes with --failure")
+        wanted = make_target(**named)
+        _preview(station, output, body(wanted, size_bytes=size, **(supposed or {})), wanted.target)
+        return 0
+    if any(named.values()) or size is not None or (failure and channel) or (onto and not failure):
+        raise click.UsageError(
+            "--failure and --channel are about a whole channel: without a target and a size"
+        )
+    from mgmt.cli.outlook import channel_request, failure_request, show_outlook
+
+    if failure is not None:
+        return show_outlook(station, output, "failure", failure_request(failure, onto, supposed or {}))
+    return show_outlook(station, output, "channels", channel_request(str(channel), supposed or {}))
 
 
 @click.command(epilog="Example: sancredit release --port-pair 127.0.0.1,127.0.0.2")

@@ -1,6 +1,6 @@
 """HTTP between station, arrays, measuring devices and the command line.
 
-An address is ``unix:/path/to.sock`` or ``http://HOST:PORT`` (a client may also be given ``https://``). Clients:
+An address is ``unix:/path/to.sock``, ``http://HOST:PORT`` on loopback, or ``https://HOST:PORT``. Clients:
 :class:`Peer`. Servers: :class:`ServerThread` or :func:`serve` with an ASGI application made from
 :func:`message_endpoint` and :func:`exception_handlers`. What is refused travels as an RFC 9457 problem.
 

@@ -20,25 +20,34 @@ from mgmt.messages import LIMIT_BYTES, BadMessage, Envelope, Message, decode, en
 
 #: How long a server waits for the rest of a request's body.
 BODY_TIMEOUT_S = 10.0
+#: Methods that change nothing; their requests have no body to speak of.
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+_JSON = b"application/json"
+_FORMS = (b"application/x-www-form-urlencoded", b"multipart/form-data")
 
 
 class Guard:
     """ASGI middleware: bodies of at most ``limit_bytes``, JSON only, and no request meant for another host.
 
     The Host and Content-Type checks keep a web page in a browser on the same machine from driving a server
-    on loopback (DNS rebinding, cross-site forms).
+    on loopback (DNS rebinding, cross-site forms). ``forms``: the application takes forms too, and checks itself that
+    they are its own; ``any_host``: its names are those of its certificate.
     """
 
-    def __init__(self, app: ASGIApp, *, limit_bytes: int = LIMIT_BYTES) -> None:
+    def __init__(
+        self, app: ASGIApp, *, limit_bytes: int = LIMIT_BYTES, forms: bool = False, any_host: bool = False
+    ) -> None:
         self._app = app
         self._limit_bytes = limit_bytes
+        self._media_types = (_JSON, *_FORMS) if forms else (_JSON,)
+        self._any_host = any_host
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        if refusal := _unwelcome(scope["method"], headers):
+        if refusal := self._unwelcome(scope["method"], headers):
             await _send_problem(refusal, scope, receive, send)
             return
         length = headers.get(b"content-length", b"0")
@@ -87,19 +96,31 @@ class Guard:
         detail = f"a request has at most {self._limit_bytes} bytes"
         return make_problem(Code.BAD_MESSAGE, detail, status=413, title="Too long")
 
+    def _unwelcome(self, method: str, headers: dict[bytes, bytes]) -> dict[str, Any] | None:
+        host = headers.get(b"host", b"localhost").decode("latin-1")
+        name = host.rpartition("]")[0].strip("[") if host.startswith("[") else host.partition(":")[0]
+        if not self._any_host and not Address("http", host=name).is_loopback:
+            detail = f"{host!r:.300} is not a name of this server"
+            return make_problem("MISDIRECTED", detail, status=421, title="Wrong host")
+        if method == "POST":  # a foreign page cannot send the other methods that change things
+            media_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+            if media_type not in self._media_types:
+                detail = "send the request with Content-Type: application/json"
+                return make_problem(Code.BAD_MESSAGE, detail, status=415, title="Not JSON")
+        return None
 
-def _unwelcome(method: str, headers: dict[bytes, bytes]) -> dict[str, Any] | None:
-    host = headers.get(b"host", b"localhost").decode("latin-1")
-    name = host[: host.index("]") + 1].strip("[]") if host.startswith("[") else host.partition(":")[0]
-    if not Address("http", host=name).is_loopback:
-        detail = f"{host!r} is not a name of this server"
-        return make_problem("MISDIRECTED", detail, status=421, title="Wrong host")
-    if method == "POST":
-        media_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-        if media_type != b"application/json":
-            detail = "send the request with Content-Type: application/json"
-            return make_problem(Code.BAD_MESSAGE, detail, status=415, title="Not JSON")
-    return None
+
+def takes_forms(app: ASGIApp) -> bool:
+    """Whether an application has said that it takes forms and checks whose they are (``app.state.takes_forms``)."""
+    return bool(getattr(getattr(app, "state", None), "takes_forms", False))
+
+
+def end_streams(app: ASGIApp) -> None:
+    """Before a server stops: have an application end its answers that would go on for ever
+    (``app.state.end_streams``, a callable)."""
+    end = getattr(getattr(app, "state", None), "end_streams", None)
+    if end is not None:
+        end()
 
 
 async def _send_problem(body: dict[str, Any], scope: Scope, receive: Receive, send: Send) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import socket
 import time
 import uuid
@@ -12,7 +13,10 @@ from typing import Any
 import httpx
 
 from mgmt.http.address import Address, parse_address
+from mgmt.http.credentials import ClientCredentials
 from mgmt.http.problems import PeerRefused, PeerUnreachable, make_problem
+from mgmt.http.signing import HEADER
+from mgmt.http.tls import ClientTls
 from mgmt.messages import BadMessage, Envelope, Message, decode, encode
 
 #: The longest answer a client reads.
@@ -26,9 +30,12 @@ class Peer:
     ``retries`` times and under the same ``request_id``, by which the receiver knows it again (GAP-5); it does not
     repeat one whose time was up.
 
-    ``name`` ("the station", "array M") goes before the address in error texts; ``token`` is shown as a bearer token.
+    ``name`` ("the station", "array M") goes before the address in error texts; ``token`` is shown as a bearer token;
+    ``credentials`` instead of it also say whom to trust at an ``https://`` address, which certificate to show there,
+    and which key signs messages.
 
-    Every method raises :class:`PeerRefused` and :class:`PeerUnreachable`.
+    The constructor raises :class:`mgmt.http.tls.TlsError`; every method raises :class:`PeerRefused` and
+    :class:`PeerUnreachable`.
     """
 
     def __init__(
@@ -39,19 +46,25 @@ class Peer:
         retries: int = 2,
         name: str = "",
         token: str | None = None,
+        credentials: ClientCredentials | None = None,
     ) -> None:
+        credentials = credentials or ClientCredentials(token=token)
         self.address = parse_address(address) if isinstance(address, str) else address
         self.who = f"{name} at {self.address}" if name else str(self.address)
         self._timeout_s = timeout_s
         self._retries = retries
+        self._key = credentials.key
         unix = self.address.scheme == "unix"
+        verify = (credentials.tls or ClientTls()).context() if self.address.scheme == "https" else False
         self._client = httpx.Client(
-            transport=httpx.HTTPTransport(uds=self.address.path if unix else None),
+            transport=httpx.HTTPTransport(uds=self.address.path if unix else None, verify=verify),
             base_url="http://localhost" if unix else f"{self.address.scheme}://{self.address.host_and_port}",
             auth=httpx.BasicAuth(self.address.username, self.address.password)
             if self.address.username or self.address.password
             else None,
-            headers={"authorization": f"Bearer {token}"} if token is not None else None,
+            headers={"authorization": f"Bearer {credentials.token}"}
+            if credentials.token is not None
+            else None,
             timeout=httpx.Timeout(timeout_s),
             trust_env=False,
         )
@@ -110,6 +123,10 @@ class Peer:
         if self.address.scheme == "unix":
             self._knock()
         headers = {"content-type": "application/json"} if body is not None else {}
+        if self._key is not None and body is not None:
+            # The time of day of the machine: a signature is good for the verifier's window around it.
+            nonce = secrets.token_hex(16)
+            headers[HEADER] = self._key.sign(path, body, now_s=int(time.time()), nonce=nonce)
         data = bytearray()
         try:
             with self._client.stream(

@@ -16,10 +16,14 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from mgmt.http.address import Address, parse_address
-from mgmt.http.application import Guard
+from mgmt.http.application import Guard, end_streams, takes_forms
+from mgmt.http.protocol import ConnectionCounts, bounded
+from mgmt.http.tls import ServerTls
 
 #: How long requests under way may go on after the order to stop.
 GRACE_S = 3.0
+#: Connections of one server, those that wait for live data included.
+CONNECTION_LIMIT = 512
 
 
 class ListenError(Exception):
@@ -27,22 +31,29 @@ class ListenError(Exception):
 
 
 @contextmanager
-def listening(address: str | Address) -> Iterator[tuple[socket.socket, Address]]:
+def listening(
+    address: str | Address, *, tls: ServerTls | None = None
+) -> Iterator[tuple[socket.socket, Address]]:
     """A bound, listening socket and its real address (port 0 becomes the port the system chose).
 
     A Unix socket has mode 0600; a socket file that nobody listens on any more is replaced, one in use is not;
-    the file is removed at the end. TCP is for loopback only, since these servers do not speak TLS (GAP-22).
+    the file is removed at the end. TCP without ``tls`` is for loopback only (GAP-22).
     Raises :class:`AddressError`, :class:`ListenError`.
     """
     wanted = parse_address(address) if isinstance(address, str) else address
-    if wanted.scheme == "https":
+    if wanted.scheme == "https" and tls is None:
         raise ListenError(
-            f"cannot listen on {wanted}: this server does not speak TLS; use http:// on loopback"
+            f"cannot listen on {wanted}: TLS needs a certificate: --tls-cert FILE --tls-key FILE"
         )
+    if wanted.scheme != "https" and tls is not None:
+        raise ListenError(f"cannot listen on {wanted} with TLS: write https://HOST:PORT")
     if wanted.username or wanted.password:
         raise ListenError(f"cannot listen on {wanted}: a server's address has no user name and no password")
-    if not wanted.is_loopback:
-        raise ListenError(f"cannot listen on {wanted}: plain HTTP is for loopback addresses and Unix sockets")
+    if not wanted.is_loopback and tls is None:
+        raise ListenError(
+            f"cannot listen on {wanted}: plain HTTP is for loopback addresses and Unix sockets; elsewhere write "
+            "https:// and give --tls-cert FILE --tls-key FILE"
+        )
     try:
         bound = _bind_unix(wanted) if wanted.scheme == "unix" else _bind_tcp(wanted)
     except OSError as error:
@@ -50,7 +61,7 @@ def listening(address: str | Address) -> Iterator[tuple[socket.socket, Address]]
         raise ListenError(f"cannot listen on {wanted}: {reason}") from error
     with bound:
         if wanted.scheme != "unix":
-            yield bound, Address("http", host=wanted.host, port=bound.getsockname()[1])
+            yield bound, Address(wanted.scheme, host=wanted.host, port=bound.getsockname()[1])
             return
         made = Path(wanted.path).stat().st_ino
         try:
@@ -104,7 +115,9 @@ def _remove_if_stale(path: Path, address: Address) -> None:
     raise ListenError(f"cannot listen on {address}: address already in use")
 
 
-def _server(app: ASGIApp, on_ready: Callable[[], None]) -> Any:
+def _server(app: ASGIApp, on_ready: Callable[[], None], tls: ServerTls | None) -> Any:
+    context = tls.context() if tls is not None else None
+
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
@@ -113,6 +126,7 @@ def _server(app: ASGIApp, on_ready: Callable[[], None]) -> Any:
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             bound = asyncio.create_task(self._give_up())
+            end_streams(app)
             try:
                 await super().shutdown(sockets)
             finally:
@@ -133,27 +147,34 @@ def _server(app: ASGIApp, on_ready: Callable[[], None]) -> Any:
 
     return Server(
         uvicorn.Config(
-            Guard(app),
+            Guard(app, forms=takes_forms(app), any_host=tls is not None),
             log_config=None,
             access_log=False,
             ws="none",
-            http="h11",
+            http=bounded(ConnectionCounts()),
+            ssl_context_factory=(lambda _config, _default: context) if context is not None else None,
             server_header=False,
-            limit_concurrency=256,
+            limit_concurrency=CONNECTION_LIMIT,
             timeout_keep_alive=30,
             proxy_headers=False,
         )
     )
 
 
-def serve(app: ASGIApp, address: str | Address, on_ready: Callable[[Address], None] | None = None) -> None:
+def serve(
+    app: ASGIApp,
+    address: str | Address,
+    on_ready: Callable[[Address], None] | None = None,
+    *,
+    tls: ServerTls | None = None,
+) -> None:
     """Serve ``app`` in this thread until SIGTERM or SIGINT; ``on_ready`` gets the real address.
 
-    Raises :class:`AddressError`, :class:`ListenError`.
+    Raises :class:`AddressError`, :class:`ListenError`, :class:`mgmt.http.tls.TlsError`.
     """
 
     async def run() -> None:
-        server = _server(app, lambda: on_ready(real) if on_ready else None)
+        server = _server(app, lambda: on_ready(real) if on_ready else None, tls)
 
         def stop() -> None:
             server.should_exit = True
@@ -165,24 +186,32 @@ def serve(app: ASGIApp, address: str | Address, on_ready: Callable[[Address], No
         if not server.started:
             raise ListenError(f"the server on {real} did not start")
 
-    with listening(address) as (bound, real):
+    with listening(address, tls=tls) as (bound, real):
         asyncio.run(run())
 
 
 class ServerThread:
     """Serve ``app`` on a thread with its own event loop: the control plane beside a data loop.
 
-    ``start()`` returns when requests are answered and raises :class:`AddressError` or :class:`ListenError`;
-    ``stop()`` lets the requests under way end (3 s at most) and joins the thread. Also a context manager.
+    ``start()`` returns when requests are answered and raises :class:`AddressError`, :class:`ListenError` or
+    :class:`mgmt.http.tls.TlsError`; ``stop()`` lets the requests under way end (3 s at most) and joins the thread.
+    Also a context manager.
     """
 
-    def __init__(self, app: ASGIApp, address: str | Address) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        address: str | Address,
+        *,
+        tls: ServerTls | None = None,
+    ) -> None:
         self._app = app
+        self._tls = tls
         self.address = parse_address(address) if isinstance(address, str) else address
         self._ready = threading.Event()
         self._server: Any = None
         self._thread: threading.Thread | None = None
-        self._listening = listening(self.address)
+        self._listening = listening(self.address, tls=tls)
 
     def __enter__(self) -> ServerThread:
         return self.start()
@@ -194,9 +223,13 @@ class ServerThread:
         """Listen, serve, and wait until ready; afterwards :attr:`address` is the real one."""
         if self._thread is not None:
             raise RuntimeError("the server has been started already")
-        self._listening = listening(self.address)
+        self._listening = listening(self.address, tls=self._tls)
         bound, self.address = self._listening.__enter__()
-        self._server = _server(self._app, self._ready.set)
+        try:
+            self._server = _server(self._app, self._ready.set, self._tls)
+        except BaseException:
+            self._listening.__exit__(None, None, None)
+            raise
         self._thread = threading.Thread(
             target=self._run, args=(bound,), name=f"http {self.address}", daemon=True
         )

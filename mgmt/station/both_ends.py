@@ -9,35 +9,35 @@ soon as it does, also after a restart of the station.
 from __future__ import annotations
 
 import logging
-import threading
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from credits.errors import Code, InvalidRequest
 from credits.targets import Target, TargetKind, port_pair
-from mgmt.http import Peer, PeerRefused, PeerUnreachable
+from mgmt.http import PeerRefused, PeerUnreachable
 from mgmt.messages import (
     BufferHoldRequest,
     BufferHoldResponse,
     BufferReserveResponse,
-    HoldConfirmRequest,
-    HoldVoidRequest,
-    ReservationReleaseRequest,
-    ReservedBufferUpdateRequest,
 )
+from mgmt.plain import to_plain
+from mgmt.station import events, lifecycle, policies, trail
 from mgmt.station.arrays import Site
-from mgmt.station.context import Station
-from mgmt.station.reservations import Reserved, check_size
+from mgmt.station.context import LOCAL_USER, Station
+from mgmt.station.database import StationStoreError, Transaction
+from mgmt.station.lifecycle import Input
+from mgmt.station.open_ends import VERB, confirm, settle_ends, undo_end
+from mgmt.station.records import Stage
+from mgmt.station.reservations import Reserved, check_size, inputs_of
 from mgmt.station.sizes import Advice, advise
-from mgmt.station.store import OpenEnd, StationStoreError
+from mgmt.station.store import OpenEnd, put_ends, remove_ends
 
 _log = logging.getLogger(__name__)
 
 #: A hold outlives the longest wait for the other array's answers; what is not confirmed by then is gone.
 HOLD_NS = 30 * 10**9
-#: How often the settler looks for ends that an array which was down has left open.
-SETTLE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +57,7 @@ def reserve_both_ends(
     sessions: int | None = None,
     connections_per_session: int | None = None,
     lease_ns: int | None = None,
+    by: str = LOCAL_USER,
 ) -> BothReserved:
     """Reserve ``size_bytes`` (or the recommended size) for a port pair, and for its mirror image on the other array.
 
@@ -72,9 +73,12 @@ def reserve_both_ends(
     check_size(size_bytes)
     attempt = uuid.uuid4().hex
     mirrored = port_pair(target.remote_port, target.local_port)
+    asked = _Asked(attempt, target, size_bytes, lease_ns, by, inputs_of(size_bytes, advice))
     with station.attempts.work_on(attempt):
-        ends = _hold_both(station, attempt, (target, mirrored), size_bytes, lease_ns)
-        answers = _confirm_both(station, ends)
+        ends = _hold_both(station, asked, (target, mirrored))
+        answers = _confirm_both(station, asked, ends, automatic=advice is not None)
+    for end in ends:
+        station.inventory.mark_changed(end.array)
     local, remote = (
         Reserved(array=end.array, requested_bytes=size_bytes, answer=answer, advice=None)
         for end, answer in zip(ends, answers, strict=True)
@@ -82,25 +86,73 @@ def reserve_both_ends(
     return BothReserved(local=local, remote=remote, advice=advice)
 
 
-def _hold_both(
-    station: Station, attempt: str, targets: Sequence[Target], size_bytes: int, lease_ns: int | None
-) -> list[OpenEnd]:
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What both arrays are asked for."""
+
+    attempt: str
+    target: Target
+    size_bytes: int
+    lease_ns: int | None
+    by: str
+    inputs: Mapping[str, Any]
+
+
+def _hold_both(station: Station, asked: _Asked, targets: Sequence[Target]) -> list[OpenEnd]:
     """The holds, written down; or neither."""
     sites = [station.arrays.with_port(str(target.local_port)) for target in targets]
     ends: list[OpenEnd] = []
     try:
         for site, target in zip(sites, targets, strict=True):
             request = BufferHoldRequest(
-                target=target, requested_bytes=size_bytes, ttl_ns=HOLD_NS, lease_ns=lease_ns
+                target=target, requested_bytes=asked.size_bytes, ttl_ns=HOLD_NS, lease_ns=asked.lease_ns
             )
-            ends.append(_hold(site, attempt, len(ends), request))
-        station.store.put_ends(ends)
-    except (PeerRefused, PeerUnreachable, InvalidRequest, StationStoreError):
+            ends.append(_hold(site, asked.attempt, len(ends), request))
+        station.store.database.write(lambda transaction: _write_down(transaction, station, asked, ends))
+    except (PeerRefused, PeerUnreachable, InvalidRequest, StationStoreError) as error:
+        detail = str(error)
         for end in ends:
-            if not _undo(station, end):
+            if not undo_end(station, end):
                 _log.warning("the hold of array %s ends by itself", end.array)
+        if not isinstance(error, StationStoreError):
+            station.store.database.write(
+                lambda transaction: _record(transaction, station, asked, Stage.REFUSED, detail=detail)
+            )
         raise
     return ends
+
+
+def _write_down(transaction: Transaction, station: Station, asked: _Asked, ends: Sequence[OpenEnd]) -> None:
+    put_ends(transaction, ends)
+    _record(transaction, station, asked, Stage.ASKED)
+
+
+def _record(
+    transaction: Transaction,
+    station: Station,
+    asked: _Asked,
+    stage: Stage,
+    *,
+    of: int | None = None,
+    after: Mapping[str, Any] | None = None,
+    before: Mapping[str, Any] | None = None,
+    detail: str = "",
+) -> None:
+    trail.append(
+        transaction,
+        station,
+        VERB,
+        stage,
+        str(asked.target),
+        by=asked.by,
+        of=of,
+        target=asked.target,
+        request_id=asked.attempt,
+        inputs=asked.inputs,
+        before=before,
+        after=after,
+        detail=detail,
+    )
 
 
 def _hold(site: Site, attempt: str, number: int, request: BufferHoldRequest) -> OpenEnd:
@@ -121,7 +173,9 @@ def _hold(site: Site, attempt: str, number: int, request: BufferHoldRequest) -> 
     )
 
 
-def _confirm_both(station: Station, ends: Sequence[OpenEnd]) -> list[BufferReserveResponse]:
+def _confirm_both(
+    station: Station, asked: _Asked, ends: Sequence[OpenEnd], *, automatic: bool
+) -> list[BufferReserveResponse]:
     """Both reservations in the order of ``ends``; or neither.
 
     The far end goes first: it is the likelier one to be out of reach, and then nothing here has changed yet.
@@ -129,9 +183,9 @@ def _confirm_both(station: Station, ends: Sequence[OpenEnd]) -> list[BufferReser
     answers: list[BufferReserveResponse] = []
     for end in reversed(ends):
         try:
-            answers.insert(0, _confirm(station, end))
+            answers.insert(0, confirm(station, end))
         except (PeerRefused, PeerUnreachable) as error:
-            _settle(station, ends)
+            settle_ends(station, ends, str(error))
             if isinstance(error, PeerRefused):
                 raise _neither(error, end.array) from error
             detail = (
@@ -139,113 +193,62 @@ def _confirm_both(station: Station, ends: Sequence[OpenEnd]) -> list[BufferReser
             )
             raise PeerUnreachable(error.who, f"{detail} is undone as soon as it answers") from error
     try:
-        station.store.remove_ends(ends)
+        station.store.database.write(
+            lambda transaction: _conclude(transaction, station, asked, ends, answers, automatic=automatic)
+        )
     except StationStoreError:
-        _settle(station, ends)
+        settle_ends(station, ends)
         raise
     return answers
 
 
-def _confirm(station: Station, end: OpenEnd) -> BufferReserveResponse:
-    peer = station.arrays[end.array]
-    answer = peer.send(HoldConfirmRequest(hold=end.hold), _confirm_id(end))
-    if not isinstance(answer, BufferReserveResponse):
-        raise PeerUnreachable(peer.who, "its answer is no reservation")
-    return answer
-
-
-def _confirm_id(end: OpenEnd) -> str:
-    """One for each end, whoever asks: by it an array knows a confirmation again, even after a restart."""
-    return f"{end.attempt}-confirm-{end.number}"
+def _conclude(
+    transaction: Transaction,
+    station: Station,
+    asked: _Asked,
+    ends: Sequence[OpenEnd],
+    answers: Sequence[BufferReserveResponse],
+    *,
+    automatic: bool,
+) -> None:
+    """Both are confirmed: the ends are finished, and what they have is known; all in one commit."""
+    remove_ends(transaction, ends)
+    route = (ends[0].local_port, ends[0].remote_port)
+    lease_s = None if asked.lease_ns is None else max(1, asked.lease_ns // 10**9)
+    after: dict[str, Any] = {}
+    before: dict[str, Any] = {}
+    policies_before: dict[str, Any] = {}
+    for end, answer in zip(ends, answers, strict=True):
+        values = {
+            "requested_bytes": asked.size_bytes,
+            "reserved_units": answer.reserved_units,
+            "reserved_bytes": answer.reserved_bytes,
+            "epoch": answer.epoch,
+            "lease_s": lease_s,
+        }
+        target = port_pair(end.local_port, end.remote_port)
+        lifecycle.put(
+            transaction, station, end.array, target, (Input.RESERVE, Input.GRANTED), values, by=asked.by
+        )
+        size = None if automatic else asked.size_bytes
+        policy = policies.known(transaction, target)
+        policies_before[str(target)] = None if policy is None else to_plain(policy)
+        policies.follow_size(transaction, station, target, route, size, lease_s, by=asked.by)
+        after[str(target)] = {"array": end.array, **values}
+        before[str(target)] = {
+            "requested_bytes": end.previous_bytes,
+            "reserved_units": answer.previous_units,
+        }
+    number = trail.asked_number(transaction, asked.attempt)
+    asked = replace(asked, inputs={**asked.inputs, "policies_before": policies_before})
+    _record(transaction, station, asked, Stage.DONE, of=number, before=before, after=after)
+    units = ", ".join(
+        f"{answer.reserved_units} on array {end.array}" for end, answer in zip(ends, answers, strict=True)
+    )
+    text = f"reserved at both ends of {asked.target}: units {units}"
+    events.note(transaction, station, "reserved", str(asked.target), text, by=asked.by)
 
 
 def _neither(refusal: PeerRefused, array: str) -> PeerRefused:
     detail = f"array {array}: {refusal}; nothing has changed at either end"
     return PeerRefused(refusal.code, refusal.title, detail, refusal.problem | {"detail": detail})
-
-
-# -- bringing an end back ------------------------------------------------------------------------------------
-
-
-def settle(station: Station) -> int:
-    """Bring back what unfinished attempts have left, as far as the arrays answer; how many ends remain open."""
-    for attempt in {end.attempt for end in station.store.open_ends()}:
-        with station.attempts.work_on(attempt) as mine:
-            if mine:  # read again: it may have been finished since
-                _settle(station, [end for end in station.store.open_ends() if end.attempt == attempt])
-    return len(station.store.open_ends())
-
-
-def _settle(station: Station, ends: Sequence[OpenEnd]) -> None:
-    undone = [end for end in ends if _undo(station, end)]
-    try:
-        station.store.remove_ends(undone)
-    except StationStoreError as error:
-        _log.warning("%s; it is tried again", error)
-
-
-def _undo(station: Station, end: OpenEnd) -> bool:
-    """Whether it is certain now that the end is as it was, or in the hands of another manager.
-
-    Voided first: from then on the hold cannot be confirmed. Then asked for its confirmation under the same ID as
-    before: the answer is the first one where it was confirmed, else STALE.
-    """
-    try:
-        peer = station.arrays[end.array]
-        try:
-            peer.send(HoldVoidRequest(hold=end.hold), f"{end.attempt}-void-{end.number}")
-        except PeerRefused as refusal:
-            if refusal.code != Code.STALE:
-                raise
-            _give_back(peer, end, _confirm(station, end))
-    except PeerRefused as refusal:
-        if refusal.code in (Code.STALE, Code.NOT_RESERVED):
-            return True
-        _log.warning("array %s cannot bring its end back yet: %s", end.array, refusal)
-        return False
-    except (PeerUnreachable, InvalidRequest) as error:
-        _log.info("array %s brings its end back later: %s", end.array, error)
-        return False
-    return True
-
-
-def _give_back(peer: Peer, end: OpenEnd, made: BufferReserveResponse) -> None:
-    """Undo what was confirmed, unless another manager has changed it since: the epoch tells (GAP-10)."""
-    target = port_pair(end.local_port, end.remote_port)
-    if end.previous_bytes:
-        peer.send(
-            ReservedBufferUpdateRequest(target=target, recommended_bytes=end.previous_bytes, epoch=made.epoch)
-        )
-    else:
-        peer.send(ReservationReleaseRequest(target=target, drain=True, epoch=made.epoch))
-
-
-class Settler:
-    """A thread that settles what unfinished attempts have left, from the start on."""
-
-    def __init__(self, station: Station, interval_s: float = SETTLE_S) -> None:
-        self._station = station
-        self._interval_s = interval_s
-        self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="settler")
-
-    def __enter__(self) -> Settler:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Ends the thread; one that waits for an array just now is left to its time-out."""
-        self._ending.set()
-        self._thread.join(self._interval_s)
-
-    def _run(self) -> None:
-        while True:
-            try:
-                settle(self._station)
-            except StationStoreError as error:
-                _log.warning("%s", error)
-            except RuntimeError:
-                if not self._ending.is_set():  # else its connections were closed under it
-                    raise
-            if self._ending.wait(self._interval_s):
-                return

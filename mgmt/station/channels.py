@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from credits.errors import Code, InvalidRequest, Refused
-from credits.targets import Target, TargetKind, port_pair
+from credits.targets import Target, TargetKind, port_pair, port_pair_number
 from mgmt.http import PeerRefused, PeerUnreachable, ProblemError
 from mgmt.messages import ChannelChangeNotify, ChannelInfoGetRequest, ChannelInfoGetResponse
-from mgmt.station.context import Station, canonical_pair, canonical_port
+from mgmt.station import events, history, trail
+from mgmt.station.context import LOCAL_USER, Station, canonical_pair, canonical_port
+from mgmt.station.database import Transaction
+from mgmt.station.records import Cause, Severity, Stage
 from mgmt.station.store import Channel
 
 #: Most concurrent sessions of a pair, and most connections of a session (section F of the specification).
@@ -27,6 +31,9 @@ def register(
     *,
     sessions: int | None = None,
     connections_per_session: int | None = None,
+    by: str = LOCAL_USER,
+    cause: Cause = Cause.USER,
+    inputs: Mapping[str, Any] | None = None,
 ) -> Channel:
     """Step 801: the row of table 108 for ``target``, made or brought to the new counts.
 
@@ -40,7 +47,7 @@ def register(
         if count is not None and not 1 <= count <= COUNT_LIMIT:
             raise InvalidRequest(Code.INVALID_SIZE, f"{name} is from 1 to {COUNT_LIMIT}, not {count}")
     with station.store.exclusive():
-        row = station.store.channel(local_port, remote_port, target.remote_port_number)
+        before = row = station.store.channel(local_port, remote_port, target.remote_port_number)
         if row is None:
             row = Channel(
                 local_port=local_port,
@@ -57,11 +64,77 @@ def register(
             sessions=sessions or row.sessions,
             connections_per_session=connections_per_session or row.connections_per_session,
         )
-        station.store.put_channel(row)
+        if row != before:
+            station.store.put_channels(
+                [row], lambda t: _note_register(t, station, before, row, by, cause, inputs)
+            )
+            station.due.add(local_port, remote_port)
     return row
 
 
-def unregister(station: Station, target: Target) -> Channel:
+def _note_register(
+    transaction: Transaction,
+    station: Station,
+    before: Channel | None,
+    after: Channel | None,
+    by: str,
+    cause: Cause,
+    inputs: Mapping[str, Any] | None,
+) -> None:
+    row = after or before
+    assert row is not None
+    pair = name_of(row)
+    trail.append(
+        transaction,
+        station,
+        "register" if after is not None else "unregister",
+        Stage.DONE,
+        pair,
+        by=by,
+        cause=cause,
+        inputs=inputs,
+        before=_counts_of(before),
+        after=_counts_of(after),
+    )
+    if after is None:
+        text = f"{pair} is not in table 108 any more"
+    else:
+        text = f"{pair} has {after.sessions} sessions of {after.connections_per_session} connections"
+    events.note(
+        transaction, station, "registered" if after is not None else "unregistered", pair, text, by=by
+    )
+
+
+def _counts_of(row: Channel | None) -> dict[str, Any] | None:
+    if row is None:
+        return None
+    return {"sessions": row.sessions, "connections_per_session": row.connections_per_session}
+
+
+def name_of(row: Channel) -> str:
+    """A row of table 108 in words: ``channel A,B`` or ``channel A,B number N``."""
+    number = "" if row.remote_port_number is None else f" number {row.remote_port_number}"
+    return f"channel {row.local_port},{row.remote_port}{number}"
+
+
+def target_named(name: str) -> Target:
+    """The target of a row of table 108 in the words of :func:`name_of`. Raises :class:`InvalidRequest`."""
+    pair, _, number = name.removeprefix("channel ").partition(" number ")
+    local_port, _, remote_port = pair.partition(",")
+    canonical_pair(local_port, remote_port)
+    if number.isascii() and number.isdigit():
+        return port_pair_number(local_port, remote_port, int(number))
+    return port_pair(local_port, remote_port)
+
+
+def unregister(
+    station: Station,
+    target: Target,
+    *,
+    by: str = LOCAL_USER,
+    cause: Cause = Cause.USER,
+    inputs: Mapping[str, Any] | None = None,
+) -> Channel:
     """Take the row of ``target`` out of table 108, as cancelling does (708); the row that was.
 
     Raises :class:`ProblemError` where there is none, and :class:`Refused` (BUSY) while anything is reserved for it or
@@ -81,7 +154,7 @@ def unregister(station: Station, target: Target) -> Channel:
             else f"array {gathered.down[0].array}, which may hold a reservation for it, does not answer"
         )
         raise Refused(Code.BUSY, f"the row of {local_port},{remote_port} stays in table 108: {why}")
-    station.store.remove_channel(row)
+    station.store.remove_channel(row, lambda t: _note_register(t, station, row, None, by, cause, inputs))
     return row
 
 
@@ -141,9 +214,8 @@ def counts(channel: Channel, target: Target) -> tuple[int, int]:
 
 def _with_values_of_its_pair(station: Station, row: Channel) -> Channel:
     """A new row of a pair that has been measured for another port number has its bandwidth and delay at once."""
-    for other in station.store.channels():
-        same_pair = (other.local_port, other.remote_port) == (row.local_port, row.remote_port)
-        if same_pair and other.measured_at is not None:
+    for other in station.store.rows_of(row.local_port, row.remote_port):
+        if other.measured_at is not None:
             return replace(
                 row,
                 bandwidth_bps=other.bandwidth_bps,
@@ -163,7 +235,7 @@ def measure(station: Station, local_port: str, remote_port: str) -> list[Channel
     old values stay, marked stale (GAP-11); :class:`ProblemError` when the pair is not registered.
     """
     local_port, remote_port = canonical_pair(local_port, remote_port)
-    if not _rows_of(station, local_port, remote_port):
+    if not station.store.rows_of(local_port, remote_port):
         raise not_registered(local_port, remote_port)
     try:
         answer = _ask(station, local_port, remote_port)
@@ -185,15 +257,28 @@ def measure(station: Station, local_port: str, remote_port: str) -> list[Channel
 def _change(station: Station, local_port: str, remote_port: str, **values: Any) -> list[Channel]:
     """Set ``values`` in every row that the pair has now; a measurement takes seconds, in which rows may change."""
     with station.store.exclusive():
-        rows = [replace(row, **values) for row in _rows_of(station, local_port, remote_port)]
-        for row in rows:
-            station.store.put_channel(row)
+        before = station.store.rows_of(local_port, remote_port)
+        rows = [replace(row, **values) for row in before]
+
+        def also(transaction: Transaction) -> None:
+            if not values["failed"]:
+                history.note(transaction, station, rows[0])
+            elif not all(row.failed for row in before):
+                text = "it could not be measured: its values are stale"
+                events.note(
+                    transaction,
+                    station,
+                    "channel-stale",
+                    f"channel {local_port},{remote_port}",
+                    text,
+                    severity=Severity.WARNING,
+                )
+
+        if rows:
+            station.store.put_channels(rows, also)
+            if not values["failed"]:
+                station.due.add(local_port, remote_port)
     return rows
-
-
-def _rows_of(station: Station, local_port: str, remote_port: str) -> list[Channel]:
-    pair = (local_port, remote_port)
-    return [row for row in station.store.channels() if (row.local_port, row.remote_port) == pair]
 
 
 def _ask(station: Station, local_port: str, remote_port: str) -> ChannelInfoGetResponse:
@@ -233,13 +318,16 @@ def _utc(text: str, now: datetime) -> str:
 def take_notice(station: Station, notice: ChannelChangeNotify) -> list[Channel]:
     """Step 1201 (M9): the pair's channel has changed; every row of the pair takes the new values over.
 
-    A notification older than the newest one is dropped (GAP-12). Returns the rows that changed.
+    A notification older than the newest one is dropped (GAP-12). Returns the rows that changed. Figure 9 then runs by
+    itself for what has an automatic policy (:mod:`mgmt.station.updates`); it is due before this returns.
     """
     if not _sound(notice.bandwidth_bps, notice.rtt_ns):
         raise InvalidRequest(Code.INVALID_SIZE, "bandwidth and delay of a channel are positive")
-    changed = []
+    changed: list[Channel] = []
+    local_port, remote_port = canonical_port(notice.local_port), canonical_port(notice.remote_port)
     with station.store.exclusive():
-        for row in _rows_of(station, canonical_port(notice.local_port), canonical_port(notice.remote_port)):
+        before = station.store.rows_of(local_port, remote_port)
+        for row in before:
             if notice.sequence <= row.sequence:
                 continue
             new = replace(
@@ -251,9 +339,26 @@ def take_notice(station: Station, notice: ChannelChangeNotify) -> list[Channel]:
                 failed=False,
                 sequence=notice.sequence,
             )
-            station.store.put_channel(new)
             changed.append(new)
+
+        def also(transaction: Transaction) -> None:
+            history.note(transaction, station, changed[0])
+            if _far_from(before[0], changed[0]):
+                text = f"bandwidth {notice.bandwidth_bps} bit/s, round trip {notice.rtt_ns} ns"
+                events.note(
+                    transaction, station, "channel-changed", f"channel {local_port},{remote_port}", text
+                )
+
+        if changed:
+            station.store.put_channels(changed, also)
+            station.due.add(local_port, remote_port)
     return changed
+
+
+def _far_from(before: Channel, after: Channel) -> bool:
+    """Whether the values differ by 10 % and more: smaller changes are no news (GAP-12)."""
+    pairs = ((before.bandwidth_bps, after.bandwidth_bps), (before.rtt_ns, after.rtt_ns))
+    return any(old is None or new is None or abs(new - old) * 10 >= old for old, new in pairs)
 
 
 def is_stale(station: Station, channel: Channel) -> bool:

@@ -12,9 +12,15 @@ from ipaddress import ip_address
 
 from credits.errors import Code, InvalidRequest
 from credits.targets import Target, check_target
-from mgmt.http import Peer
+from mgmt.http import Address, Peer
 from mgmt.station.arrays import Arrays
+from mgmt.station.events import Feed
+from mgmt.station.inventory import Inventory
+from mgmt.station.resize import Memory
 from mgmt.station.store import Store
+
+#: Who asks without a name of their own: everything that reaches a socket only its owner can.
+LOCAL_USER = "local"
 
 
 class Attempts:
@@ -23,6 +29,11 @@ class Attempts:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._under_way: set[str] = set()
+
+    def under_way(self) -> frozenset[str]:
+        """What is being worked on now."""
+        with self._lock:
+            return frozenset(self._under_way)
 
     @contextmanager
     def work_on(self, attempt: str) -> Iterator[bool]:
@@ -36,6 +47,41 @@ class Attempts:
             if mine:
                 with self._lock:
                     self._under_way.discard(attempt)
+
+
+class Settled:
+    """Up to which record of the audit trail everything that was asked is known to have an end."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+
+class Due:
+    """Port pairs whose channel has changed, for which figure 9 is due; each is in it once, however often it changes."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._pairs: dict[tuple[str, str], None] = {}
+
+    def add(self, local_port: str, remote_port: str) -> None:
+        """The channel of a registered pair has changed."""
+        with self._changed:
+            self._pairs[local_port, remote_port] = None
+            self._changed.notify_all()
+
+    def take(self, timeout_s: float = 0.0) -> tuple[str, str] | None:
+        """The pair that has waited longest; ``None`` where none comes in time."""
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._pairs), timeout_s)
+            pair = next(iter(self._pairs), None)
+            if pair is not None:
+                del self._pairs[pair]
+            return pair
+
+
+def connect(name: str, address: Address) -> Peer:
+    """A client of an array."""
+    return Peer(address, name=f"array {name}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +99,19 @@ class Station:
     fresh_s: float = 600.0
     stale_after_s: float = 24 * 3600.0
     attempts: Attempts = field(default_factory=Attempts)
+    feed: Feed = field(default_factory=Feed)
+    due: Due = field(default_factory=Due)
+    low_caches: set[str] = field(default_factory=set)
+    """Arrays whose cache is low, until it is well above the threshold."""
+    renewed: dict[str, float] = field(default_factory=dict)
+    """When each lease was last renewed, in seconds of UTC."""
+    settled: Settled = field(default_factory=Settled)
+    connect: Callable[[str, Address], Peer] = connect
+    memory: Memory = field(default_factory=Memory)
+    inventory: Inventory = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "inventory", Inventory(self.arrays, self.utc_now))
 
     def close(self) -> None:
         """Close the connections and the store."""

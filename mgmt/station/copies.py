@@ -34,6 +34,8 @@ CONNECTION_LIMIT = 256
 APPLICATION = "remote-copy"
 #: An M7 is answered when its connection has logged in and its units are allocated.
 START_TIMEOUT_S = 30.0
+#: Fibre Channel ports have none; messages want one.
+FC_PORT_NUMBER = 1
 #: Both disks are read whole.
 DIGEST_TIMEOUT_S = 600.0
 
@@ -75,8 +77,8 @@ def start(
     local_port, _ = pair_of(route)
     channel = register(station, route, sessions=sessions, connections_per_session=connections_per_session)
     sessions, connections_per_session = _counts(channel, target, sessions, connections_per_session)
-    local = station.arrays.with_port(local_port)
-    remote = station.arrays.with_port(channel.remote_port)
+    local = station.arrays.with_port(local_port, again=True)
+    remote = station.arrays.with_port(channel.remote_port, again=True)
     near, far = local.volume(volume), remote.volume(remote_volume or volume)
     _check_room(local, near, remote, far)
     record = CopyRecord(
@@ -93,14 +95,16 @@ def start(
         if record.copy_id in station.store.copies():
             raise Refused(Code.BUSY, f"there is a copy {record.copy_id} already")
         station.store.put_copy(record)
+    link = str(remote.port.get("link")) if remote.port.get("kind") == "fc" else None
     requests = [
         CopyStartRequest(
             copy_id=record.copy_id,
             target=target,
             volume=volume,
             remote_host=str(remote.port.get("address")),
-            remote_port_number=remote.iscsi_port,
-            remote_iqn=str(remote.port.get("iqn")),
+            remote_port_number=remote.iscsi_port if link is None else FC_PORT_NUMBER,
+            remote_iqn=str(remote.port.get("copy_iqn") or remote.port.get("iqn")),
+            remote_link=link,
             remote_lun=remote.lun(far),
             sessions=sessions,
             connections_per_session=connections_per_session,

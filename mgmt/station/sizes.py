@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,7 +10,7 @@ from credits.errors import Code, InvalidRequest
 from credits.sizing import Inputs, Recommendation, bandwidth_delay_bytes
 from credits.targets import Target
 from mgmt import sizing
-from mgmt.http import PeerRefused, PeerUnreachable, ProblemError
+from mgmt.http import Peer, PeerRefused, PeerUnreachable, ProblemError
 from mgmt.messages import InterfaceInfoGetRequest, InterfaceInfoGetResponse, to_plain
 from mgmt.station.arrays import Gathered, Site
 from mgmt.station.channels import Pair, counts, is_stale, measure, over, pair_of, register, row_key
@@ -41,9 +42,15 @@ class Advice:
 
 def available(site: Site, target: Target) -> InterfaceInfoGetResponse:
     """Steps 805-807: M3 to the array; its M4."""
-    answer = site.peer.send(InterfaceInfoGetRequest(target=target))
+    address = site.port.get("address")
+    return interface_of(site.peer, target, address if isinstance(address, str) else None)
+
+
+def interface_of(peer: Peer, target: Target, via: str | None = None) -> InterfaceInfoGetResponse:
+    """Steps 1202-1204: M3 to an array that is known; its M4. ``via``: its port, for a target without one."""
+    answer = peer.send(InterfaceInfoGetRequest(target=target, via=via))
     if not isinstance(answer, InterfaceInfoGetResponse) or answer.unit_bytes <= 0:
-        raise PeerUnreachable(site.peer.who, "its answer is no interface information")
+        raise PeerUnreachable(peer.who, "its answer is no interface information")
     return answer
 
 
@@ -78,25 +85,31 @@ def _advice(
     station: Station, target: Target, channel: Channel, interface: InterfaceInfoGetResponse, policy: str
 ) -> Advice:
     """Step 808 on what is known."""
-    sessions_used, connections_used = counts(channel, target)
-    inputs = Inputs(
-        unit_bytes=interface.unit_bytes,
-        bandwidth_bps=channel.bandwidth_bps,
-        rtt_ns=channel.rtt_ns,
-        sessions=sessions_used,
-        connections=connections_used,
-    )
-    try:
-        recommendations = sizing.recommendations(policy, inputs)
-    except ValueError as error:
-        raise InvalidRequest(Code.INVALID_SIZE, str(error)) from error
     return Advice(
         target=target,
-        recommendations=tuple(recommendations),
+        recommendations=computed(channel, target, interface.unit_bytes, policy),
         interface=interface,
         channel=channel,
         stale=is_stale(station, channel),
     )
+
+
+def computed(
+    channel: Channel, target: Target, unit_bytes: int, policy: str = sizing.DOCUMENT
+) -> tuple[Recommendation, ...]:
+    """Steps 901-903: the recommended sizes of ``target`` for a channel. Raises :class:`InvalidRequest`."""
+    sessions, connections = counts(channel, target)
+    inputs = Inputs(
+        unit_bytes=unit_bytes,
+        bandwidth_bps=channel.bandwidth_bps,
+        rtt_ns=channel.rtt_ns,
+        sessions=sessions,
+        connections=connections,
+    )
+    try:
+        return tuple(sizing.recommendations(policy, inputs))
+    except ValueError as error:
+        raise InvalidRequest(Code.INVALID_SIZE, str(error)) from error
 
 
 def suppose(
@@ -187,12 +200,15 @@ def rows(advice: Advice) -> list[dict[str, Any]]:
 
 def pairs(station: Station) -> Gathered:
     """One row for each registered pair: where it is, what is recommended, what is reserved."""
-    reservations = station.arrays.gather("/v1/reservations")
-    arrays = {row["address"]: row for row in station.arrays.ports().rows if "address" in row}
+    reservations = station.inventory.table("reservations")
+    arrays = {row["address"]: row for row in station.inventory.table("ports").rows if "address" in row}
+    held_by: dict[Any, int] = {}
+    for held in reservations.rows:
+        key = row_key(held.get("target"))
+        held_by[key] = held_by.get(key, 0) + _bytes(held)
     rows = []
     for channel in station.store.channels():
         local, remote = arrays.get(channel.local_port, {}), arrays.get(channel.remote_port, {})
-        found = [held for held in reservations.rows if row_key(held.get("target")) == pair_of_row(channel)]
         rows.append(
             {
                 "local_port": channel.local_port,
@@ -203,14 +219,14 @@ def pairs(station: Station) -> Gathered:
                 "sessions": channel.sessions,
                 "connections_per_session": channel.connections_per_session,
                 "recommended_bytes": _recommended_bytes(channel),
-                "reserved_bytes": sum(_bytes(held) for held in found),
+                "reserved_bytes": held_by.get(pair_of_row(channel), 0),
                 "stale": is_stale(station, channel),
             }
         )
-    return Gathered(rows, reservations.down)
+    return Gathered(rows, list(reservations.down))
 
 
-def _bytes(held: dict[str, Any]) -> int:
+def _bytes(held: Mapping[str, Any]) -> int:
     """The size of a reservation in a row that an array sent; 0 where it says none."""
     value = held.get("reserved_bytes")
     return value if type(value) is int else 0

@@ -90,6 +90,7 @@ def load(path: Path, read_secret: SecretReader) -> ServeConfig:
     metrics = table.text("metrics")
     rules, file_seed = _rules(table, here)
     seed = table.integer("seed", low=-(1 << 62))
+    table.raw("lio")  # what only the kernel's target knows: mgmt.target.kernel
     config = ServeConfig(
         targets=_targets(table, here, read_secret),
         portals=portals or (DEFAULT_PORTAL,),
@@ -209,6 +210,7 @@ def _target(table: Table, here: Path, read_secret: SecretReader) -> TargetConfig
     if problem is not None:
         raise table.error("iqn", f"{iqn!r:.230} is no iSCSI name: {problem}")
     allowed = table.texts("initiators")
+    table.raw("lio")
     luns = tuple(_lun(one, number, here) for number, one in enumerate(table.tables("lun")))
     numbers = [lun.number for lun in luns]
     if len(set(numbers)) != len(numbers):
@@ -233,6 +235,7 @@ def _lun(table: Table, number: int, here: Path) -> LunConfig:
     if store is None:
         raise table.error("store", 'a LUN has one: "64MiB", "null:1GiB", "snapshot:PATH" or a path')
     number = table.integer("number", number, high=_MAX_LUN) or 0
+    table.raw("lio")
     kind = table.text("type") or "disk"
     if kind not in ("disk", "cdrom"):
         raise table.error("type", f"disk or cdrom is expected, not {kind!r:.40}")

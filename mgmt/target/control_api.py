@@ -24,7 +24,6 @@ such rule, session) or ``NOT_DONE``. Bodies have at most 64 KiB.
 
 from __future__ import annotations
 
-import hmac
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -34,7 +33,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from credits.errors import Code
 from iscsi_target.control import NoSuchSession, TargetControl
@@ -42,7 +41,8 @@ from iscsi_target.faults import FaultError, UnknownRule
 from iscsi_target.running import TargetStuck
 from iscsi_target.trace.capture import CaptureError
 from mgmt.http.application import exception_handlers
-from mgmt.http.problems import PROBLEM_TYPE, ProblemError, make_problem
+from mgmt.http.guarding import TokenGuard
+from mgmt.http.problems import ProblemError
 
 _NUMBERS = ("count", "lun", "task_tag", "session", "connection", "status", "after")
 
@@ -67,32 +67,9 @@ def make_app(control: TargetControl, token: str | None = None) -> ASGIApp:
         Route("/statistics", _answer(api.statistics)),
     ]
     app: ASGIApp = Starlette(routes=routes, exception_handlers=exception_handlers())
-    return app if token is None else _TokenGuard(app, token)
-
-
-class _TokenGuard:
-    """ASGI middleware: 401 for who does not show the token."""
-
-    def __init__(self, app: ASGIApp, token: str) -> None:
-        self._app = app
-        self._wanted = f"Bearer {token}".encode()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            shown = dict(scope["headers"]).get(b"authorization", b"")
-            if not hmac.compare_digest(shown, self._wanted):
-                body = make_problem(
-                    "NOT_AUTHENTICATED",
-                    "show the target's token: --token FILE",
-                    status=401,
-                    title="Who are you?",
-                )
-                refusal = JSONResponse(
-                    body, status_code=401, media_type=PROBLEM_TYPE, headers={"WWW-Authenticate": "Bearer"}
-                )
-                await refusal(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+    if token is None:
+        return app
+    return TokenGuard(app, token, advice="show the target's token: --token FILE")
 
 
 def _answer(do: Callable[[Mapping[str, Any]], Any]) -> Callable[[Request], Any]:

@@ -17,7 +17,7 @@ import pytest
 
 from fcsim.engine.link import LinkScenario
 from fcsim.engine.sweep import Row, run_sweep, saturate, write_rows
-from fcsim.errors import InvalidScenario
+from fcsim.errors import InvalidScenario, SchedulerUnreachable
 from fcsim.speeds import SPEEDS, throughput_bytes_per_second
 
 HAVE_DASK = importlib.util.find_spec("distributed") is not None
@@ -169,7 +169,14 @@ def cluster(directory: Path) -> Iterator[str]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not HAVE_DASK, reason="dask is missing: pip install 'sancredit[scale]'")
-def test_a_dask_scheduler_and_two_workers_do_the_same(tmp_path: Path) -> None:
-    asked = scenarios(40)
+def test_a_dask_scheduler_and_two_workers_do_the_same_and_a_sweep_there_is_resumed(tmp_path: Path) -> None:
+    asked, partial = scenarios(40), tmp_path / "partial"
     with cluster(tmp_path) as address:
-        assert run_sweep(saturate, asked, scheduler=address) == run_sweep(saturate, asked, workers=1)
+        rows = run_sweep(saturate, asked, scheduler=address, partial=partial)
+        assert rows == run_sweep(saturate, asked, workers=1)
+        whole = partial.read_text().splitlines(keepends=True)
+        partial.write_text("".join(whole[:5]) + whole[5][:7])
+        assert run_sweep(saturate, asked, scheduler=address, partial=partial) == rows
+    assert len(partial.read_text().splitlines()) == len(whole)
+    with pytest.raises(SchedulerUnreachable, match="no dask scheduler answers"):
+        run_sweep(saturate, asked, scheduler=address)

@@ -18,6 +18,7 @@ from fcsim.fabric.simulation import Outcome, TraceEvent, simulate
 from fcsim.fabric.toml_document import Document, load_document, parse_document
 from fcsim.fabric.variation import changed, make_runs, parse_variation, run_one
 from fcsim.speeds import SPEEDS, throughput_bytes_per_second
+from tests import twins
 
 EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
 TWO_HOSTS = """[fabric]
@@ -40,6 +41,24 @@ bb_sc_n = {bb_sc_n}
 from = "a"
 to = "b"
 {flow}
+"""
+
+
+BESIDE_A_SWITCH = """[fabric]
+duration = "20ms"
+[[switch]]
+name = "s"
+[[host]]
+name = "a"
+switch = "s"
+bb_sc_n = 8
+[[host]]
+name = "b"
+switch = "s"
+[[flow]]
+from = "a"
+to = "b"
+frames = 1000
 """
 
 
@@ -144,15 +163,36 @@ def test_frames_that_wait_longer_than_the_hold_time_are_discarded() -> None:
 # -- BB_SC_N ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["lose-frames", "lose-r-rdys", "corrupt-frames"])
+@pytest.mark.parametrize("kind", ["lose-frames", "lose-r-rdys"])
 def test_lost_credits_come_back_at_the_next_boundary(kind: str) -> None:
     """N = 8: three of 256 frames, or R_RDYs, lost are found, and given back."""
     outcome = run(two_hosts(bb_sc_n=8, flow="frames = 1000", faults=lose(kind, 3)))
     row = port(outcome, "a")
     assert (row["lost_credits"], row["recovered_credits"], row["link_resets"]) == (3, 3, 0)
     assert row["tx_remaining_credits"] == 16
-    assert row["corrupted_frames"] == (3 if kind == "corrupt-frames" else 0)
+    assert row["corrupted_frames"] == 0
     assert row["verdict"] == "lost credit"
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("place", ["between two hosts", "into a switch"])
+def test_a_frame_with_a_bad_crc_is_dropped_and_its_credit_comes_back(
+    place: str, plain: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R_RDY says that a buffer is free, whatever became of the frame (FC-FS-5 19.4)."""
+    if plain:
+        twin = twins.plain("fcsim.engine.fabric_kernel", "fcsim.engine.fabric_memory_kernel")
+        monkeypatch.setattr("fcsim.fabric.simulation.Engine", twin.Engine)
+    if place == "between two hosts":
+        document = two_hosts(bb_sc_n=8, flow="frames = 1000", faults=lose("corrupt-frames", 3))
+    else:
+        document = parse_document(BESIDE_A_SWITCH + lose("corrupt-frames", 3))
+    outcome = run(document)
+    row = port(outcome, "a")
+    assert (row["lost_credits"], row["recovered_credits"], row["link_resets"]) == (0, 0, 0)
+    assert row["tx_remaining_credits"] == row["bb_credit"]
+    assert row["corrupted_frames"] == 3
+    assert flow(outcome, "flow1")["delivered_frames"] == 997
 
 
 def test_exactly_256_lost_in_a_window_of_256_are_not_seen() -> None:

@@ -13,13 +13,17 @@ from fcsim.fcoe.fcf import Fcf, FcfConfig
 from fcsim.fcoe.name_server import NameServer, Registration
 from fcsim.fcoe.vn2vn import BEACON_PS, Vn2vnConfig, Vn2vnPort, Vn2vnState
 from fcsim.fcp.initiator import CommandCompleted
-from fcsim.live.n_port import NPort, NPortConfig, PortLoggedOut, ProcessLoggedIn
+from fcsim.live.n_port import NPort, NPortConfig, PortLoggedOut, ProcessLoggedIn, els_request
 from fcsim.port.login import Offer
 from fcsim.wire import fip as f
 from fcsim.wire import name_server as ns
-from fcsim.wire.codes import FcType
+from fcsim.wire.codes import FcType, WellKnownAddress
 from fcsim.wire.ct import CT_ACCEPT, CT_REJECT, CtExplanation, CtPreamble, encode_ct, request_ct
-from fcsim.wire.frame import DelimitedFrame
+from fcsim.wire.els import decode_els
+from fcsim.wire.els_commands import ElsCommand, RejectExplanation
+from fcsim.wire.els_login import ClassOptions, ClassParameters, CommonFeatures, Fdisc, FlogiAccept
+from fcsim.wire.els_services import LsRjt
+from fcsim.wire.frame import DelimitedFrame, decode_frame, encode_frame
 from tests.fcsim.test_fcp_exchanges import LUN_0, Disk, read_10, write_10
 
 FORWARDER = bytes.fromhex("02fc00000001")
@@ -101,6 +105,75 @@ def test_an_enode_finds_the_forwarder_registers_and_reads_what_it_wrote() -> Non
     good(segment, host.n_port, host.events, write_10(7, 20), data_out=data)
     assert good(segment, host.n_port, host.events, read_10(7, 20), data_in_length=len(data)).data_in == data
     assert not host.ignored
+
+
+def fdisc(enode_mac: bytes, port_name: int) -> bytes:
+    """An FDISC inside FIP, as an ENode sends it for one more N_Port (FC-BB-6)."""
+    message = Fdisc(
+        bb_credit=0,
+        common_features=CommonFeatures.MULTIPLE_N_PORT_ID,
+        bb_receive_data_field_size=2048,
+        port_name=port_name,
+        node_name=port_name + 1,
+        class_3=ClassParameters(service_options=ClassOptions.VALID | ClassOptions.SEQUENTIAL_DELIVERY),
+    )
+    frame = els_request(message, s_id=0, d_id=WellKnownAddress.F_PORT_CONTROLLER, ox_id=9)
+    fip = f.Fip(
+        operation=f.FipOperation.LINK_SERVICE,
+        subcode=f.LinkServiceSubcode.REQUEST,
+        flags=f.FipFlags.FPMA,
+        descriptors=(
+            f.EncapsulatedFdisc(frame=encode_frame(frame)),
+            f.MacAddressDescriptor(mac_address=bytes(6)),
+        ),
+    )
+    return ethernet_fip(fip, FORWARDER, enode_mac)
+
+
+def fdisc_answer(segment: Segment, switch: Fcf, data: bytes) -> tuple[Any, int, bytes]:
+    """What the forwarder answers: the message, the address it goes to, and the MAC address that was given."""
+    switch.receive(data, segment.now_ps)
+    answers = map(decode_ethernet, list(switch.frames()))
+    fip = next(inner for header, inner in answers if header.destination == data[6:12])
+    assert isinstance(fip, f.Fip)
+    inside = next(one for one in fip.descriptors if isinstance(one, f.EncapsulatedFdisc))
+    mac = next(one for one in fip.descriptors if isinstance(one, f.MacAddressDescriptor))
+    frame = decode_frame(inside.frame)
+    return decode_els(frame.payload, ElsCommand.FDISC), frame.header.d_id, mac.mac_address
+
+
+def test_fdisc_gives_a_second_n_port_an_address_of_its_own_on_the_same_enode() -> None:
+    """N_Port_ID virtualisation: FLOGI first, then FDISC for each further N_Port (FC-LS)."""
+    host, switch = Enode(EnodeConfig(HOSTS[0], host_names(1))), fcf()
+    segment = Segment(host, switch)
+    segment.run(SECOND_PS)
+    accept, number, mac = fdisc_answer(segment, switch, fdisc(HOSTS[0], 0x5000))
+    assert isinstance(accept, FlogiAccept)
+    assert number not in (0, host.n_port.n_port_id)
+    assert mac == fabric_provided_mac(f.DEFAULT_FC_MAP, number)
+    assert switch.name_server.ports[number].port_name == 0x5000
+    assert set(switch.logins) == {host.n_port.n_port_id, number}
+    again = fdisc_answer(segment, switch, fdisc(HOSTS[0], 0x5000))
+    assert again[1:] == (number, mac), "the same name gets the same address"
+
+
+def test_fdisc_without_flogi_is_refused() -> None:
+    switch = fcf()
+    answer, _, mac = fdisc_answer(Segment(switch), switch, fdisc(HOSTS[0], 0x5000))
+    assert isinstance(answer, LsRjt)
+    assert answer.explanation == RejectExplanation.N_PORT_LOGIN_REQUIRED
+    assert mac == bytes(6)
+    assert not switch.logins
+
+
+def test_fdisc_of_another_enodes_name_is_refused() -> None:
+    first, second = (Enode(EnodeConfig(HOSTS[n], host_names(n + 1))) for n in (0, 1))
+    switch = fcf()
+    segment = Segment(first, second, switch)
+    segment.run(SECOND_PS)
+    answer, _, _ = fdisc_answer(segment, switch, fdisc(HOSTS[1], 0x3001))
+    assert isinstance(answer, LsRjt)
+    assert first.n_port.n_port_id in switch.logins
 
 
 def test_a_second_enode_is_announced_to_the_first_and_frames_between_them_are_forwarded() -> None:

@@ -13,7 +13,7 @@ from fcsim.live.link_clock import LinkClock, choose_time_scale
 from fcsim.live.live_end import EndConfig, LiveEnd
 from fcsim.live.measure import carry, plain_frame
 from fcsim.live.n_port import LoginFailed, NPortConfig, PortLoggedIn
-from fcsim.port.events import CreditRecovered, FrameArrived, LinkChanged
+from fcsim.port.events import CreditRecovered, Discard, FrameArrived, FrameDiscarded, LinkChanged
 from fcsim.port.link_state import LinkState
 from fcsim.port.login import Offer
 from fcsim.speeds import SPEEDS, throughput_bytes_per_second
@@ -183,6 +183,30 @@ def test_lost_frames_give_their_credits_back_at_the_next_boundary() -> None:
     assert channel.transmit_remaining == 64
 
 
+def test_a_frame_whose_crc_is_wrong_is_dropped_and_its_credit_comes_back() -> None:
+    sender, receiver = ends(credit=4, bb_sc_n=3)
+    hit = random.Random(3)
+    sender._corrupt = lambda record, moment: moment > UP_PS and hit.random() < 0.3
+    arrived = []
+
+    def take(frame: FrameArrived[bytes], moment: int) -> None:
+        arrived.append(moment)
+        receiver.release(frame, moment)
+
+    receiver._deliver = take
+    for _ in range(200):
+        sender.submit(plain_frame(b"x"), UP_PS + 1)
+    carry((sender, receiver), 2 * UP_PS, step_ps=50_000_000)
+    bad = receiver.traffic.bad_crcs
+    assert 30 < bad < 100
+    assert len(arrived) == 200 - bad
+    dropped = [event for event in receiver.events() if isinstance(event, FrameDiscarded)]
+    assert [event.reason for event in dropped] == [Discard.BAD_CRC] * bad
+    statistics = sender.statistics()
+    assert statistics.channels[0].transmit_remaining == 4
+    assert statistics.link_resets == receiver.statistics().frames_recovered == 0
+
+
 def test_credits_that_never_come_back_end_in_a_link_reset_that_restores_them() -> None:
     sender, receiver = ends(credit=4, lose=None, credit_loss_ps=10**9)
     receiver._lose = lambda record, _: record == R_RDY.encode() and receiver.now_ps < UP_PS + 10**9
@@ -256,6 +280,57 @@ def test_a_record_that_comes_after_its_time_is_counted_and_said() -> None:
     receiver.run_until(UP_PS + 2 * 10**9)
     assert not receiver.lateness.exact
     assert "choose a larger time scale" in str(receiver.lateness)
+
+
+def uneven(promises: bool, seed: int) -> tuple[LiveEnd, LiveEnd]:
+    """Two ends whose machines run and stall as they like, each with frames of its own to send all the time."""
+    chance = random.Random(seed)
+    made = ends(credit=8, distance_m=10_000)
+    clocks = [UP_PS, UP_PS]
+    record = plain_frame(bytes(500))
+    for _ in range(3000):
+        number = chance.randrange(2)
+        here, there = made[number], made[1 - number]
+        # A machine that was away for longer than a frame flies finds its clock far ahead.
+        clocks[number] += chance.choice((10_000, 1_000_000, 200_000_000))
+        clocks[number] = max(clocks[number], clocks[1 - number] - 10**9)
+        horizon = here.horizon(clocks[number]) if promises else clocks[number]
+        here.run_until(horizon, clocks[number])
+        if promises:
+            here.promise(horizon)
+        if chance.random() < 0.5:
+            here.submit(record, horizon)
+        there.receive_data(here.data_to_send())
+    return made
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_ends_that_wait_for_each_others_promises_displace_nothing(seed: int) -> None:
+    low, high = uneven(True, seed)
+    assert low.lateness.exact and high.lateness.exact
+    assert min(low.now_ps, high.now_ps) > UP_PS + 10**10, "they wait for each other, but not for ever"
+    assert low.traffic.frames_received > 500 and high.traffic.frames_received > 500
+    assert not all(end.lateness.exact for end in uneven(False, seed)), (
+        "without promises records come too late"
+    )
+
+
+def test_a_promise_is_said_when_it_is_news_and_kept() -> None:
+    low, high = ends(distance_m=1000)
+    high.receive_data(low.data_to_send())
+    low.run_until(UP_PS)
+    low.promise(UP_PS)
+    data = low.data_to_send()
+    assert len(data) == 10 and data.endswith(bytes(2))
+    high.receive_data(data)
+    assert high.horizon(10**18) == UP_PS + low.flight_ps - 1
+    low.promise(UP_PS + low.flight_ps // 8)
+    assert low.data_to_send() == b""
+    low.submit(plain_frame(b"x"), UP_PS)
+    low.run_until(2 * UP_PS)
+    high.receive_data(low.data_to_send())
+    high.run_until(2 * UP_PS)
+    assert high.traffic.last_arrival_ps > UP_PS + low.flight_ps
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ async def linked(
             await body(here, there)
         finally:
             await here.close()
-            await there.close()
+            await listener.close()
 
 
 @pytest.mark.parametrize("names", [(0x20, 0x10), (0x10, 0x20)])
@@ -173,6 +173,7 @@ async def main():
     print("ready", flush=True)
     link = await listener.accept()
     await link.closed
+    await listener.close()
     print(json.dumps({"frames": link.end.statistics().frames_received, "error": link.error}), flush=True)
 
 asyncio.run(main())

@@ -54,6 +54,20 @@ def test_a_login_grants_the_default_and_every_reservation_of_the_pair() -> None:
     assert Offer(link.bb_credit).bb_credit == 33
 
 
+def test_a_login_may_be_for_reservations_alone_and_gets_unreserved_credits_with_the_next() -> None:
+    ports = group()
+    with pytest.raises(Refused) as refused:
+        ports.log_in(HERE, THERE, 0)
+    assert refused.value.code is Code.NO_MEMORY
+    ports.reserve(port_pair(HERE, THERE), 20, request_id="a", now_ns=0)
+    assert ports.log_in(HERE, THERE, 0).bb_credit == 20
+    assert ports.log_in(HERE, THERE, 5).bb_credit == 25
+    assert ports.log_in(HERE, THERE, 0).bb_credit == 20
+    assert ports.pool.statistics().free_units == 80
+    ports.log_out(HERE, THERE)
+    assert ports.pool.statistics().free_units == 80
+
+
 def test_growth_beyond_the_login_says_relogin_required_and_changes_nothing() -> None:
     ports = group()
     pair = port_pair(HERE, THERE)

@@ -89,19 +89,38 @@ class ArrayProcess:
 @contextmanager
 def array(directory: Path, name: str, address: str, *arguments: str) -> Iterator[ArrayProcess]:
     """``sancredit array serve`` until the block ends."""
+    port = ("--port-address", address, "--iscsi-port", "0")
+    with served(directory, name, *port, *arguments) as running:
+        yield running
+
+
+@contextmanager
+def configured_array(directory: Path, name: str, text: str, *arguments: str) -> Iterator[ArrayProcess]:
+    """The array that a TOML file with ``text`` describes."""
+    file = directory / f"{name}.toml"
+    file.write_text(text)
+    with served(directory, name, "--config", str(file), *arguments) as running:
+        yield running
+
+
+@contextmanager
+def served(directory: Path, name: str, *arguments: str) -> Iterator[ArrayProcess]:
+    """``sancredit array serve`` with the name and a control address of its own."""
     control = directory / f"{name}.sock"
     process = subprocess.Popen(
         command(
             *("array", "serve", "--name", name, "--listen", f"unix:{control}"),
-            *("--port-address", address, "--iscsi-port", "0", *arguments),
+            *("--chap-file", str(directory / "chap"), *arguments),
         ),
         stdout=subprocess.PIPE,
         text=True,
     )
     assert process.stdout is not None
     try:
-        ready = [process.stdout.readline().strip() for _ in range(2)]
-        assert ready[1] == f"listening unix:{control}", f"array {name} did not start"
+        ready = [process.stdout.readline().strip()]
+        while ready[-1].startswith("listening ") and ready[-1] != f"listening unix:{control}":
+            ready.append(process.stdout.readline().strip())
+        assert ready[-1] == f"listening unix:{control}", f"array {name} did not start"
         with Peer(f"unix:{control}", 10.0) as peer:
             yield ArrayProcess(process, peer, ready)
     finally:
@@ -127,7 +146,7 @@ def start_requests(
         "volume": "vol0",
         "remote_host": remote_port["address"],
         "remote_port_number": remote_port["iscsi_port"],
-        "remote_iqn": remote_port["iqn"],
+        "remote_iqn": remote_port["copy_iqn"],
         "remote_lun": 0,
         "sessions": sessions,
         "connections_per_session": connections,

@@ -10,6 +10,7 @@ import pytest
 from mgmt.array.configuration import (
     ConfigurationError,
     Settings,
+    TcpInterface,
     VolumeConfig,
     build,
     load,
@@ -21,7 +22,9 @@ MINIMAL = Settings(listen="unix:/tmp/x.sock", port_address="127.0.0.1")
 
 def test_what_is_not_given_has_a_default() -> None:
     config = build(MINIMAL)
-    assert (config.name, config.iscsi_port, config.pool.total_units, config.pool.unit_bytes) == (
+    (interface,) = config.interfaces
+    assert isinstance(interface, TcpInterface)
+    assert (config.name, interface.iscsi_port, interface.pool.total_units, interface.pool.unit_bytes) == (
         "array",
         3260,
         256,
@@ -36,11 +39,14 @@ def test_what_is_not_given_has_a_default() -> None:
 def test_flags_go_before_the_file() -> None:
     file = replace(MINIMAL, name="from-file", units=64, iscsi_port=0)
     config = build(Settings(name="from-flag", iscsi_port=5), file)
-    assert (config.name, config.iscsi_port, config.pool.total_units) == ("from-flag", 5, 64)
+    (interface,) = config.interfaces
+    assert isinstance(interface, TcpInterface)
+    assert (config.name, interface.iscsi_port, interface.pool.total_units) == ("from-flag", 5, 64)
 
 
 def test_a_flag_of_zero_is_a_value() -> None:
-    assert build(Settings(iscsi_port=0), replace(MINIMAL, iscsi_port=7)).iscsi_port == 0
+    (interface,) = build(Settings(iscsi_port=0), replace(MINIMAL, iscsi_port=7)).interfaces
+    assert isinstance(interface, TcpInterface) and interface.iscsi_port == 0
 
 
 def test_a_file_says_everything_that_flags_say(tmp_path: Path) -> None:
@@ -66,9 +72,10 @@ def test_a_file_says_everything_that_flags_say(tmp_path: Path) -> None:
         """
     )
     config = build(Settings(), load(path))
-    assert config.pool.unit_bytes == 2048
-    assert config.pool.ceiling_units == 120
-    assert config.pool.min_free_units == 5
+    (interface,) = config.interfaces
+    assert interface.pool.unit_bytes == 2048
+    assert interface.pool.ceiling_units == 120
+    assert interface.pool.min_free_units == 5
     assert config.state == Path("/var/lib/east")
     assert config.copy.allocation_units == 7
     assert config.copy.extent_bytes == 131072

@@ -75,7 +75,7 @@ def test_a_connection_gets_a_buffer_id_and_a_row_in_table_1500() -> None:
     subject = interface()
     request = BufferReserveRequest(target=new_connection("a", "b"), requested_bytes=UNIT)
     assert subject.reserve(request, "r").buffer_id == 10000
-    assert tables.buffer_ids("east", subject) == [
+    assert tables.buffer_ids("east", [subject]) == [
         {"array": "east", "local_port": "a", "remote_port": "b", "buffer_id": 10000}
     ]
 
@@ -148,7 +148,7 @@ def test_the_tables_have_the_shapes_that_others_rely_on() -> None:
     subject = interface()
     reserve(subject, PAIR, 40)
     subject.allocate((PAIR,), 10, holder="copy", at_most=False)
-    (pool,) = tables.pools("east", subject)
+    (pool,) = tables.pools("east", [subject])
     assert pool == {
         "array": "east",
         "interface": "tcp0",
@@ -165,7 +165,7 @@ def test_the_tables_have_the_shapes_that_others_rely_on() -> None:
         "revision": pool["revision"],
     }
     target = {"kind": "port_pair", "local_port": "211.19.1.20", "remote_port": "133.185.12.20"}
-    (reservation,) = tables.reservations("east", subject)
+    (reservation,) = tables.reservations("east", [subject])
     wanted = {
         "array": "east",
         "interface": "tcp0",
@@ -175,7 +175,7 @@ def test_the_tables_have_the_shapes_that_others_rely_on() -> None:
     }
     assert wanted.items() <= reservation.items()
     assert {"buffer_address", "reserved_bytes", "requested_bytes", "state"} <= reservation.keys()
-    (allocation,) = tables.allocations("east", subject)
+    (allocation,) = tables.allocations("east", [subject])
     wanted = {"array": "east", "interface": "tcp0", "target": target, "allocated_bytes": 10 * UNIT}
     assert wanted.items() <= allocation.items()
 

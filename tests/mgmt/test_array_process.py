@@ -56,7 +56,16 @@ def test_a_ready_array_says_where_it_listens_and_what_it_is(tmp_path: Path) -> N
             pass
         assert east.table("info") == {
             "name": "east",
-            "ports": [{"address": MASTER, "interface": "tcp0", "iscsi_port": port, "iqn": IQN}],
+            "ports": [
+                {
+                    "address": MASTER,
+                    "interface": "tcp0",
+                    "kind": "tcp",
+                    "iscsi_port": port,
+                    "iqn": IQN,
+                    "copy_iqn": f"{IQN}:copy",
+                }
+            ],
             "volumes": [{"name": "vol0", "lun": 0, "size_bytes": 1 << 20}],
         }
         answer = east.peer.send(InterfaceInfoGetRequest(target=PAIR))
@@ -71,7 +80,7 @@ def test_an_array_ends_cleanly_and_leaves_no_socket(tmp_path: Path, number: sign
     with array(tmp_path, "east", MASTER) as east:
         east.process.send_signal(number)
         assert east.process.wait(15) == 0
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["chap"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

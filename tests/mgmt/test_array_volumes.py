@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from iscsi_target.scsi.errors import StoreError
-from mgmt.array.configuration import VolumeConfig
+from mgmt.array.description import VolumeConfig
 from mgmt.array.volumes import VolumeError, open_volumes
 
 MIB = 1 << 20

@@ -16,8 +16,9 @@ from credits.targets import port_pair, port_pair_number
 from mgmt.http import Peer, PeerRefused, PeerUnreachable
 from mgmt.messages import BufferHoldRequest, HoldConfirmRequest, Message, ReservationReleaseRequest
 from mgmt.station.arrays import Arrays
-from mgmt.station.both_ends import Settler, reserve_both_ends, settle
+from mgmt.station.both_ends import reserve_both_ends
 from mgmt.station.context import Station
+from mgmt.station.open_ends import Settler, settle
 from mgmt.station.store import open_store
 from tests.mgmt.array_processes import MASTER, PAIR, REMOTE, ArrayProcess, array
 

@@ -28,7 +28,7 @@ from mgmt.cli.commands import COMMANDS, Entry
 from mgmt.cli.main import main, make_cli
 from mgmt.cli.process_title import blanked
 from mgmt.http import ServerThread
-from mgmt.station.api import make_app
+from mgmt.api.app import make_app
 from tests.mgmt.station_stand_ins import LOCAL, REMOTE, Site, site
 
 PAIR = f"{LOCAL},{REMOTE}"

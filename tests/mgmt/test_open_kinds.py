@@ -167,9 +167,9 @@ def test_an_array_that_leaves_out_where_its_target_is_counts_as_not_answering(
 
 def test_an_array_that_answers_nonsense_about_itself_is_down(place: Site) -> None:
     place.remote.info = lambda: ["what"]  # type: ignore[assignment, return-value, method-assign]
-    rows = {row["array"]: row["state"] for row in place.station.arrays.arrays()}
+    rows = {row["array"]: row["state"] for row in place.station.inventory.table("arrays").rows}
     assert rows == {"M": "up", "R": "down"}
-    assert [down.array for down in place.station.arrays.ports().down] == ["R"]
+    assert [down.array for down in place.station.inventory.table("ports").down] == ["R"]
 
 
 # --- two arrays ---------------------------------------------------------------------------------------------

@@ -434,12 +434,12 @@ def test_a_station_that_restarts_still_has_table_108_and_its_copies(place: Site)
 def test_an_array_that_is_down_shows_as_such_and_the_other_goes_on(place: Site) -> None:
     place.master.rows["pools"] = [{"interface": "tcp0", "free_units": 5}]
     place.down("R")
-    rows = {row["array"]: row["state"] for row in place.station.arrays.arrays()}
+    rows = {row["array"]: row["state"] for row in place.station.inventory.table("arrays").rows}
     assert rows == {"M": "up", "R": "down"}
     gathered = place.station.arrays.gather("/v1/pools")
     assert gathered.rows == [{"array": "M", "interface": "tcp0", "free_units": 5}]
     assert [(down.array, down.detail) for down in gathered.down] == [("R", "no such file or directory")]
-    assert [row["address"] for row in place.station.arrays.ports().rows] == [LOCAL]
+    assert [row["address"] for row in place.station.inventory.table("ports").rows] == [LOCAL]
 
 
 @pytest.mark.parametrize("rows", [None, 7, "text", {"a": 1}, [1, "x", None]])

@@ -122,10 +122,10 @@ def test_a_newer_format_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     open_store(tmp_path).close()
     file = tmp_path / "station.sqlite"
     with sqlite3.connect(file) as connection:
-        connection.execute("UPDATE meta SET value = '2' WHERE key = 'format'")
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
     connection.close()
     before = file.read_bytes()
-    with pytest.raises(StationStoreError, match="has format 2, this version reads format 1"):
+    with pytest.raises(StationStoreError, match="has version 9999, this version reads up to"):
         open_store(tmp_path)
     assert file.read_bytes() == before
 
@@ -168,7 +168,7 @@ def test_a_full_table_refuses_another_row_and_keeps_those_it_has(
 def test_a_disk_that_fills_up_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     store.put_channel(ROW)
-    with store._engine.connect() as connection:  # the pool hands the same connection out again
+    with store.database.engine.connect() as connection:  # the pool hands the same connection out again
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
         connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(StationStoreError, match="full"):

@@ -58,6 +58,7 @@ async def receive(path: Path, time_scale: int) -> None:
     sys.stdout.flush()
     link = await listener.accept()
     await link.closed
+    await listener.close()
     sys.stdout.write(json.dumps({"displaced": link.end.lateness.displaced, "state": str(link)}) + "\n")
 
 

@@ -97,6 +97,7 @@ class Stage:
         hosts = self._directory / f"{site}-hosts.img"
         arguments += ["--volume", f"{HOST_VOLUME}={hosts}:{HOST_VOLUME_BYTES}"]
         arguments += ["--state", str(self._directory / f"{site}.state")]
+        arguments += ["--chap-file", str(self._directory / "arrays.chap")]  # the first array makes it
         self.cast.start(f"{site} array", self._spawn_in(site), arguments, ready_lines=2)
         return Peer(control, _REQUEST_TIMEOUT_S)
 

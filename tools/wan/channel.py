@@ -303,6 +303,22 @@ class Channel:
         self.settings = wanted
         return status
 
+    def hold(self, direction: str, held: bool = True) -> None:
+        """Keep every packet of ``direction`` inside, or let them all go again.
+
+        Raises :class:`BadSetting`, :class:`ChannelUnavailable` on plain loopback, :class:`ChannelFailed`.
+        """
+        self._ask_emulator({"op": "hold", "direction": direction, "held": held})
+
+    def let_pass(self, direction: str, packets: int = 1) -> None:
+        """Let some packets of a direction that is held arrive. Raises as :meth:`hold`."""
+        self._ask_emulator({"op": "pass", "direction": direction, "packets": packets})
+
+    def _ask_emulator(self, message: Mapping[str, Any]) -> None:
+        if self._holding is None:
+            raise ChannelUnavailable("plain loopback holds nothing back")
+        self._ask(message)
+
     def status(self) -> dict[str, Any]:
         """Settings in force, CPU time of the emulator (``cpu_ns``) and counters of both directions.
 

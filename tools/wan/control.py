@@ -4,9 +4,12 @@
 
     {"op": "status"}                                                        -> {"ok": true, "status": {...}}
     {"op": "set", "bandwidth_bps": 1, "rtt_ns": 2, "queue_bytes": 3}        -> {"ok": true, "status": {...}}
+    {"op": "hold", "direction": "remote_to_master", "held": true}           -> {"ok": true, "status": {...}}
+    {"op": "pass", "direction": "remote_to_master", "packets": 1}           -> {"ok": true, "status": {...}}
     anything else                                                           -> {"ok": false, "error": "..."}
 
-``set`` takes any of the three; what is absent stays. A line is at most :data:`LINE_LIMIT_BYTES`.
+``set`` takes any of the three; what is absent stays. ``hold`` keeps a direction's packets inside (acknowledgements, for
+one), ``pass`` lets some of them out. A line is at most :data:`LINE_LIMIT_BYTES`.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ from tools.wan.errors import BadSetting, ChannelFailed
 
 LINE_LIMIT_BYTES = 4096
 ANSWER_LIMIT_BYTES = 64 * 1024
+DIRECTIONS = ("master_to_remote", "remote_to_master")
+_PASS_LIMIT = 1_000_000
 _SETTABLE = ("bandwidth_bps", "rtt_ns", "queue_bytes")
 
 
@@ -40,7 +45,19 @@ class SetRequest:
     queue_bytes: int | None = None
 
 
-def decode_request(line: bytes) -> StatusRequest | SetRequest:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldRequest:
+    """Keep the packets of a direction inside, or no longer; ``packets`` of them pass though it is held."""
+
+    direction: str
+    held: bool = True
+    packets: int = 0
+
+
+Request = StatusRequest | SetRequest | HoldRequest
+
+
+def decode_request(line: bytes) -> Request:
     """The request in one line; raises :class:`BadSetting` with one clear sentence."""
     try:
         message = json.loads(line)
@@ -58,7 +75,22 @@ def decode_request(line: bytes) -> StatusRequest | SetRequest:
             if type(value) is not int:
                 raise BadSetting(f"{key} is {value!r}, but must be a whole number")
         return SetRequest(**message)
-    raise BadSetting('the request must be {"op": "status"} or {"op": "set", ...}')
+    if operation in ("hold", "pass"):
+        return _hold(operation, message)
+    raise BadSetting('the request must be {"op": "status"}, or have the op "set", "hold" or "pass"')
+
+
+def _hold(operation: str, message: dict[str, Any]) -> HoldRequest:
+    key, kind = ("held", bool) if operation == "hold" else ("packets", int)
+    if set(message) != {"direction", key} or type(message[key]) is not kind:
+        raise BadSetting(f"{operation} takes a direction and {key}")
+    if message["direction"] not in DIRECTIONS:
+        raise BadSetting(f"a direction is one of {', '.join(DIRECTIONS)}")
+    if operation == "hold":
+        return HoldRequest(direction=message["direction"], held=message["held"])
+    if not 1 <= message["packets"] <= _PASS_LIMIT:
+        raise BadSetting(f"packets is 1 to {_PASS_LIMIT}, not {message['packets']}")
+    return HoldRequest(direction=message["direction"], packets=message["packets"])
 
 
 def encode(message: Mapping[str, Any]) -> bytes:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Protocol
 
+from tools.wan.control import DIRECTIONS, HoldRequest
 from tools.wan.interfaces import INTERFACE, configure, open_tun
 from tools.wan.link import Link
 from tools.wan.loop import Loop
@@ -30,6 +31,8 @@ class Backend(Protocol):
     def turn(self, now: int) -> int | None: ...
 
     def set(self, settings: ChannelSettings) -> None: ...
+
+    def hold(self, wanted: HoldRequest) -> None: ...
 
     def counters(self) -> dict[str, dict[str, Any]]: ...
 
@@ -99,11 +102,18 @@ class TunEmulator:
         for link, wanted in zip(self._links, settings.links(), strict=True):
             link.set(wanted, now)
 
+    def hold(self, wanted: HoldRequest) -> None:
+        """Hold a direction, let some of it pass, or all again."""
+        link = self._links[DIRECTIONS.index(wanted.direction)]
+        if wanted.packets:
+            link.let_pass(wanted.packets)
+        else:
+            link.hold(wanted.held)
+
     def counters(self) -> dict[str, dict[str, Any]]:
         """Per direction, :class:`tools.wan.link.LinkStatistics` and ``write_errors``."""
         now = time.monotonic_ns()
-        names = ("master_to_remote", "remote_to_master")
         return {
             name: {**asdict(link.statistics(now)), "write_errors": errors}
-            for name, link, errors in zip(names, self._links, self._write_errors, strict=True)
+            for name, link, errors in zip(DIRECTIONS, self._links, self._write_errors, strict=True)
         }

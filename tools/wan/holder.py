@@ -18,7 +18,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tools.wan.control import LINE_LIMIT_BYTES, StatusRequest, decode_request, encode, through_directory
+from tools.wan.control import (
+    LINE_LIMIT_BYTES,
+    HoldRequest,
+    SetRequest,
+    decode_request,
+    encode,
+    through_directory,
+)
 from tools.wan.emulator import Backend, TunEmulator
 from tools.wan.enter import die_with_parent
 from tools.wan.errors import BadSetting, ChannelUnavailable
@@ -155,7 +162,9 @@ class Holder:
     def _answer(self, line: bytes) -> dict[str, Any]:
         try:
             request = decode_request(line)
-            if not isinstance(request, StatusRequest):
+            if isinstance(request, HoldRequest):
+                self._backend.hold(request)
+            elif isinstance(request, SetRequest):
                 wanted = self._settings.changed(
                     bandwidth_bps=request.bandwidth_bps,
                     rtt_ns=request.rtt_ns,

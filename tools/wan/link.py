@@ -92,6 +92,7 @@ class Link:
         "_held",
         "_held_bytes",
         "_held_packets",
+        "_pass",
         "_queue_max",
         "_remainder",
         "_settings",
@@ -104,6 +105,7 @@ class Link:
         self._remainder = 0  # the fraction of a nanosecond owed, in 1/rate
         self._held_bytes = 0
         self._held_packets = 0
+        self._pass: int | None = None  # how many more may arrive while the link is held; None: it is not
         self._queue_max = 0
         self._dropped_packets = self._dropped_bytes = 0
         self._delivered_packets = self._delivered_bytes = 0
@@ -147,9 +149,18 @@ class Link:
         self._held_packets += segments
         return True
 
+    def hold(self, held: bool) -> None:
+        """Let nothing arrive at the far end any more (what was let pass before counts no more), or everything again."""
+        self._pass = 0 if held else None
+
+    def let_pass(self, packets: int) -> None:
+        """Let so many packets arrive though the link is held: those that wait, else the next ones."""
+        if self._pass is not None:
+            self._pass += packets
+
     def next_deadline(self) -> int | None:
-        """When the next packet arrives at the far end; None while nothing is inside."""
-        return self._held[0].due if self._held else None
+        """When the next packet arrives at the far end; None while nothing is inside, or nothing may."""
+        return self._held[0].due if self._held and self._pass != 0 else None
 
     def packets_due(self, now: int) -> list[bytes]:
         """The packets that have arrived at the far end by ``now``, in the order in which they came in.
@@ -158,7 +169,9 @@ class Link:
         """
         held = self._held
         due: list[bytes] = []
-        while held and held[0].due <= now:
+        while held and held[0].due <= now and self._pass != 0:
+            if self._pass is not None:
+                self._pass -= 1
             entry = held.popleft()
             self._held_bytes -= entry.size_bytes
             self._held_packets -= entry.segments

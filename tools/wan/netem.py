@@ -12,6 +12,7 @@ import errno
 import socket
 from typing import Any
 
+from tools.wan.control import HoldRequest
 from tools.wan.errors import ChannelUnavailable
 from tools.wan.interfaces import INTERFACE, configure, segment_before_sending
 from tools.wan.link import NS_PER_S, LinkSettings
@@ -137,6 +138,10 @@ class NetemLink:
             self._apply(settings, 0)
         except OSError as error:
             raise ChannelUnavailable(f"netem refuses the change: {error.strerror}") from None
+
+    def hold(self, wanted: HoldRequest) -> None:
+        """The kernel's emulator keeps nothing inside. Raises :class:`ChannelUnavailable`."""
+        raise ChannelUnavailable(f"netem cannot hold {wanted.direction}", "use a channel of kind tun")
 
     def counters(self) -> dict[str, dict[str, Any]]:
         """Per direction, what netem counts."""

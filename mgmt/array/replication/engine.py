@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -124,6 +124,7 @@ class RunningCopy:
         self._retiring: set[asyncio.Task[None]] = set()
         self._wanted_units: dict[Slot, int] = {}
         self._resizer: asyncio.Task[None] | None = None
+        self._company: list[asyncio.Task[None]] = []
         self._first_byte_ns: int | None = None
         self._last_acknowledgement_ns: int | None = None
         self.finished = asyncio.Event()
@@ -212,6 +213,14 @@ class RunningCopy:
             await link.resize(units)
         except (Refused, LinkLost) as error:  # the copy goes on with what it has, or its pump sees the loss
             _log.warning("%s keeps its %d units: %s", slot, link.allocation.units, error)
+
+    def links_up(self) -> dict[Slot, CopyLink]:
+        """The connections that carry data now."""
+        return {slot: link for slot, link in self._links.items() if self._job.is_up(slot)}
+
+    def accompany(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run ``work`` beside the copy, and cancel it when the copy closes."""
+        self._company.append(asyncio.create_task(work))
 
     def progress(self) -> Progress:
         """The copy as it stands."""
@@ -319,7 +328,7 @@ class RunningCopy:
 
     async def _close(self) -> None:
         """End every task and link; only when this returns are all units back."""
-        busy: list[asyncio.Task[Any]] = [*self._connecting, *self._pumps]
+        busy: list[asyncio.Task[Any]] = [*self._connecting, *self._pumps, *self._company]
         if self._resizer is not None:
             busy.append(self._resizer)
         for task in busy:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,10 +19,11 @@ from credits.durable import DurablePool
 from credits.memory import UnitMemory
 from iscsi_target.errors import CommandFailed, ConnectionLost, IscsiError
 from iscsi_target.initiator import Initiator
+from iscsi_target.session.chap import Chap
 from iscsi_target.session.parameters import Parameters
 from iscsi_target.tcp import ReservedTcpConnection, connect_socket
 from mgmt.array.replication.job import Slot
-from mgmt.array.replication.transport import Buffer, LinkLost, LinkTraffic, RemoteRefused
+from mgmt.array.replication.transport import Buffer, LinkLost, LinkTraffic, RemoteRefused, ScsiOutcome
 
 _Connect = Callable[[str, int], Awaitable[ReservedTcpConnection]]
 
@@ -47,6 +49,14 @@ class Destination:
     connections_per_session: int
     extent_bytes: int
     connect_timeout_s: float
+    session_name: str | None = None
+    """Makes the sessions' ISIDs: who connects again under the same name ends what is left of its sessions there."""
+    silence_s: float = _SILENCE_S
+    digests: bool = False
+    chap: Chap | None = None
+    """How this array proves itself, and what it wants proven."""
+    congestion: str = ""
+    """TCP_CONGESTION of the connections; empty: the system's."""
 
 
 @dataclass(slots=True)
@@ -98,7 +108,7 @@ class IscsiCopyTransport:
                 return stream
 
             async with asyncio.timeout(self._destination.connect_timeout_s):
-                initiator = await self._log_in(session, slot.connection, open_stream)
+                initiator = await self._log_in(session, slot, open_stream)
             undo.pop_all()
         units = _LinkUnits(streams[0], allocation, self._pool, self._memory)
         return IscsiCopyLink(session, initiator, slot, self._destination, units)
@@ -109,28 +119,35 @@ class IscsiCopyTransport:
             port,
             timeout_s=self._destination.connect_timeout_s,
             source_host=self._destination.local_address,
+            congestion=self._destination.congestion,
         )
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(_SILENCE_S * 1000))
-        return ReservedTcpConnection(sock, self._memory.slices(allocation), stall_timeout_s=_SILENCE_S)
+        silence_s = self._destination.silence_s
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(silence_s * 1000))
+        return ReservedTcpConnection(sock, self._memory.slices(allocation), stall_timeout_s=silence_s)
 
-    async def _log_in(self, session: _Session, cid: int, connect: _Connect) -> Initiator:
+    async def _log_in(self, session: _Session, slot: Slot, connect: _Connect) -> Initiator:
         async with session.leading:
             if session.initiator is None:
-                return await self._lead(session, cid, connect)
+                return await self._lead(session, slot, connect)
             initiator = session.initiator
-        await initiator.add_connection(cid, connect=connect)
+        await initiator.add_connection(slot.connection, connect=connect)
         return initiator
 
-    async def _lead(self, session: _Session, cid: int, connect: _Connect) -> Initiator:
+    async def _lead(self, session: _Session, slot: Slot, connect: _Connect) -> Initiator:
         destination = self._destination
+        digest = ("CRC32C", "None") if destination.digests else ("None", "CRC32C")
         initiator = await Initiator.login(
             destination.host,
             destination.port,
             destination.target_iqn,
             initiator_iqn=destination.initiator_iqn,
-            cid=cid,
-            parameters=Parameters(max_connections=destination.connections_per_session),
+            isid=_isid(destination.session_name, slot.session),
+            cid=slot.connection,
+            parameters=Parameters(
+                max_connections=destination.connections_per_session, header_digest=digest, data_digest=digest
+            ),
             connect=connect,
+            chap=destination.chap,
             timeout_s=_COMMAND_TIMEOUT_S,
         )
         try:
@@ -182,6 +199,13 @@ class _LinkUnits:
             self._pool.free(self.allocation)
 
 
+def _isid(name: str | None, session: int) -> bytes | None:
+    """The ISID of a session that keeps its name (the random format, RFC 7143 section 11.12.5); None: any."""
+    if name is None:
+        return None
+    return bytes((0x80,)) + hashlib.sha256(name.encode()).digest()[:3] + session.to_bytes(2, "big")
+
+
 def _without_front(slices: Sequence[memoryview], size_bytes: int) -> list[memoryview]:
     """The memory behind the first ``size_bytes``."""
     rest = []
@@ -208,14 +232,33 @@ class IscsiCopyLink:
         self._cid = slot.connection
         self._destination = destination
         self._units = units
-        self.outstanding_limit = min(
-            units.allocation.bytes // destination.extent_bytes + _AHEAD, _OUTSTANDING_LIMIT
-        )
+
+    @property
+    def outstanding_limit(self) -> int:
+        """Enough writes to fill the reserved buffers, and some that are being read or answered."""
+        filling = self._units.allocation.bytes // self._destination.extent_bytes
+        return min(filling + _AHEAD, _OUTSTANDING_LIMIT)
 
     @property
     def capacity_bytes(self) -> int:
         """Size of the remote logical unit, from READ CAPACITY(16)."""
         return self._session.capacity_bytes
+
+    async def execute(
+        self, lun: int, cdb: bytes, *, data_out: Sequence[Buffer] = (), data_in_length: int = 0
+    ) -> ScsiOutcome:
+        """One command on this connection."""
+        buffer = data_out[0] if len(data_out) == 1 else b"".join(data_out)
+        with _translating(self._destination):
+            answer = await self._initiator.execute(
+                lun,
+                cdb,
+                data_out=buffer,
+                data_in_length=data_in_length,
+                connection=self._cid,
+                check=False,
+            )
+        return ScsiOutcome(answer.status, answer.data_in, answer.sense)
 
     async def write(self, offset_bytes: int, data: Sequence[Buffer]) -> None:
         """One WRITE(16), its data unsolicited as far as FirstBurstLength goes."""
@@ -240,6 +283,11 @@ class IscsiCopyLink:
             await self._initiator.synchronize_cache(self._destination.lun)
 
     @property
+    def lost(self) -> str | None:
+        """Why the session is gone."""
+        return self._initiator.lost
+
+    @property
     def allocation(self) -> Allocation:
         """The units that its bytes live in."""
         return self._units.allocation
@@ -251,11 +299,13 @@ class IscsiCopyLink:
 
     def traffic(self) -> LinkTraffic:
         """The stream's counters; the TCP acknowledgements are those of this moment."""
-        statistics = self._units.stream.statistics()
+        statistics, diagnosis = self._units.stream.statistics(), self._units.stream.diagnosis()
         return LinkTraffic(
             in_flight_bytes=statistics.in_flight_bytes if self._units.held else 0,
             max_in_flight_bytes=statistics.max_in_flight_bytes,
             sent_bytes=statistics.written_bytes,
+            limited_by="" if diagnosis is None else diagnosis.limit.value,
+            hint="" if diagnosis is None else diagnosis.limit.words,
         )
 
     async def close(self) -> None:

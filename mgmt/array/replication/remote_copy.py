@@ -23,6 +23,7 @@ from mgmt.array.configuration import CopyConfig
 from mgmt.array.replication.engine import Progress, RunningCopy, share
 from mgmt.array.replication.job import CopyJob, JobStatistics, Slot, StartRefused, State
 from mgmt.array.replication.transport import CopyTransport, LinkLost, RemoteRefused
+from mgmt.array.replication.usage_follower import UsageFollower
 from mgmt.array.volumes import Volumes
 from mgmt.messages import BadMessage, CopyStartRequest, CopyStartResponse, CopyStatus
 
@@ -56,9 +57,8 @@ class CopyBuffers(Protocol):
         """A buffer ID of the port pair that nobody uses, or ``None``."""
         ...
 
-    @property
-    def unit_bytes(self) -> int:
-        """Size of a unit."""
+    def reserved_bytes(self, claims: Sequence[Target]) -> int:
+        """The same as :meth:`reserved_units`, in bytes."""
         ...
 
 
@@ -219,6 +219,14 @@ class RemoteCopy:
             gather_deadline_ns=self._clock() + self._config.gather_ns,
         )
         running = RunningCopy(job, volume.store, self._transport(request), self._executor, self._clock)
+        if self._config.usage is not None:
+            follower = UsageFollower(
+                self._config.usage,
+                running.links_up,
+                lambda target: self._buffers.reserved_units((target,)),
+                self._clock,
+            )
+            running.accompany(follower.run())
         return CopyRecord(request, local_port, remote_port, claims, running)
 
     def _claims(self, request: CopyStartRequest, local_port: str, remote_port: str) -> tuple[Target, ...]:
@@ -285,7 +293,7 @@ class RemoteCopy:
             copied_bytes=job.acknowledged_bytes + job.outstanding_bytes,
             acknowledged_bytes=job.acknowledged_bytes,
             in_flight_bytes=progress.in_flight_bytes,
-            reserved_bytes=self._buffers.reserved_units(record.claims) * self._buffers.unit_bytes,
+            reserved_bytes=self._buffers.reserved_bytes(record.claims),
             seconds=progress.elapsed_ns / 1e9,
             goodput_bps=progress.goodput_bps,
             error=_with_next_step(record.request, job),

@@ -26,12 +26,25 @@ class RemoteRefused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class ScsiOutcome:
+    """How a command ended: SCSI status, Data-In, sense data."""
+
+    status: int
+    data_in: Buffer
+    sense: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class LinkTraffic:
     """What one connection has under way: bytes handed to the network and not yet acknowledged by the peer."""
 
     in_flight_bytes: int
     max_in_flight_bytes: int
     sent_bytes: int
+    limited_by: str = ""
+    """What keeps it from being faster, of the last second or so: sndbuf-, rwnd-, network- or application-limited."""
+    hint: str = ""
+    """The same in a sentence."""
 
 
 class CopyLink(Protocol):
@@ -47,12 +60,23 @@ class CopyLink(Protocol):
         """How many writes are worth having under way at once."""
         ...
 
+    async def execute(
+        self, lun: int, cdb: bytes, *, data_out: Sequence[Buffer] = (), data_in_length: int = 0
+    ) -> ScsiOutcome:
+        """Any SCSI command to any logical unit of the target, whatever its status. LinkLost."""
+        ...
+
     async def write(self, offset_bytes: int, data: Sequence[Buffer]) -> None:
         """Write ``data``; returns when the remote array has answered GOOD. LinkLost, RemoteRefused."""
         ...
 
     async def flush(self) -> None:
         """What was written over any connection is on the remote disk when this returns. LinkLost, RemoteRefused."""
+        ...
+
+    @property
+    def lost(self) -> str | None:
+        """Why the connection is gone, found out without a command; None while nothing says so."""
         ...
 
     @property

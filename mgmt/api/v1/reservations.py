@@ -1,0 +1,201 @@
+"""Reserving (M5, M6), updating (M10, M11), previewing and releasing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+
+from credits.errors import Code
+from mgmt.api.bodies import BothEndsBody, PreviewBody, ReleaseBody, ReserveBody, UpdateBody
+from mgmt.api.context import Api, change, plain, tagged
+from mgmt.api.idempotency import IdempotencyKey
+from mgmt.api.security.identity import By
+from mgmt.api.v1.described import DryRun, IfMatch, message_response
+from mgmt.http.problems import ProblemError
+from mgmt.messages import (
+    BufferReserveResponse,
+    ReservationPreview,
+    ReservationReleaseResponse,
+    ReservedBufferUpdateResponse,
+)
+from mgmt.station import both_ends, reservations, sizes
+from mgmt.station.context import Station
+
+
+def add_reservations(router: APIRouter, api: Api) -> None:
+    """``/reserve``, ``/reserve-both-ends``, ``/update``, ``/preview``, ``/release``."""
+    station = api.station
+
+    @router.post(
+        "/reserve",
+        tags=["reservations"],
+        response_class=JSONResponse,
+        responses=message_response(BufferReserveResponse, ReservationPreview, about="Granted (M6)"),
+    )
+    def reserve(
+        body: ReserveBody, by: By, idempotency_key: IdempotencyKey = None, dry_run: DryRun = False
+    ) -> JSONResponse:
+        """Steps 809-812: reserve."""
+        if dry_run:
+            return tagged(_previewed(station, body))
+
+        def carry_out() -> dict[str, Any]:
+            done = reservations.reserve(
+                station,
+                body.target.target(),
+                via=body.pair,
+                size_bytes=body.size_bytes,
+                sessions=body.sessions,
+                connections_per_session=body.connections_per_session,
+                lease_ns=body.lease_ns,
+                request_id=body.request_id or idempotency_key,
+                sharing=None if body.sharing is None else body.sharing.sharing(),
+                by=by,
+            )
+            return change(done)
+
+        said = body.model_dump(mode="json")
+        return tagged(api.answers.once(idempotency_key, by, "reserve", said, carry_out))
+
+    @router.post("/reserve-both-ends", tags=["reservations"])
+    def reserve_both_ends(
+        body: BothEndsBody, by: By, idempotency_key: IdempotencyKey = None
+    ) -> dict[str, Any]:
+        """Reserve on both arrays of a port pair, or on neither."""
+
+        def carry_out() -> dict[str, Any]:
+            done = both_ends.reserve_both_ends(
+                station,
+                body.row_target(),
+                size_bytes=body.size_bytes,
+                sessions=body.sessions,
+                connections_per_session=body.connections_per_session,
+                lease_ns=body.lease_ns,
+                by=by,
+            )
+            answer: dict[str, Any] = {"local": change(done.local), "remote": change(done.remote)}
+            if done.advice is not None:
+                answer["advice"] = sizes.rows(done.advice)[0]
+            return answer
+
+        said = body.model_dump(mode="json")
+        answer: dict[str, Any] = api.answers.once(idempotency_key, by, "reserve-both-ends", said, carry_out)
+        return answer
+
+    @router.post(
+        "/update",
+        tags=["reservations"],
+        response_class=JSONResponse,
+        responses=message_response(ReservedBufferUpdateResponse, ReservationPreview, about="Done (M11)"),
+    )
+    def update(
+        body: UpdateBody,
+        by: By,
+        idempotency_key: IdempotencyKey = None,
+        if_match: IfMatch = None,
+        dry_run: DryRun = False,
+    ) -> JSONResponse:
+        """Steps 1206-1208: bring a reservation to a size."""
+        expected = _generation(if_match, body.expected_revision)
+        if dry_run:
+            found = _previewed(
+                station, PreviewBody(target=body.target, via=body.via, size_bytes=body.size_bytes)
+            )
+            if expected is not None and found["revision"] != expected:
+                raise _stale(expected, found["revision"])
+            return tagged(found)
+
+        def carry_out() -> dict[str, Any]:
+            done = reservations.update(
+                station,
+                body.target.target(),
+                via=body.pair,
+                size_bytes=body.size_bytes,
+                expected_revision=expected,
+                request_id=body.request_id or idempotency_key,
+                by=by,
+            )
+            return change(done)
+
+        said = body.model_dump(mode="json") | {"expected_revision": expected}
+        return tagged(api.answers.once(idempotency_key, by, "update", said, carry_out))
+
+    @router.post(
+        "/preview",
+        tags=["reservations"],
+        response_class=JSONResponse,
+        responses=message_response(ReservationPreview, about="What would be granted"),
+    )
+    def preview(body: PreviewBody) -> JSONResponse:
+        """What a reservation would change, on the channel as it is or as it might become; nothing is changed."""
+        return tagged(_previewed(station, body))
+
+    @router.post(
+        "/release",
+        tags=["reservations"],
+        response_class=JSONResponse,
+        responses=message_response(ReservationReleaseResponse, about="Given up"),
+    )
+    def release(body: ReleaseBody, by: By, idempotency_key: IdempotencyKey = None) -> JSONResponse:
+        """Give a reservation up."""
+
+        def carry_out() -> dict[str, Any]:
+            array, answer = reservations.release(
+                station,
+                body.target.target(),
+                via=body.pair,
+                drain=body.drain,
+                request_id=body.request_id or idempotency_key,
+                by=by,
+            )
+            return {"array": array} | plain(answer)
+
+        said = body.model_dump(mode="json")
+        return tagged(api.answers.once(idempotency_key, by, "release", said, carry_out))
+
+
+def _previewed(station: Station, body: PreviewBody | ReserveBody) -> dict[str, Any]:
+    found = reservations.preview(
+        station,
+        body.target.target(),
+        via=body.pair,
+        size_bytes=body.size_bytes,
+        bandwidth_bps=body.bandwidth_bps if isinstance(body, PreviewBody) else None,
+        rtt_ns=body.rtt_ns if isinstance(body, PreviewBody) else None,
+        sessions=body.sessions,
+        connections_per_session=body.connections_per_session,
+    )
+    return change(found)
+
+
+def _generation(if_match: str | None, expected_revision: int | None) -> int | None:
+    """The generation that ``If-Match`` or the body names. Raises :class:`ProblemError`."""
+    if if_match is None or if_match.strip() == "*":
+        return expected_revision
+    text = if_match.strip().strip('"')
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
+        raise ProblemError(
+            Code.BAD_MESSAGE,
+            f'If-Match is the ETag of an answer, such as "7", not {if_match!r:.80}',
+            status=422,
+            title="Not a valid request",
+        )
+    if expected_revision is not None and expected_revision != int(text):
+        raise ProblemError(
+            Code.BAD_MESSAGE,
+            f"If-Match says {text}, expected_revision {expected_revision}: give one of them",
+            status=422,
+            title="Not a valid request",
+        )
+    return int(text)
+
+
+def _stale(expected: int, found: int) -> ProblemError:
+    return ProblemError(
+        Code.STALE,
+        f"the generation is {found}, not {expected}",
+        status=412,
+        title="The state has changed since it was read",
+    )

@@ -1,0 +1,150 @@
+"""Who may change a volume that belongs to a pair: its hosts, or the other array, never both.
+
+Wraps the logical units behind a target: commands that change the medium are refused with WRITE PROTECTED where the pair
+says so. This is also what keeps an old primary out after a takeover (fencing).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+
+from iscsi_target.executor import Deferred, LogicalUnits, ResetKind, ScsiCommand, ScsiResult
+from iscsi_target.scsi.sense import Condition, SenseData
+from iscsi_target.scsi.status import Status
+
+#: Operation codes that change a disk's blocks (SBC-4): WRITE and its kin, UNMAP, FORMAT, SANITIZE, EXTENDED COPY.
+CHANGING = frozenset(
+    (
+        0x04,
+        0x0A,
+        0x2A,
+        0x2E,
+        0x3B,
+        0x3F,
+        0x41,
+        0x42,
+        0x48,
+        0x83,
+        0x89,
+        0x8A,
+        0x8B,
+        0x8E,
+        0x93,
+        0x9C,
+        0xAA,
+        0xAE,
+    )
+)
+_VARIABLE_LENGTH = 0x7F
+_VARIABLE_CHANGING = frozenset((0x0004, 0x000B, 0x000C, 0x000D, 0x000E))
+
+
+def changes(cdb: bytes) -> bool:
+    """Whether a command may change the medium."""
+    if not cdb:
+        return False
+    if cdb[0] == _VARIABLE_LENGTH and len(cdb) >= 10:
+        return int.from_bytes(cdb[8:10], "big") in _VARIABLE_CHANGING
+    return cdb[0] in CHANGING
+
+
+class Door:
+    """The way to one volume for one kind of initiators. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._open = True
+        self._inside = 0
+        self._changed = threading.Condition()
+
+    def enter(self) -> bool:
+        """Go in, where the door is open; then :meth:`leave` once."""
+        with self._changed:
+            self._inside += self._open
+            return self._open
+
+    def leave(self) -> None:
+        """Come out."""
+        with self._changed:
+            self._inside -= 1
+            if not self._inside:
+                self._changed.notify_all()
+
+    def shut(self) -> None:
+        """Let nobody in any more; blocks until nobody is inside."""
+        with self._changed:
+            self._open = False
+            while self._inside:
+                self._changed.wait()
+
+    def open(self) -> None:
+        """Let everybody in."""
+        with self._changed:
+            self._open = True
+
+
+class GuardedUnits:
+    """Logical units (:class:`~iscsi_target.executor.LogicalUnits`) that are changed only through their ``doors``, by
+    LUN."""
+
+    def __init__(self, units: LogicalUnits, doors: Mapping[int, Door]) -> None:
+        self._units = units
+        self._doors = doors
+
+    def data_out_length(self, command: ScsiCommand) -> int:
+        """See :class:`iscsi_target.executor.LogicalUnits`."""
+        return self._units.data_out_length(command)
+
+    def blocking(self, command: ScsiCommand) -> bool:
+        """See :class:`iscsi_target.executor.LogicalUnits`."""
+        return self._units.blocking(command)
+
+    def execute(self, command: ScsiCommand) -> ScsiResult | Deferred:
+        """See :class:`iscsi_target.executor.LogicalUnits`."""
+        door = self._doors.get(command.lun) if changes(command.cdb) else None
+        if door is None:
+            return self._units.execute(command)
+        if not door.enter():
+            return ScsiResult(Status.CHECK_CONDITION, sense=SenseData(Condition.WRITE_PROTECTED).fixed())
+        try:
+            return self._units.execute(command)
+        finally:
+            door.leave()
+
+    def abandon(self, command: ScsiCommand) -> None:
+        """See :class:`iscsi_target.executor.LogicalUnits`."""
+        self._units.abandon(command)
+
+    def luns_for(self, initiator_name: str) -> Sequence[int]:
+        """See :class:`iscsi_target.executor.LogicalUnits`."""
+        return self._units.luns_for(initiator_name)
+
+    def i_t_nexus_established(self, initiator_name: str, initiator_port: str, target_port: int) -> None:
+        """See :class:`iscsi_target.executor.LogicalUnits`."""
+        self._units.i_t_nexus_established(initiator_name, initiator_port, target_port)
+
+    def i_t_nexus_loss(self, initiator_port: str, target_port: int) -> None:
+        """See :class:`iscsi_target.executor.LogicalUnits`."""
+        self._units.i_t_nexus_loss(initiator_port, target_port)
+
+    def reset(self, kind: ResetKind, lun: int | None, initiator_port: str, target_port: int) -> bool:
+        """See :class:`iscsi_target.executor.LogicalUnits`."""
+        return self._units.reset(kind, lun, initiator_port, target_port)
+
+
+class Guards:
+    """The doors of all volumes, by LUN: those of hosts and those of other arrays. They stand open until pairs close them."""
+
+    def __init__(self, luns: Iterable[int]) -> None:
+        self.hosts: dict[int, Door] = {}
+        self.partners: dict[int, Door] = {}
+        for lun in luns:
+            self.hosts[lun], self.partners[lun] = Door(), Door()
+
+    def for_hosts(self, units: LogicalUnits) -> LogicalUnits:
+        """What hosts see."""
+        return GuardedUnits(units, self.hosts)
+
+    def for_arrays(self, units: LogicalUnits) -> LogicalUnits:
+        """What other arrays see."""
+        return GuardedUnits(units, self.partners)

@@ -1,0 +1,239 @@
+"""What a primary does with each write of a host, on the host's own thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Protocol
+
+from iscsi_target.executor import Buffer
+from iscsi_target.scsi.errors import StatusOnly
+from iscsi_target.scsi.status import Status
+from iscsi_target.scsi.stores.store import BackingStore
+from mgmt.array.replication.journal import Journal, JournalError, JournalFull
+from mgmt.array.replication.tracker import ChangeTracker
+
+#: A longer write becomes several records; an epoch may end between them.
+RECORD_BYTES = 1 << 20
+_DISCARD_BYTES = 16 << 20
+_ZEROS_BYTES = 1 << 30
+
+
+class Capture(Enum):
+    """How changes of a volume are kept for the secondary."""
+
+    NOTE = "set the blocks in the bitmap"
+    JOURNAL = "number them in the journal"
+    SYNC = "have them at the secondary before the answer"
+    REFUSE = "tell the host BUSY: the secondary cannot have them now (fence DATA)"
+
+
+class Suspended(Exception):
+    """The secondary cannot have this write; the pair is suspended, and one line says why."""
+
+
+class SyncChannel(Protocol):
+    """The engine's side of synchronous writes; called on hosts' threads, waits."""
+
+    def replicate(self, index: int, offset: int, data: Buffer | None, length: int, *, durable: bool) -> None:
+        """The secondary has it when this returns; ``data`` None: zeros. :class:`Suspended`."""
+        ...
+
+    def flush_remote(self, index: int) -> None:
+        """The secondary has flushed. :class:`Suspended`."""
+        ...
+
+
+class JournalSide:
+    """The journal with everybody who writes to it: who waits for room, and what happens when there is none."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        trackers: Sequence[ChangeTracker],
+        *,
+        patience_s: float,
+        wake: Callable[[], None],
+    ) -> None:
+        self.journal = journal
+        self.lock = threading.Lock()
+        self._trackers = trackers
+        self._patience_s = patience_s
+        self._wake = wake
+        self._room = threading.Condition(self.lock)
+        self.draining = False
+        """Whether records are on their way to the secondary, so that waiting for room makes sense."""
+        self.on_overflow: Callable[[str], None] = lambda reason: None
+        self.waits = 0
+        self.lanes: list[PrimaryLane] = []
+
+    def released(self) -> None:
+        """Records have left, or the channel has changed."""
+        with self.lock:
+            self._room.notify_all()
+
+    def append(self, lane: PrimaryLane, offset: int, data: Buffer | None, length: int) -> bool:
+        """Number one change; False: it is to be noted in the bitmap instead."""
+        with self.lock:
+            while lane.capture is Capture.JOURNAL:
+                try:
+                    self.journal.append(lane.index, offset, data, length)
+                except JournalFull:
+                    self.waits += 1
+                    if self.draining and self._room.wait(self._patience_s):
+                        continue
+                    self._overflow("the journal is full: the channel takes less than the hosts write")
+                except JournalError as error:
+                    self._overflow(str(error))
+                else:
+                    self._wake()
+                    return True
+            return False
+
+    def give_up(self, reason: str = "") -> None:
+        """The bitmaps take over from the journal, which is empty from here on."""
+        with self.lock:
+            self._overflow(reason)
+
+    def _overflow(self, reason: str) -> None:
+        for record in self.journal.pending():
+            bitmap = self._trackers[record.volume].bitmap
+            bitmap.mark(record.offset_bytes, record.length_bytes)
+        for lane in self.lanes:
+            if lane.capture is Capture.JOURNAL:
+                lane.capture = Capture.NOTE
+        self.journal.reset()
+        self._room.notify_all()
+        if reason:
+            self.on_overflow(reason)
+
+
+class PrimaryLane:
+    """The lane of one P-VOL (:class:`~.replicated_store.Lane`). ``capture`` changes while the volume is frozen, or
+    from JOURNAL to NOTE under the journal side's lock."""
+
+    def __init__(
+        self,
+        index: int,
+        tracker: ChangeTracker,
+        side: JournalSide,
+        channel: SyncChannel,
+        slow_down: Callable[[int], None],
+    ) -> None:
+        self.index = index
+        self.tracker = tracker
+        self.capture = Capture.NOTE
+        self.refuses = False
+        """Fence DATA: a write that the secondary cannot have fails."""
+        self._side = side
+        self._channel = channel
+        self._slow_down = slow_down
+
+    def write(self, store: BackingStore, offset: int, data: Buffer, *, durable: bool) -> None:
+        """One write."""
+        length = len(data)
+        if self.capture is Capture.JOURNAL:
+            self._slow_down(length)
+            self._journalled(offset, data, length, lambda: store.write(offset, data, durable=durable))
+        else:
+            self._tracked(offset, data, length, lambda: store.write(offset, data, durable=durable), durable)
+
+    def discard(self, store: BackingStore, offset: int, length: int) -> None:
+        """One discard, in steps."""
+        step = _ZEROS_BYTES if self.capture is Capture.JOURNAL else _DISCARD_BYTES
+        while length:
+            piece = min(step, length)
+            at = offset
+
+            def carry_out(at: int = at, piece: int = piece) -> None:
+                store.discard(at, piece)
+
+            if self.capture is Capture.JOURNAL:
+                self._journalled(at, None, piece, carry_out)
+            else:
+                self._tracked(at, None, piece, carry_out, False)
+            offset, length = offset + piece, length - piece
+
+    def flush(self, store: BackingStore) -> None:
+        """The volume here, and there where every write is there."""
+        store.flush()
+        if self.capture is Capture.SYNC:
+            try:
+                self._channel.flush_remote(self.index)
+            except Suspended as reason:
+                if self.refuses:
+                    raise StatusOnly(Status.BUSY) from reason
+
+    def _journalled(
+        self, offset: int, data: Buffer | None, length: int, carry_out: Callable[[], None]
+    ) -> None:
+        self.tracker.enter(offset, length)
+        try:
+            noted = False
+            step = length if data is None else RECORD_BYTES
+            for start in range(0, length, step):
+                size = min(step, length - start)
+                piece = None if data is None else memoryview(data)[start : start + size]
+                if not self._side.append(self, offset + start, piece, size):
+                    noted = True
+                    break
+            if noted:
+                self.tracker.bitmap.mark(offset, length)
+            carry_out()
+            if not noted and self.capture is not Capture.JOURNAL:  # the bitmaps took over meanwhile
+                self.tracker.bitmap.mark(offset, length)
+        finally:
+            self.tracker.end(offset, length, replicated=False)
+
+    def _tracked(
+        self,
+        offset: int,
+        data: Buffer | None,
+        length: int,
+        carry_out: Callable[[], None],
+        durable: bool,
+    ) -> None:
+        if self.capture is Capture.REFUSE:
+            raise StatusOnly(Status.BUSY)
+        replicated = False
+        era = self.tracker.era
+        self.tracker.begin(offset, length)
+        try:
+            carry_out()
+            if self.capture is Capture.SYNC:
+                replicated = self._replicate(offset, data, length, durable)
+        finally:
+            self.tracker.end(offset, length, replicated=replicated and era == self.tracker.era)
+
+    def _replicate(self, offset: int, data: Buffer | None, length: int, durable: bool) -> bool:
+        try:
+            self._channel.replicate(self.index, offset, data, length, durable=durable)
+        except Suspended as reason:
+            if self.refuses:
+                raise StatusOnly(Status.BUSY) from reason
+            return False
+        return True
+
+
+class NotingLane:
+    """The lane of an S-VOL that was taken over: its changes are noted for the way back."""
+
+    def __init__(self, tracker: ChangeTracker) -> None:
+        self.tracker = tracker
+
+    def write(self, store: BackingStore, offset: int, data: Buffer, *, durable: bool) -> None:
+        """Note and write."""
+        self.tracker.bitmap.announce(offset, len(data))
+        self.tracker.bitmap.mark(offset, len(data))
+        store.write(offset, data, durable=durable)
+
+    def discard(self, store: BackingStore, offset: int, length: int) -> None:
+        """Note and discard."""
+        self.tracker.bitmap.announce(offset, length)
+        self.tracker.bitmap.mark(offset, length)
+        store.discard(offset, length)
+
+    def flush(self, store: BackingStore) -> None:
+        """Here only."""
+        store.flush()

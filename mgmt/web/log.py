@@ -1,0 +1,123 @@
+"""Events and alarms: what happened, and what somebody should do something about."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from mgmt.http import ProblemError
+from mgmt.separated import comma_separated
+from mgmt.station import alarms, events
+from mgmt.station.records import AlarmKind, AlarmState
+from mgmt.web.commands import Command, get, post
+from mgmt.web.face import Face, Submitted, asker
+from mgmt.web.reading import lenient
+from mgmt.web.rendering import redirect
+from mgmt.web.table import Wish
+
+PAGE_ROWS = 50
+#: Events that a page and a download look at: the newest.
+EVENTS = 2000
+ALARMS = 1000
+_EVENT_FIELDS = ("number", "at", "kind", "severity", "subject", "array", "text", "by")
+_ALARM_FIELDS = (
+    "number", "state", "kind", "severity", "subject", "array", "text", "raised_at", "changed_at", "count",
+    "cleared_at", "acknowledged_at", "acknowledged_by", "note",
+)  # fmt: skip
+
+
+def add(router: APIRouter, face: Face) -> None:
+    """The routes."""
+
+    @router.get("/events")
+    def show_events(request: Request) -> Response:
+        """The newest events, the last first."""
+        wish = Wish.of(request.query_params)
+        rows = _events(face, wish)
+        pages = max(1, -(-len(rows) // PAGE_ROWS))
+        page = min(max(1, wish.page), pages)
+        base = str(request.base_url).rstrip("/")
+        stream = f"curl -sSN {base}/api/v1/events/stream"
+        return face.page(
+            request,
+            "events.html",
+            commands=(get(base, "events"), Command("sancredit get events --watch", stream)),
+            rows=rows[(page - 1) * PAGE_ROWS : page * PAGE_ROWS],
+            found=len(rows),
+            page=page,
+            pages=pages,
+            wish=wish,
+            now=face.station.utc_now().isoformat(),
+        )
+
+    @router.get("/events/{form}")
+    def download_events(request: Request, form: str) -> Response:
+        """The newest events as CSV or JSON."""
+        return _download("events", form, _events(face, Wish.of(request.query_params)), _EVENT_FIELDS)
+
+    @router.get("/alarms")
+    def show_alarms(request: Request) -> Response:
+        """What is open; with ``all=1`` also what is over."""
+        form = face.query(request)
+        rows = _alarms(face, form.text("kind"), everything=form.text("all") == "1")
+        base = str(request.base_url).rstrip("/")
+        commands: tuple[Command, ...] = (get(base, "alarms"),)
+        if rows:
+            number = str(rows[0]["number"])
+            commands += (post(base, ["alarm", "ack", number], f"alarms/{number}/ack", {}),)
+        return face.page(
+            request,
+            "alarms.html",
+            commands=commands,
+            rows=rows[:ALARMS],
+            kinds=[kind.value for kind in AlarmKind],
+            kind=form.text("kind"),
+            everything=form.text("all") == "1",
+            now=face.station.utc_now().isoformat(),
+        )
+
+    @router.get("/alarms/{form}")
+    def download_alarms(request: Request, form: str) -> Response:
+        """The alarms as CSV or JSON."""
+        wish = face.query(request)
+        rows = _alarms(face, wish.text("kind"), everything=wish.text("all") == "1")
+        return _download("alarms", form, rows, _ALARM_FIELDS)
+
+    @router.post("/alarms/{number}/ack")
+    def acknowledge(request: Request, number: int, submitted: Submitted) -> Response:
+        """Somebody has seen it."""
+        form = face.form(request, submitted)
+        alarms.acknowledge(face.station, number, by=asker(request), note=form.text("note"))
+        return redirect("/alarms", all=form.text("all"))
+
+
+def _events(face: Face, wish: Wish) -> list[Mapping[str, Any]]:
+    rows = [events.row(event) for event in reversed(events.newest(face.station, EVENTS))]
+    if not wish.query:
+        return list(rows)
+    needle = wish.query.casefold()
+    return [
+        row
+        for row in rows
+        if needle in " ".join(str(row.get(name) or "") for name in _EVENT_FIELDS).casefold()
+    ]
+
+
+def _alarms(face: Face, kind: str, *, everything: bool) -> list[dict[str, Any]]:
+    states = tuple(AlarmState) if everything else alarms.OPEN
+    wanted = AlarmKind(kind) if kind in set(AlarmKind) else None
+    return [lenient(alarms.row(alarm)) for alarm in alarms.listed(face.station, states=states, kind=wanted)]
+
+
+def _download(name: str, form: str, rows: list[Any], fields: tuple[str, ...]) -> Response:
+    if form == "csv":
+        text, media_type = comma_separated(rows, fields), "text/csv"
+    elif form == "json":
+        text, media_type = json.dumps(rows, ensure_ascii=False, indent=1), "application/json"
+    else:
+        raise ProblemError("NOT_FOUND", f"a list comes as csv or json, not {form!r:.40}", status=404, title="No such list")
+    headers = {"Content-Disposition": f'attachment; filename="{name}.{form}"', "Cache-Control": "no-store"}
+    return Response(text, media_type=media_type, headers=headers)

@@ -1,0 +1,93 @@
+"""The tables 101, 108, 109 and 1500, pools, pairs, ports and arrays: filtered, sorted, paged; CSV and JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from mgmt.columns import Column
+from mgmt.http import ProblemError
+from mgmt.layouts import LAYOUTS
+from mgmt.separated import comma_separated
+from mgmt.web.commands import get
+from mgmt.web.face import Face
+from mgmt.web.reading import Row, table
+from mgmt.web.rendering import link
+from mgmt.web.table import Wish, matching, view
+from mgmt.web.words import TITLES
+
+#: Columns of the command line that say what others of the page say better.
+_LEFT_OUT: Mapping[str, frozenset[str]] = {
+    "channels": frozenset({"MEASURED"}),
+    "reservations": frozenset({"INTERFACE", "UNITS IN USE"}),
+}
+
+
+def add(router: APIRouter, face: Face) -> None:
+    """The routes."""
+
+    @router.get("/tables/{name}")
+    def show(request: Request, name: str) -> Response:
+        """One table as a page."""
+        columns = columns_of(name)
+        found = table(face.station, name)
+        base = str(request.base_url).rstrip("/")
+        return face.page(
+            request,
+            "table.html",
+            commands=(get(base, name),),
+            name=name,
+            view=view(columns, found.rows, Wish.of(request.query_params)),
+            down=found.down,
+            now=face.station.utc_now().isoformat(),
+            target_of=row_link,
+        )
+
+    @router.get("/tables/{name}/{form}")
+    def download(request: Request, name: str, form: str) -> Response:
+        """All rows that the filter leaves, in base units."""
+        columns = columns_of(name)
+        rows = matching(columns, table(face.station, name).rows, Wish.of(request.query_params).query)
+        if form == "csv":
+            text, media_type = comma_separated(rows, LAYOUTS[name].fields), "text/csv"
+        elif form == "json":
+            text, media_type = json.dumps(rows, ensure_ascii=False, indent=1), "application/json"
+        else:
+            raise _missing(f"a table comes as csv or json, not {form!r:.40}")
+        headers = {"Content-Disposition": f'attachment; filename="{name}.{form}"', "Cache-Control": "no-store"}
+        return Response(text, media_type=media_type, headers=headers)
+
+
+def columns_of(name: str) -> tuple[Column, ...]:
+    """The columns that the page shows of the table ``name``."""
+    if name not in TITLES or name not in LAYOUTS:
+        raise _missing(f"there is no table {name!r:.80}")
+    out = _LEFT_OUT.get(name, frozenset())
+    return tuple(column for column in LAYOUTS[name].columns if column.heading not in out)
+
+
+def _missing(detail: str) -> ProblemError:
+    return ProblemError("NOT_FOUND", detail, status=404, title="No such table")
+
+
+def row_link(name: str, row: Row) -> str | None:
+    """Where the rest of what is known of a row's target or pair stands."""
+    target = row.get("target")
+    if name in ("reservations", "allocations") and isinstance(target, Mapping):
+        return link("/reservation", **{key: value for key, value in target.items() if _plain(value)})
+    if name == "buffer-ids":
+        return link("/reservation", kind="connection", **_ports(row), buffer_id=row.get("buffer_id"))
+    if name in ("channels", "pairs"):
+        return link("/channels", **_ports(row))
+    return None
+
+
+def _ports(row: Row) -> dict[str, Any]:
+    return {name: row.get(name) for name in ("local_port", "remote_port")}
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, str | int)

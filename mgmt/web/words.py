@@ -1,0 +1,261 @@
+"""Words that do not stand in a template: headings of the tables, states, kinds, refusals, terms of the formulas."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from credits.errors import Code
+from credits.targets import TargetKind
+from mgmt.station.records import AlarmKind
+from mgmt.web.language import Language, mark
+
+#: (group, ((path, name), …)) of the navigation.
+NAVIGATION: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
+    (mark("Now"), (("/", mark("Overview")), ("/copies", mark("Copies")), ("/alarms", mark("Alarms")))),
+    (mark("Do"), (("/reserve", mark("Reserve")), ("/copies/start", mark("Start a copy")))),
+    (
+        mark("Tables"),
+        (
+            ("/tables/reservations", mark("101 Reservations")),
+            ("/tables/channels", mark("108 Channels")),
+            ("/tables/allocations", mark("109 Allocations")),
+            ("/tables/buffer-ids", mark("1500 Buffer IDs")),
+            ("/tables/pools", mark("Pools")),
+            ("/tables/pairs", mark("Pairs")),
+            ("/tables/ports", mark("Ports")),
+            ("/tables/arrays", mark("Arrays")),
+        ),
+    ),
+    (
+        mark("Look"),
+        (
+            ("/channels", mark("Channel charts")),
+            ("/fibre-channel", mark("Fibre Channel")),
+            ("/events", mark("Events")),
+        ),
+    ),
+)
+
+#: Heading of a column as the command line has it → as the page has it.
+HEADINGS: Mapping[str, str] = {
+    "ADDRESS": mark("Buffer address"),
+    "ALLOCATED": mark("Allocated"),
+    "ARRAY": mark("Array"),
+    "BANDWIDTH": mark("Bandwidth"),
+    "BUFFER ID": mark("Buffer ID"),
+    "CONNS": mark("Connections"),
+    "DEGRADED": mark("Degraded"),
+    "DELAY": mark("Delay"),
+    "DETAIL": mark("Detail"),
+    "DRAINING": mark("Draining"),
+    "EXPANDABLE": mark("Expandable"),
+    "FREE": mark("Free"),
+    "HELD": mark("Held"),
+    "ID": mark("Buffer ID"),
+    "IFACE": mark("Interface"),
+    "IN USE": mark("In use"),
+    "INTERFACE": mark("Interface"),
+    "IQN": mark("iSCSI name"),
+    "ISCSI PORT": mark("iSCSI port"),
+    "KIND": mark("Kind"),
+    "MASTER PORT": mark("Master port"),
+    "MEASURED": mark("Measured"),
+    "MEASURED AT": mark("Measured at"),
+    "METHOD": mark("Method"),
+    "NAME": mark("Name"),
+    "PORT": mark("Port number"),
+    "PORTS": mark("Ports"),
+    "RECOMMENDED": mark("Recommended"),
+    "REMOTE ARRAY": mark("Remote array"),
+    "REMOTE PORT": mark("Remote port"),
+    "REQUESTED": mark("Requested"),
+    "RESERVED": mark("Reserved"),
+    "SESSIONS": mark("Sessions"),
+    "STALE": mark("Stale"),
+    "STATE": mark("State"),
+    "TARGET": mark("Target"),
+    "TOTAL": mark("Total"),
+    "UNIT": mark("Unit"),
+    "UNITS": mark("Units"),
+    "UNITS IN USE": mark("Units in use"),
+    "VOLUMES": mark("Volumes"),
+}
+
+#: Name of a table → its title.
+TITLES: Mapping[str, str] = {
+    "reservations": mark("Table 101: reserved-buffer information"),
+    "channels": mark("Table 108: channel information"),
+    "allocations": mark("Table 109: allocated-buffer information"),
+    "buffer-ids": mark("Table 1500: reserved-buffer IDs"),
+    "pools": mark("Area 100: communication memory"),
+    "pairs": mark("Port pairs"),
+    "ports": mark("Ports"),
+    "arrays": mark("Storage arrays"),
+}
+
+KINDS: Mapping[str, str] = {
+    TargetKind.PORT_PAIR: mark("port pair"),
+    TargetKind.PORT_PAIR_NUMBER: mark("port pair and remote port number"),
+    TargetKind.CONNECTION: mark("connection"),
+    TargetKind.APPLICATION: mark("application"),
+    TargetKind.VOLUME_PAIR: mark("volume pair"),
+    TargetKind.VOLUME_GROUP_PAIR: mark("volume-group pair"),
+}
+
+#: State → (what it is called, the tone that it is shown in: ok, busy, warn, bad, quiet).
+STATES: Mapping[str, tuple[str, str]] = {
+    "up": (mark("up"), "ok"),
+    "down": (mark("down"), "bad"),
+    "ok": (mark("OK"), "ok"),
+    "short": (mark("short"), "warn"),
+    "stale": (mark("stale"), "warn"),
+    "degraded": (mark("degraded"), "warn"),
+    "reserved": (mark("reserved"), "ok"),
+    "in_use": (mark("in use"), "busy"),
+    "draining": (mark("draining"), "busy"),
+    "released": (mark("released"), "quiet"),
+    "starting": (mark("starting"), "busy"),
+    "copying": (mark("copying"), "busy"),
+    "flushing": (mark("flushing"), "busy"),
+    "finishing": (mark("finishing"), "busy"),
+    "stopping": (mark("stopping"), "busy"),
+    "failing": (mark("failing"), "bad"),
+    "done": (mark("done"), "ok"),
+    "failed": (mark("failed"), "bad"),
+    "waiting": (mark("waiting"), "warn"),
+    "info": (mark("information"), "quiet"),
+    "warning": (mark("warning"), "warn"),
+    "critical": (mark("critical"), "bad"),
+    "acknowledged": (mark("acknowledged"), "busy"),
+    "cleared": (mark("over"), "quiet"),
+    "active": (mark("active"), "bad"),
+    "stopped": (mark("stopped"), "quiet"),
+}
+
+#: Code of a refusal → its title.
+REFUSALS: Mapping[str, str] = {
+    Code.NO_MEMORY: mark("Not enough free buffers"),
+    Code.INVALID_SIZE: mark("Not a valid size"),
+    Code.INVALID_TARGET: mark("Not a valid reservation target"),
+    Code.NOT_RESERVED: mark("The target has no reservation"),
+    Code.OVER_RESERVATION: mark("The reservation is used up"),
+    Code.BUSY: mark("Still in use"),
+    Code.STALE: mark("The state has changed since it was read"),
+    Code.UNREACHABLE: mark("The other side could not be reached"),
+    Code.UNAUTHORIZED: mark("Not allowed"),
+    Code.RELOGIN_REQUIRED: mark("The port must log in again"),
+    Code.BAD_MESSAGE: mark("Not a valid request"),
+    Code.STORE: mark("The state could not be read or written"),
+    "NOT_MEASURED": mark("The channel has not been measured"),
+    "NOT_REGISTERED": mark("The pair is not in table 108"),
+    "NOT_FOUND": mark("There is nothing here"),
+    "VOLUME_TOO_SMALL": mark("The remote volume is too small"),
+    "TIMEOUT": mark("The answer took too long"),
+}
+
+#: What stands beside the terms of a recommendation (:mod:`credits.sizing`).
+EXPLANATIONS: tuple[str, ...] = (
+    mark("bandwidth of the channel (403)"),
+    mark("delay, from sending to acknowledgement (404)"),
+    mark("remote-copy sessions at the same time (405)"),
+    mark("TCP connections of each session (406)"),
+    mark("bandwidth × delay × connections × sessions / 8e9, rounded up (step 903)"),
+    mark("bandwidth × delay / 8e9: the bandwidth is the pair's, shared by its connections"),
+    mark("what is under way on the channel at any moment"),
+    mark("exactly 100 % leaves 5 to 12 % of the channel unused: acknowledgements are noticed late"),
+    mark("bandwidth × delay × headroom"),
+    mark("maximum window size: bandwidth × round trip × 0.9375 + 4 KiB"),
+    mark("kept within 14 KiB and 32 MiB"),
+    mark("round trip × available bandwidth"),
+    mark("largest window: 7 MiB on a single path, 14 MiB on several"),
+    mark("the smaller of the two"),
+    mark("units at least: one for each connection of each session"),
+)
+
+#: Name of a term → what it is called.
+TERMS: Mapping[str, str] = {
+    "bandwidth_bps": mark("Bandwidth"),
+    "rtt_ns": mark("Delay"),
+    "sessions": mark("Sessions"),
+    "connections_per_session": mark("Connections per session"),
+    "bytes": mark("Size"),
+    "bandwidth_delay_bytes": mark("Bandwidth × delay"),
+    "headroom_percent": mark("Headroom"),
+    "window_bytes": mark("Window"),
+    "ceiling_bytes": mark("Ceiling"),
+    "minimum": mark("Minimum"),
+}
+
+
+#: How a copy keeps the remote volume up to date.
+MODES: Mapping[str, str] = {
+    "initial": mark("initial copy"),
+    "sync": mark("synchronous"),
+    "async": mark("asynchronous"),
+}
+
+
+#: How a channel's values came.
+METHODS: Mapping[str, str] = {"notified": mark("notified by the measuring device")}
+
+#: Kind of an alarm → what it is about.
+ALARMS: Mapping[str, str] = {
+    AlarmKind.SHORTAGE: mark("Buffer shortage"),
+    AlarmKind.DEGRADED: mark("Pool smaller than its reservations"),
+    AlarmKind.STALE_CHANNEL: mark("Channel values are stale"),
+    AlarmKind.CACHE_LOW: mark("Cache nearly full"),
+    AlarmKind.CREDIT_STARVATION: mark("Port waits for credits"),
+    AlarmKind.OPEN_END: mark("One end is still open"),
+    AlarmKind.ARRAY_DOWN: mark("Array does not answer"),
+    AlarmKind.LOST: mark("Reservation is gone"),
+    AlarmKind.LOW_POOL: mark("Hardly any free buffers"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """The words above in one language; what is not among them is shown as it came."""
+
+    language: Language
+
+    def heading(self, text: str) -> str:
+        """Of a table's column."""
+        return self.language(HEADINGS.get(text, text))
+
+    def title(self, table: str) -> str:
+        """Of a table."""
+        return self.language(TITLES.get(table, table))
+
+    def kind(self, kind: Any) -> str:
+        """Of a reservation target."""
+        return self.language(KINDS.get(str(kind), str(kind)))
+
+    def state(self, state: Any) -> str:
+        """Of an array, a reservation, a copy."""
+        return self.language(STATES[state][0]) if state in STATES else str(state)
+
+    def tone(self, state: Any) -> str:
+        """How the state is shown."""
+        return STATES[state][1] if state in STATES else "quiet"
+
+    def refusal(self, code: Any, title: str = "") -> str:
+        """The title of a refusal."""
+        return self.language(REFUSALS[code]) if code in REFUSALS else title or str(code)
+
+    def mode(self, mode: Any) -> str:
+        """Of a copy."""
+        return self.language(MODES[mode]) if mode in MODES else str(mode)
+
+    def method(self, method: Any) -> str:
+        """By which a channel was measured."""
+        return self.language(METHODS[method]) if method in METHODS else str(method or "–")
+
+    def alarm(self, kind: Any) -> str:
+        """What an alarm is about."""
+        return self.language(ALARMS[kind]) if kind in ALARMS else str(kind)
+
+    def term(self, name: str) -> str:
+        """What a formula's term is called."""
+        return self.language(TERMS.get(name, name))

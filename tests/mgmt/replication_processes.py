@@ -1,0 +1,166 @@
+"""Two arrays as real processes with a consistency group between them, and hosts that write through iSCSI."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mgmt.http import Peer
+from mgmt.messages import GroupStatus, PairCreateRequest, PairRequest
+from mgmt.pair_messages import PairMember, RemoteEnd
+from tests.mgmt.array_processes import MASTER, REMOTE, ArrayProcess, array
+
+MIB = 1 << 20
+GROUP = "g1"
+
+
+@dataclass
+class Site:
+    """One end: its directory survives its process."""
+
+    directory: Path
+    name: str
+    address: str
+    size_bytes: int
+    volumes: tuple[str, ...] = ("vol0",)
+    arguments: tuple[str, ...] = ()
+    stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    process: ArrayProcess | None = None
+
+    @property
+    def array(self) -> ArrayProcess:
+        assert self.process is not None
+        return self.process
+
+    def image(self, volume: str = "vol0") -> Path:
+        return self.directory / f"{self.name}.{volume}.img"
+
+    def up(self) -> ArrayProcess:
+        """Start the process, anew after it was killed; it listens where it did before."""
+        volumes: list[str] = []
+        for volume in self.volumes:
+            volumes += ["--volume", f"{volume}={self.image(volume)}:{self.size_bytes}"]
+        volumes += ["--volume", f"jnl={self.image('jnl')}:{16 * MIB}"]
+        state = self.directory / f"{self.name}.state"
+        secret = self.directory / "secret"
+        if not secret.exists():
+            secret.write_text("0123456789abcdef0123456789abcdef\n")
+            secret.chmod(0o600)
+        self.stack = contextlib.ExitStack()
+        self.process = self.stack.enter_context(
+            array(
+                self.directory,
+                self.name,
+                self.address,
+                *volumes,
+                "--state",
+                str(state),
+                "--chap-file",
+                str(secret),
+                *self.arguments,
+            )
+        )
+        return self.process
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until it is gone."""
+        process = self.array
+        process.process.kill()
+        process.process.wait()
+        with contextlib.suppress(ValueError):
+            self.stack.close()
+        self.process = None
+
+    def end(self) -> None:
+        if self.process is not None:
+            self.stack.close()
+            self.process = None
+
+    def tell(self, verb: str, **fields: Any) -> GroupStatus:
+        answer = self.array.peer.send(PairRequest(group=GROUP, verb=verb, **fields), timeout_s=60)
+        assert isinstance(answer, GroupStatus)
+        return answer
+
+    def status(self) -> GroupStatus:
+        return self.tell("status")
+
+    def wait_for(self, reached: Callable[[GroupStatus], bool], seconds: float = 30) -> GroupStatus:
+        """Poll until ``reached``; fails with the last status."""
+        deadline = time.monotonic() + seconds
+        while not reached(status := self.status()):
+            assert time.monotonic() < deadline, status
+            time.sleep(0.01)
+        return status
+
+    def place(self) -> RemoteEnd:
+        port = self.array.port
+        return RemoteEnd(host=self.address, port_number=port["iscsi_port"], iqn=port["copy_iqn"])
+
+
+@contextmanager
+def two_sites(
+    directory: Path,
+    size_bytes: int = 4 * MIB,
+    volumes: tuple[str, ...] = ("vol0",),
+    arguments: tuple[str, ...] = (),
+) -> Iterator[tuple[Site, Site]]:
+    """The arrays east (primary) and west, running."""
+    east = Site(
+        directory, "east", MASTER, size_bytes, volumes, ("--iscsi-port", str(free_port()), *arguments)
+    )
+    west = Site(
+        directory, "west", REMOTE, size_bytes, volumes, ("--iscsi-port", str(free_port()), *arguments)
+    )
+    try:
+        east.up()
+        west.up()
+        yield east, west
+    finally:
+        for site in (east, west):
+            site.end()
+
+
+def free_port() -> int:
+    """A TCP port that nobody has now; an array that is killed has to come back to it."""
+    import socket
+
+    with socket.socket() as sock:
+        sock.bind((MASTER, 0))
+        return int(sock.getsockname()[1])
+
+
+def create(
+    east: Site, west: Site, mode: str = "async", primary: dict[str, Any] | None = None, **changes: Any
+) -> GroupStatus:
+    """Make the group ``g1`` at both ends, the secondary first; ``primary`` are fields for its end only."""
+    group_id = uuid.uuid4().hex
+    answer = None
+    for here, there, role in ((west, east, "S-VOL"), (east, west, "P-VOL")):
+        volumes = list(here.volumes)
+        fields: dict[str, Any] = {
+            "group": GROUP,
+            "group_id": group_id,
+            "role": role,
+            "mode": mode,
+            "fence": "never",
+            "members": tuple(PairMember(volume=name, remote_lun=lun) for lun, name in enumerate(volumes)),
+            "remote": there.place(),
+            "local_port": here.address,
+            "journal": "jnl",
+            "remote_journal_lun": len(volumes),
+            "sessions": 1,
+            "connections_per_session": 2,
+        }
+        own = (primary or {}) if role == "P-VOL" else {}
+        answer = here.array.peer.send(PairCreateRequest(**(fields | changes | own)))
+    assert isinstance(answer, GroupStatus)
+    return answer
+
+
+__all__ = ["GROUP", "MIB", "Peer", "Site", "create", "free_port", "two_sites"]

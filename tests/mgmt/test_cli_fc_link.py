@@ -1,0 +1,137 @@
+"""``sancredit fc link`` and ``sancredit fc fcoe``: real processes, at both ends of a socket or of a veth pair."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from fcsim.speeds import SPEEDS, throughput_bytes_per_second
+from mgmt.cli.main import main
+from tests.fcsim.test_fcoe_shell import needs_a_namespace
+
+SANCREDIT = [sys.executable, "-m", "mgmt.cli"]
+
+
+@contextmanager
+def serving(*words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """``fc link serve`` in a process of its own, and its first line."""
+    with subprocess.Popen(
+        [*SANCREDIT, "fc", "link", "serve", *words], stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        try:
+            yield child, child.stdout.readline()
+        finally:
+            child.terminate()
+
+
+@pytest.mark.slow
+def test_a_load_over_the_link_is_compared_and_its_rate_is_the_formulas(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, capture = tmp_path / "link", tmp_path / "link.pcapng"
+    link = ["--speed", "8G", "--distance", "100km", "--credits", "64", "--bb-sc-n", "8", "--once"]
+    with serving(str(path), *link, "--lun", "4MiB") as (child, line):
+        assert line.startswith(f"listening fc-link://{path} 8G 100000 m, BB_Credit 64, link time ")
+        words = ["fc", "link", "load", str(path), "--write", "2MiB", "--read", "2MiB", "--depth", "32"]
+        words += ["--reserve", "48", "--capture", str(capture), "--bb-sc-n", "8", "--credits", "100"]
+        assert main([*words, "-o", "json"]) == 0
+        assert child.wait(20) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["bb_credit"], answer["rx_bb_credit"], answer["exact"]) == (64, 100, True)
+    write, read = answer["runs"]
+    assert (write["direction"], write["payload_bytes"], write["commands"]) == ("write", 2 << 20, 32)
+    # Reads are limited by what this end granted, writes by what it reserved; round trips of the commands come on top.
+    for run, credits in ((write, 48), (read, 100)):
+        most = throughput_bytes_per_second(SPEEDS["8G"], credits, 100_000, 2112)
+        assert 0.6 * most < run["payload_bytes_per_second"] < 1.01 * most
+    assert capture.stat().st_size > 4 << 20
+    assert not path.exists()
+
+
+@pytest.mark.slow
+def test_lost_r_rdys_are_recovered_while_the_load_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "link"
+    with serving(str(path), "--distance", "10km", "--bb-sc-n", "4", "--lose-r-rdys", "0.02") as (child, _):
+        words = ["fc", "link", "load", str(path), "--write", "1MiB", "--read", "64KiB", "--bb-sc-n", "4"]
+        assert main([*words, "-o", "json"]) == 0
+        child.terminate()
+        assert child.wait(20) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["recovered_credits"] > 0
+    assert answer["link_resets"] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "line"),
+    [
+        (["load", "nobody/here"], 3, "nobody listens"),
+        (["load", "192.0.2.1:99"], 2, "loopback"),
+        (["load", "x/y", "--primitives"], 2, "--capture"),
+        (["load", "x/y", "--payload", "999"], 2, "multiple of 4"),
+        (["serve", "x/y", "--speed", "9G"], 2, "'9G' is not a Fibre Channel speed"),
+        (["serve", "x/y", "--lun", "nonsense/no/such"], 2, "nonsense"),
+        (["serve", "no/such/directory"], 1, "no such file"),
+    ],
+)
+def test_a_link_that_cannot_be_is_one_line_and_the_right_exit_code(
+    words: list[str], code: int, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fc", "link", *words]) == code
+    error = capsys.readouterr().err
+    assert line in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["vn2vn", "fabric"])
+def test_a_load_over_fcoe_finds_the_target_and_compares_what_it_wrote(mode: str, tmp_path: Path) -> None:
+    needs_a_namespace()
+    script = f"""
+        ip link add veth0 type veth peer name veth1 && ip link set veth0 mtu 2500 up && ip link set veth1 mtu 2500 up
+        "$0" -m mgmt.cli fc fcoe serve veth1 --mode {mode} --lun 4MiB > "$1/serve" &
+        served=$!
+        "$0" -m mgmt.cli fc fcoe load veth0 --mode {mode} --write 1MiB --read 1MiB --capture "$1/fcoe.pcapng" -o json
+        code=$?
+        kill -TERM $served
+        wait $served
+        exit $code
+    """
+    command = ["unshare", "--net", "sh", "-c", script, sys.executable, str(tmp_path)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=90)
+    assert run.returncode == 0, run.stderr
+    runs = json.loads(run.stdout)["runs"]
+    assert [(one["direction"], one["payload_bytes"]) for one in runs] == [("write", 1 << 20), ("read", 1 << 20)]
+    told = (tmp_path / "serve").read_text()
+    assert told.startswith(f"listening fcoe://veth1 {mode} ")
+    assert "ProcessLoggedIn" in told
+    if shutil.which("tshark") is None:
+        pytest.skip("tshark is not installed: what was captured stays unread")
+    fields = ["-T", "fields", "-e", "_ws.col.Protocol", "-e", "_ws.malformed"]
+    read = subprocess.run(
+        ["tshark", "-r", str(tmp_path / "fcoe.pcapng"), *fields],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    lines = [(line + "\t").split("\t") for line in read.stdout.splitlines()]
+    assert "FCP" in {line[0] for line in lines}
+    assert not any(line[1] for line in lines)
+
+
+def test_an_interface_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["load", "nothing0", "--timeout", "1"], ["serve", "nothing0"]):
+        assert main(["fc", "fcoe", *words]) == 1
+        error = capsys.readouterr().err
+        assert "nothing0" in error
+        assert error.count("\n") == 1

@@ -1,0 +1,132 @@
+"""The change bitmap and the books kept on it."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mgmt.array.replication.bitmap import BLOCK_BYTES, CHUNK_BYTES, BitmapError, ChangeBitmap
+from mgmt.array.replication.tracker import ChangeTracker
+
+TIB = 1 << 40
+
+
+def runs(bitmap: ChangeBitmap, most: int = 1 << 30) -> list[tuple[int, int]]:
+    found, start = [], 0
+    while (run := bitmap.next_run(start, most)) is not None:
+        found.append(run)
+        start = run[0] + run[1]
+    return found
+
+
+def test_a_tebibyte_needs_no_more_than_32_mebibytes_and_its_header(tmp_path: Path) -> None:
+    bitmap = ChangeBitmap(tmp_path / "b", TIB)
+    bitmap.mark_all()
+    assert bitmap.dirty_bytes == TIB
+    assert bitmap.next_run(0, 64) == (0, 64)
+    assert os.stat(tmp_path / "b").st_size <= (32 << 20) + (64 << 10)
+    bitmap.close()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.booleans(), st.integers(0, 700), st.integers(1, 400)), max_size=20),
+    st.integers(1, 90),
+)
+def test_marks_clears_and_runs_agree_with_a_set(
+    tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[bool, int, int]], most: int
+) -> None:
+    bitmap = ChangeBitmap(tmp_path_factory.mktemp("b") / "b", 1000 * BLOCK_BYTES)
+    expected: set[int] = set()
+    for mark, first, count in changes:
+        count = min(count, 1000 - first)
+        if mark:
+            bitmap.mark(first * BLOCK_BYTES, count * BLOCK_BYTES)
+            expected |= set(range(first, first + count))
+        else:
+            bitmap.clear(first, count)
+            expected -= set(range(first, first + count))
+    assert bitmap.dirty_bytes == len(expected) * BLOCK_BYTES
+    found = runs(bitmap, most)
+    assert {block for first, count in found for block in range(first, first + count)} == expected
+    assert all(count <= most for _, count in found)
+    bitmap.close()
+
+
+def test_what_was_marked_is_found_by_the_next_process(tmp_path: Path) -> None:
+    bitmap = ChangeBitmap(tmp_path / "b", TIB)
+    bitmap.mark(TIB - 1, 1)
+    bitmap.mark(5 * BLOCK_BYTES + 17, BLOCK_BYTES)
+    again = ChangeBitmap(tmp_path / "b", TIB)  # the first was never closed, as after SIGKILL
+    assert runs(again) == [(5, 2), (TIB // BLOCK_BYTES - 1, 1)]
+    again.close()
+    bitmap.close()
+
+
+def test_after_a_reboot_everything_announced_counts_as_changed(tmp_path: Path) -> None:
+    bitmap = ChangeBitmap(tmp_path / "b", 4 * CHUNK_BYTES, boot="a" * 36)
+    bitmap.announce(CHUNK_BYTES - 1, 2)
+    bitmap.close()
+    same = ChangeBitmap(tmp_path / "b", 4 * CHUNK_BYTES, boot="a" * 36)
+    assert same.dirty_bytes == 0
+    same.close()
+    rebooted = ChangeBitmap(tmp_path / "b", 4 * CHUNK_BYTES, boot="b" * 36)
+    assert rebooted.dirty_bytes == 2 * CHUNK_BYTES
+    rebooted.close()
+
+
+def test_a_file_that_is_damaged_or_of_another_volume_is_refused(tmp_path: Path) -> None:
+    ChangeBitmap(tmp_path / "b", CHUNK_BYTES).close()
+    with pytest.raises(BitmapError, match="another size"):
+        ChangeBitmap(tmp_path / "b", 99 * CHUNK_BYTES)
+    data = bytearray((tmp_path / "b").read_bytes())
+    data[12] ^= 1
+    (tmp_path / "b").write_bytes(data)
+    with pytest.raises(BitmapError, match="damaged"):
+        ChangeBitmap(tmp_path / "b", CHUNK_BYTES)
+
+
+def test_no_block_is_called_equal_that_a_write_touched_meanwhile(tmp_path: Path) -> None:
+    """Random hosts and a random copier: after every checkpoint, a clear bit means that both ends are equal."""
+    rng = random.Random(4)
+    bitmap = ChangeBitmap(tmp_path / "b", 32 * BLOCK_BYTES)
+    tracker = ChangeTracker(bitmap)
+    local, remote = [0] * 32, [0] * 32
+    under_way: list[tuple[int, int]] = []
+    sending: list[tuple[object, list[int]]] = []
+    cleared = 0
+    for number in range(1, 6000):
+        match rng.randrange(6):
+            case 0:
+                block = rng.randrange(32)
+                if block not in [held for held, _ in under_way]:  # the logical unit orders those that overlap
+                    tracker.begin(block * BLOCK_BYTES, BLOCK_BYTES)
+                    under_way.append((block, number))
+            case 1 if under_way:
+                block, value = under_way.pop(rng.randrange(len(under_way)))
+                local[block] = value
+                tracker.end(block * BLOCK_BYTES, BLOCK_BYTES, replicated=False)
+            case 2 if (run := tracker.take(0, 4)) is not None:
+                sending.append((run, [local[block] for block in range(run.first, run.first + run.count)]))
+            case 3 if sending:
+                run, values = sending.pop(rng.randrange(len(sending)))  # type: ignore[assignment]
+                for block, value in zip(range(run.first, run.first + run.count), values, strict=True):
+                    remote[block] = value
+                tracker.sent(run)
+            case 4 if rng.random() < 0.2:
+                tracker.checkpoint_done(tracker.checkpoint_begins())
+                held = {block for block, _ in under_way}
+                for block in range(32):
+                    if not bitmap.is_set(block):
+                        cleared += 1
+                        assert block not in held and local[block] == remote[block]
+            case 5 if rng.random() < 0.02:
+                tracker.forget_all()
+                sending.clear()
+    assert cleared > 100
+    bitmap.close()

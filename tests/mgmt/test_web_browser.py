@@ -1,0 +1,346 @@
+"""The station's pages in a real browser, against real arrays, measuring devices and a real station.
+
+Every state is looked at by axe and photographed: ``build/screens`` (or ``SANCREDIT_SCREENS``) has the pictures afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="install the test extra: pip install -e '.[test]'")
+axe_api = pytest.importorskip("axe_playwright_python.sync_playwright", reason="install the test extra")
+
+CHROMIUM = "/usr/bin/chromium"
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+SCREENS = Path(os.environ.get("SANCREDIT_SCREENS") or Path(__file__).parents[2] / "build" / "screens")
+LOCAL, REMOTE = "127.0.0.1", "127.0.0.2"
+IMAGE_BYTES = 8 * 1024**2
+UNITS = 256
+#: Axe's rules of WCAG 2.2 A and AA, and its best practices.
+AXE = {
+    "resultTypes": ["violations"],
+    "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
+}
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="no Chromium: apt install chromium fonts-noto-cjk"),
+    # The browser's driver leaves its event loop and pipes to the garbage collector when its process ends.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.xdist_group("browser"),
+]
+
+
+@contextmanager
+def serving(lines: int, *words: str) -> Iterator[list[str]]:
+    """``sancredit …`` until the block ends; what it printed once it was ready."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mgmt.cli", *words], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout is not None
+    try:
+        ready = [process.stdout.readline().strip() for _ in range(lines)]
+        assert all(ready), words
+        yield ready
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def station(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a station with two arrays and two measuring devices."""
+    place = tmp_path_factory.mktemp("san")
+    (place / "master.img").write_bytes(os.urandom(IMAGE_BYTES))
+    with ExitStack() as stack:
+        for name, port, volume in (("east", LOCAL, "master.img"), ("west", REMOTE, f"remote.img:{IMAGE_BYTES}")):
+            words = ["array", "serve", "--name", name, "--listen", f"unix:{place}/{name}.sock"]
+            words += ["--port-address", port, "--iscsi-port", "0", "--units", str(UNITS)]
+            words += ["--volume", f"vol0={place}/{volume}", "--state", f"{place}/{name}.state"]
+            words += ["--chap-file", f"{place}/chap"]
+            stack.enter_context(serving(2, *words))
+        far = stack.enter_context(
+            serving(2, "probe", "serve", "--listen", f"unix:{place}/far.sock", "--address", REMOTE)
+        )
+        (udp,) = (line.partition("udp://")[2] for line in far if "udp://" in line)
+        near = ["probe", "serve", "--listen", f"unix:{place}/near.sock", "--address", LOCAL, "--peer", udp]
+        stack.enter_context(serving(2, *near))
+        words = ["station", "serve", "--listen", "http://127.0.0.1:0", "--state", f"{place}/station.state"]
+        words += ["--probe", f"unix:{place}/near.sock"]
+        for name in ("east", "west"):
+            words += ["--array", f"{name}=unix:{place}/{name}.sock"]
+        (ready,) = stack.enter_context(serving(1, *words))
+        yield ready.removeprefix("listening ")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield launched
+        launched.close()
+
+
+@dataclass
+class Reader:
+    """One reader's browser window: what it asks others for, what goes wrong in it, and its pictures."""
+
+    page: Any
+    station: str
+    name: str
+    elsewhere: list[str] = field(default_factory=list)
+    troubles: list[str] = field(default_factory=list)
+    pictures: int = 0
+
+    def look(self, name: str) -> None:
+        """Photograph the state, and let axe judge it."""
+        self.pictures += 1
+        folder = SCREENS / self.name
+        folder.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=folder / f"{self.pictures:02}-{name}.png", full_page=True)
+        found = axe_api.Axe().run(self.page, options=AXE)
+        said = [
+            f"{one['id']}: {one['help']}: {[node['html'][:160] for node in one['nodes'][:3]]}"
+            for one in found.response["violations"]
+        ]
+        assert said == [], f"{self.name} {name}"
+
+    def submit(self, value: str = "ok") -> None:
+        self.page.locator(f"main form button[value={value}]").click()
+
+
+@contextmanager
+def reading(browser: Any, station: str, name: str, **options: Any) -> Iterator[Reader]:
+    """A window; afterwards nothing may have gone wrong in it, and nothing been asked of others."""
+    context = browser.new_context(base_url=station, viewport={"width": 1280, "height": 800}, **options)
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    reader = Reader(page, station, name)
+    page.on("request", lambda request: reader.elsewhere.append(request.url))
+    page.on("pageerror", lambda error: reader.troubles.append(str(error)))
+    page.on("console", lambda message: reader.troubles.append(message.text) if message.type == "error" else None)
+    try:
+        yield reader
+    finally:
+        context.close()
+    assert [url for url in reader.elsewhere if not url.startswith(f"{station}/")] == []
+    # A refused form is answered with 422, which the browser writes to its console.
+    assert [text for text in reader.troubles if "status of 422" not in text] == []
+
+
+def reserved(station: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = httpx.get(f"{station}/api/v1/reservations").json()["items"]
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("locale", "theme", "kind", "screen"),
+    [("en-GB", "light", 0, "601"), ("ja-JP", "dark", 1, "1401")],
+)
+def test_every_screen_of_figure_5_in_a_browser(
+    browser: Any, station: str, locale: str, theme: str, kind: int, screen: str
+) -> None:
+    tag = locale[:2]
+    with reading(browser, station, f"{tag}-{theme}", locale=locale, color_scheme=theme) as reader:
+        page = reader.page
+        page.goto("/")
+        assert page.locator("html").get_attribute("lang") == tag
+        reader.look("overview")
+        page.goto("/reserve?chosen=1")
+        reader.look("1601-nothing-chosen")
+        page.goto("/reserve")
+        reader.look("1601")
+        page.check(f"#kind-{kind}")
+        page.locator("main form button").click()
+        page.fill("#local_port", "10.0.0")
+        page.fill("#remote_port", REMOTE)
+        page.fill("#sessions", "0")
+        page.locator("main form button").click()
+        assert page.locator("#local_port").input_value() == "10.0.0"
+        assert page.evaluate("document.activeElement.id") == "summary"
+        reader.look(f"{screen}-refused")
+        page.fill("#local_port", LOCAL)
+        page.fill("#sessions", "100")
+        page.fill("#connections_per_session", "100")
+        if screen == "1401":
+            page.fill("#remote_port_number", "25")
+        reader.look(screen)
+        page.locator("main form button").click()
+        page.wait_for_url("**/size?*")
+        reader.look("701-shortage")
+        reader.submit()
+        reader.look("701-automatic-refused")
+        page.locator(".notice a[href*='/reserve/']").click()
+        assert page.locator("#sessions").input_value() == "100"
+        page.fill("#sessions", "2")
+        page.fill("#connections_per_session", "3")
+        page.locator("main form button").click()
+        page.wait_for_url("**/size?*")
+        page.locator("details.why summary").click()
+        reader.look("701-why")
+        page.check("#mode-manual")
+        assert page.evaluate("document.activeElement.id") == "size_bytes"
+        page.fill("#size_bytes", "64MiB")
+        sync_api.expect(page.locator("#change .state.bad")).to_be_visible()
+        reader.submit()
+        assert page.locator("#size_bytes").input_value() == "64MiB"
+        reader.look("701-manual-refused")
+        page.fill("#size_bytes", "1MiB")
+        sync_api.expect(page.locator("#change")).to_contain_text("+64")
+        reader.look("701-manual")
+        reader.submit()
+        page.wait_for_url("**/reservation?*")
+        (row,) = reserved(station)
+        assert (row["reserved_bytes"], row["array"]) == (1024**2, "east")
+        reader.look("reserved")
+        page.fill("#rtt", "200ms")
+        page.locator("form[action='/reservation'] button").click()
+        sync_api.expect(page.locator("#supposed")).to_be_visible()
+        reader.look("what-if")
+        page.locator("main a[href*='/copies/start?']").click()
+        page.locator("main form button").click()
+        reader.look("copy-start-refused")
+        page.fill("#volume", "vol0")
+        page.locator("main form button").click()
+        page.wait_for_url("**/copies/copy-*")
+        sync_api.expect(page.locator("#live .state.ok").first).to_be_visible()
+        page.locator("form[action$='/verify'] button").click()
+        sync_api.expect(page.locator(".notice.ok code").first).to_be_visible()
+        reader.look("copy-verified")
+        for name, path in (
+            ("copies", "/copies"),
+            ("table-101", "/tables/reservations"),
+            ("table-108", "/tables/channels?sort=BANDWIDTH&desc=1"),
+            ("table-109", "/tables/allocations"),
+            ("table-1500", "/tables/buffer-ids"),
+            ("pools", "/tables/pools"),
+            ("channels", "/channels"),
+            ("fibre-channel", "/fibre-channel"),
+            ("events", "/events"),
+            ("alarms", "/alarms"),
+            ("not-found", "/copies/none"),
+            ("overview-in-use", "/"),
+        ):
+            page.goto(path)
+            reader.look(name)
+        reader.troubles = [text for text in reader.troubles if "status of 404" not in text]  # /copies/none
+        page.locator(".copy-as summary").click()
+        reader.look("copy-as")
+        page.goto("/reservation?" + page_query(station))
+        page.locator("main form[action$='/release'] button").click()
+        page.wait_for_url("**done=released*")
+        reader.look("released")
+        assert reserved(station) == []
+
+
+def page_query(station: str) -> str:
+    (row,) = reserved(station)
+    return "&".join(f"{name}={value}" for name, value in row["target"].items())
+
+
+def test_the_keyboard_alone_leads_from_the_overview_to_a_reservation_and_back(browser: Any, station: str) -> None:
+    with reading(browser, station, "keyboard", locale="en-GB") as reader:
+        page = reader.page
+        page.goto("/")
+        page.keyboard.press("Tab")
+        assert "Skip" in page.evaluate("document.activeElement.textContent")
+        page.keyboard.press("Enter")
+        assert page.evaluate("document.activeElement.id") == "main"
+        page.keyboard.press("?")
+        sync_api.expect(page.locator("#keys")).to_be_visible()
+        reader.look("shortcuts")
+        page.keyboard.press("Escape")
+        sync_api.expect(page.locator("#keys")).to_be_hidden()
+        page.keyboard.press("g")
+        page.keyboard.press("r")
+        page.wait_for_url("**/reserve")
+        page.keyboard.press("Space")  # the first kind has the focus
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/reserve/connection")
+        page.keyboard.type(LOCAL)
+        page.keyboard.press("Tab")
+        page.keyboard.type(REMOTE)
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/size?*")
+        walk_to(page, "mode-auto")
+        page.keyboard.press("ArrowDown")
+        page.keyboard.type("256KiB")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/reservation?*buffer_id=*")
+        (row,) = reserved(station)
+        assert (row["target"]["kind"], row["reserved_units"]) == ("connection", 16)
+        walk_to(page, "drain")
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**done=released*")
+        assert reserved(station) == []
+
+
+def walk_to(page: Any, element: str) -> None:
+    """Press Tab until the element has the focus; what has it on the way can be seen to have it."""
+    for _ in range(80):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.id") == element:
+            return
+        outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+        assert outline != "none", page.evaluate("document.activeElement.outerHTML.slice(0, 200)")
+    raise AssertionError(f"the keyboard does not reach {element}")
+
+
+def test_without_javascript_every_step_can_be_taken(browser: Any, station: str) -> None:
+    with reading(browser, station, "plain", locale="en-GB", java_script_enabled=False) as reader:
+        page = reader.page
+        page.goto("/reserve")
+        page.check("#kind-0")
+        page.locator("main form button").click()
+        for name, value in (("local_port", LOCAL), ("remote_port", REMOTE), ("sessions", "1")):
+            page.fill(f"#{name}", value)
+        page.locator("main form button").click()
+        page.check("#mode-manual")
+        page.fill("#size_bytes", "512KiB")
+        page.locator("button[value=preview]").click()
+        sync_api.expect(page.locator("#change")).to_contain_text("+32")
+        reader.submit()
+        page.wait_for_url("**/reservation?*")
+        assert reserved(station)[0]["reserved_units"] == 32
+        page.locator("main form[action$='/release'] button").click()
+        page.wait_for_url("**done=released*")
+        page.locator("button[value=dark]").click()
+        assert page.locator("html").get_attribute("data-theme") == "dark"
+
+
+def test_what_another_does_is_seen_without_reloading_unless_paused(browser: Any, station: str) -> None:
+    with reading(browser, station, "live", locale="en-GB") as reader:
+        page = reader.page
+        with page.expect_response("**/api/v1/events/stream"):
+            page.goto("/")
+        size_bytes = 512 * 1024
+        body = {"target": {"kind": "port_pair", "local_port": LOCAL, "remote_port": REMOTE}, "size_bytes": size_bytes}
+        httpx.post(f"{station}/api/v1/reserve", json=body).raise_for_status()
+        bar = page.locator("#live .bar").first
+        sync_api.expect(bar).to_contain_text(re.compile(r"reserved, idle\s*32"))
+        page.locator("[data-pause]").click()
+        httpx.post(f"{station}/api/v1/release", json={"target": body["target"]}).raise_for_status()
+        sync_api.expect(page.locator("[data-pause]")).to_have_text("Resume")
+        sync_api.expect(bar).to_contain_text(re.compile(r"reserved, idle\s*32"))
+        page.locator("[data-pause]").click()
+        httpx.post(f"{station}/api/v1/channels/measure", json={"local_port": LOCAL, "remote_port": REMOTE})
+        sync_api.expect(bar).to_contain_text(re.compile(r"reserved, idle\s*0"))

@@ -1,0 +1,195 @@
+"""A reader of the station's pages without a browser: real HTTP through the gate, forms with the token of their page."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from credits.errors import Code, Refused, Shortage
+from mgmt.api.app import make_app
+from mgmt.http import ServerThread
+from mgmt.messages import (
+    Envelope,
+    Message,
+    ReservationPreview,
+    ReservationPreviewRequest,
+    ReservationReleaseRequest,
+    ReservationReleaseResponse,
+)
+from mgmt.web.pages import add_pages
+from tests.mgmt.station_stand_ins import LOCAL, REMOTE, UNIT, Site, StandInArray, site
+
+PAIR = {"local_port": LOCAL, "remote_port": REMOTE}
+TARGET = {"kind": "port_pair"} | PAIR
+
+
+class PageArray(StandInArray):
+    """The stand-in, which also answers what the pages ask: previews, releases, one pool."""
+
+    def info(self) -> dict[str, Any]:
+        return super().info() | {"interface": "tcp0"}
+
+    def handle(self, envelope: Envelope) -> Message:
+        message = envelope.message
+        match message:
+            case ReservationPreviewRequest():
+                self.seen.append(envelope)
+                units = -(-message.requested_bytes // UNIT)
+                more = units - self.reserved_units
+                if more > self.free_units:
+                    raise Refused(
+                        Code.NO_MEMORY, "no memory", Shortage(more, self.free_units, 0, self.free_units)
+                    )
+                return ReservationPreview(
+                    target=message.target,
+                    unit_bytes=UNIT,
+                    previous_units=self.reserved_units,
+                    reserved_units=units,
+                    reserved_bytes=units * UNIT,
+                    pending_shrink_units=0,
+                    expanded_units=0,
+                    free_units_before=self.free_units,
+                    free_units_after=self.free_units - more,
+                    revision=1,
+                )
+            case ReservationReleaseRequest():
+                self.seen.append(envelope)
+                return ReservationReleaseResponse(
+                    target=message.target, released_units=7, draining_units=0, revision=3
+                )
+            case _:
+                return super().handle(envelope)
+
+
+class _Ids(HTMLParser):
+    """What a page's markup has to keep: its ids, its references to them, and tags that close in order."""
+
+    _VOID = frozenset({"meta", "link", "input", "br", "rect", "circle"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.wanted: set[str] = set()
+        self.open: list[str] = []
+        self.wrong: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name == "id" and value:
+                self.ids.append(value)
+            elif name in ("for", "list", "aria-labelledby", "aria-describedby") and value:
+                self.wanted.update(value.split())
+        if tag not in self._VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self._VOID:
+            return
+        if not self.open or self.open.pop() != tag:
+            self.wrong.append(f"</{tag}> at line {self.getpos()[0]}")
+
+
+def check_markup(text: str) -> None:
+    """Tags close in order, ids are unique, and labels and descriptions point to something."""
+    seen = _Ids()
+    seen.feed(text)
+    assert (seen.wrong, seen.open) == ([], []), text[-500:]
+    assert len(seen.ids) == len(set(seen.ids)), sorted(seen.ids)
+    assert seen.wanted <= set(seen.ids), seen.wanted - set(seen.ids)
+
+
+class Desk:
+    """One reader; cookies are kept as a browser does."""
+
+    def __init__(self, client: httpx.Client, place: Site) -> None:
+        self.client, self.place = client, place
+
+    def get(self, path: str, **query: Any) -> httpx.Response:
+        """A page, which is well-formed."""
+        answer = self.client.get(path, params=query or None)
+        if answer.headers.get("content-type", "").startswith("text/html"):
+            check_markup(answer.text)
+        return answer
+
+    def post(self, path: str, fields: dict[str, Any], page: str = "/") -> httpx.Response:
+        """Submit a form as the page at ``page`` would."""
+        token = re.search(r'name="csrf_token" value="([^"]+)"', self.client.get(page).text)
+        assert token is not None
+        answer = self.client.post(path, data={"csrf_token": token[1]} | fields)
+        if answer.headers.get("content-type", "").startswith("text/html"):
+            check_markup(answer.text)
+        return answer
+
+
+def error_at(answer: httpx.Response, field: str) -> str:
+    """What stands beside a field; nothing where it is right."""
+    found = re.search(rf'id="{field}-error"><b>[^<]*</b> ([^<]*)<', answer.text)
+    return html.unescape(found[1]) if found else ""
+
+
+def commands(answer: httpx.Response) -> list[str]:
+    """Everything that the page offers to copy."""
+    return [html.unescape(text) for text in re.findall(r"<code>((?:sancredit|curl) [^<]*)</code>", answer.text)]
+
+
+@contextmanager
+def desk(directory: Path) -> Iterator[Desk]:
+    """A desk before a station with two stand-in arrays and a stand-in device."""
+    with site(directory) as place:
+        for name, port in (("M", LOCAL), ("R", REMOTE)):
+            array = PageArray(name, port)
+            array.rows["pools"] = [pool(name)]
+            setattr(place, "master" if name == "M" else "remote", array)
+            place.down(name)
+            place.up(name)
+        path = f"{directory}/station.sock"
+        transport = httpx.HTTPTransport(uds=path)
+        with (
+            ServerThread(make_app(place.station, faces=(add_pages,)), f"unix:{path}"),
+            httpx.Client(transport=transport, base_url="http://localhost", timeout=20) as client,
+        ):
+            yield Desk(client, place)
+
+
+def pool(array: str) -> dict[str, Any]:
+    """A row of ``get pools``."""
+    return {
+        "array": array,
+        "interface": "tcp0",
+        "kind": "tcp",
+        "unit_bytes": UNIT,
+        "total_units": 3000,
+        "free_units": 2000,
+        "reserved_idle_units": 900,
+        "in_use_units": 90,
+        "draining_units": 10,
+        "expandable_units": 0,
+        "held_units": 0,
+        "degraded_units": 0,
+        "revision": 1,
+    }
+
+
+def reservation(number: int, array: str = "M") -> dict[str, Any]:
+    """A row of table 101 of the connection ``number``."""
+    return {
+        "array": array,
+        "interface": "tcp0",
+        "target": {"kind": "connection", **PAIR, "buffer_id": number},
+        "buffer_address": 0x1000 * number,
+        "reserved_units": number,
+        "reserved_bytes": number * UNIT,
+        "requested_bytes": number * UNIT - 1,
+        "in_use_units": 0,
+        "state": "reserved",
+        "idle_units": number,
+        "pending_shrink_units": 0,
+        "backed_units": number,
+    }

@@ -1,0 +1,96 @@
+"""The same cases on the kernel's target and on the emulator: they differ where docs/conformance.md says, and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from iscsi_target.lio.model import Backstore, Description, KernelTarget, Lun, Plugin, Portal, PortalGroup
+from tests import lab_guest
+from tests.tools.test_lab_lio import CLEAR, DEMO, driven
+from tools.conformance_differences import DIFFERENCES, differences_table
+from tools.libiscsi_suite import KINDS, SKIP, Missing, listed, run_one, served, suite, verdict_of
+
+IQN = "iqn.2003-10.example.test:conformance"
+BOTH = {test for one in DIFFERENCES for test in one.tests}
+SAME = (
+    "Read10.Simple",
+    "Write16.Simple",
+    "Inquiry.Standard",
+    "ProutReserve.AccessEA",
+    "ReportSupportedOpcodes.Simple",
+)
+
+
+def test_the_page_has_the_differences_that_the_tests_look_at():
+    page = Path(__file__).resolve().parents[2] / "docs/conformance.md"
+    assert differences_table() in page.read_text()
+
+
+@pytest.fixture
+def lio_url(lab):
+    """A file-backed unit of LIO with thin provisioning."""
+    thin = {"emulate_tpu": "1", "emulate_tpws": "1"}
+    store = Backstore(
+        plugin=Plugin.FILEIO,
+        name="unit",
+        device="/tmp/unit.img",
+        size_bytes=64 << 20,
+        write_back=True,
+        attributes=thin,
+    )
+    group = PortalGroup(
+        luns=[Lun(number=0, plugin=Plugin.FILEIO, backstore="unit")],
+        portals=[Portal(address="0.0.0.0", port=3260)],
+        attributes=DEMO,
+    )
+    wanted = Description(backstores=[store], targets=[KernelTarget(wwn=IQN, groups=[group])])
+    driven(lab, 'driver.apply(load("unit.json"))', **{"unit.json": wanted})
+    yield f"iscsi://127.0.0.1:{lab.forward(3260)}/{IQN}/0"
+    lab.run(f"{CLEAR}; rm -rf /run/sancredit /tmp/unit.img")
+
+
+def verdicts(url, names):
+    try:
+        suite()
+    except Missing as missing:
+        pytest.skip(str(missing))
+    return {name: verdict_of(run_one((url, url), name)) for name in names}
+
+
+def expected(which):
+    return {test: getattr(one, which) for one in DIFFERENCES for test in one.tests}
+
+
+class TestInTheLab:
+    """With a real kernel."""
+
+    pytestmark = lab_guest.MARKS
+
+    def test_the_differences_are_those_that_the_page_explains(self, lio_url, tmp_path):
+        found = verdicts(lio_url, sorted(BOTH))
+        with served(KINDS[0], tmp_path) as (url, _second):
+            ours = verdicts(url, sorted(BOTH))
+        assert found == expected("lio")
+        assert ours == expected("emulator")
+
+    def test_of_the_rest_a_sample_ends_alike(self, lio_url, tmp_path):
+        found = verdicts(lio_url, SAME)
+        with served(KINDS[0], tmp_path) as (url, _second):
+            ours = verdicts(url, SAME)
+        assert {name: verdict for name, verdict in ours.items() if verdict != found[name] != SKIP} == {}
+
+    @pytest.mark.soak
+    @pytest.mark.timeout(1800)
+    def test_the_whole_suite_differs_nowhere_else(self, lio_url, tmp_path):
+        names = listed()
+        found = verdicts(lio_url, names)
+        with served(KINDS[0], tmp_path) as (url, _second):
+            ours = verdicts(url, sorted(KINDS[0].expected(names)))
+        other = {
+            name: (verdict, found[name])
+            for name, verdict in ours.items()
+            if SKIP not in (verdict, found[name]) and verdict != found[name] and name not in BOTH
+        }
+        assert other == {}

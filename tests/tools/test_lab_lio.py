@@ -1,0 +1,307 @@
+"""The driver on a real kernel, in the lab's guest: applied, changed, restored, cleared; CHAP, ACL and ALUA as an
+initiator sees them; targetcli's files both ways; rtslib of Debian and of PyPI."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from iscsi_target.errors import CommandFailed, LoginFailed
+from iscsi_target.lio import saveconfig
+from iscsi_target.lio.model import (
+    Acl,
+    AluaGroup,
+    Backstore,
+    Description,
+    Discovery,
+    KernelTarget,
+    Login,
+    Lun,
+    MappedLun,
+    Plugin,
+    Portal,
+    PortalGroup,
+)
+from iscsi_target.session.chap import Chap, Credentials
+from tests import lab_guest
+from tools.harness.initiator import BlockingInitiator
+from tools.harness.loop_thread import LoopThread
+from tools.lab.project import HOME, LIBRARIES
+
+pytestmark = lab_guest.MARKS
+
+OPEN, CLOSED = "iqn.2003-10.example.test:open", "iqn.2003-10.example.test:closed"
+HOST = "iqn.2003-10.example.test:host"
+DEMO = {
+    "generate_node_acls": "1",
+    "cache_dynamic_acls": "1",
+    "demo_mode_write_protect": "0",
+    "authentication": "0",
+}
+CLEAR = (
+    "test ! -d /sys/kernel/config/target"
+    " || python3 -c 'import rtslib_fb; rtslib_fb.RTSRoot().clear_existing(confirm=True)'"
+)
+SCRIPT = """
+import json, sys
+sys.path[:0] = ["/opt/sancredit"] + (["/opt/libraries/rtslib"] if {pypi} else [])
+from pathlib import Path
+from iscsi_target.lio import configfs, saveconfig
+from iscsi_target.lio.apply import Driver, Options
+from iscsi_target.lio.counters import read_sessions, read_targets
+from iscsi_target.lio.errors import LioError
+from iscsi_target.lio.present import description_of
+driver = Driver(state=Path("/run/sancredit/lio.json"))
+def load(name): return saveconfig.load(Path("/tmp") / name)
+def now(): return saveconfig.to_document(description_of(configfs.read()))
+def steps(plan): return [str(step) for step in plan.steps]
+answer = {{}}
+{body}
+print("ANSWER", json.dumps(answer))
+"""
+
+
+def driven(lab, body, *, pypi=False, **files):
+    """Run ``body`` in the guest with a driver; what it put into ``answer``."""
+    for name, description in files.items():
+        lab.agent.put(saveconfig.dumps(description).encode(), f"/tmp/{name}")
+    lab.agent.put(SCRIPT.format(body=body, pypi=pypi).encode(), "/tmp/driven.py")
+    output = lab.run("python3 /tmp/driven.py", timeout_s=120)
+    return json.loads(output.rpartition("ANSWER ")[2])
+
+
+def described():
+    """An open target on a ramdisk, and one with an ACL, CHAP both ways, a file and an ALUA group."""
+    near = AluaGroup(name="near", tag=17, settings={"alua_access_state": 1, "alua_access_type": 1})
+    return Description(
+        backstores=[
+            Backstore(
+                plugin=Plugin.RAMDISK, name="ram", size_bytes=8 << 20, attributes={"emulate_model_alias": "1"}
+            ),
+            Backstore(
+                plugin=Plugin.FILEIO,
+                name="disk",
+                device="/tmp/disk.img",
+                size_bytes=16 << 20,
+                write_back=True,
+                attributes={"emulate_tpu": "1"},
+                alua_groups=[near],
+            ),
+        ],
+        targets=[
+            KernelTarget(
+                wwn=OPEN,
+                groups=[
+                    PortalGroup(
+                        luns=[Lun(number=0, plugin=Plugin.RAMDISK, backstore="ram")],
+                        portals=[Portal(address="0.0.0.0", port=3260)],
+                        attributes=DEMO,
+                        parameters={"MaxBurstLength": "524288"},
+                    )
+                ],
+            ),
+            KernelTarget(
+                wwn=CLOSED,
+                groups=[
+                    PortalGroup(
+                        luns=[Lun(number=3, plugin=Plugin.FILEIO, backstore="disk", alua_group="near")],
+                        portals=[Portal(address="0.0.0.0", port=3260)],
+                        acls=[
+                            Acl(
+                                initiator=HOST,
+                                mapped_luns=[
+                                    MappedLun(number=0, lun=3),
+                                    MappedLun(number=1, lun=3, read_only=True),
+                                ],
+                                login=Login("host", "secret-of-host"),
+                                mutual_login=Login("target", "secret-of-target"),
+                                queue_depth=16,
+                            )
+                        ],
+                        attributes={"authentication": "1", "generate_node_acls": "0"},
+                    )
+                ],
+            ),
+        ],
+        discovery=[Discovery(enforced=True, login=Login("finder", "secret-finder"))],
+    )
+
+
+@pytest.fixture
+def clean(lab):
+    """The guest, without a target of the kernel before and after."""
+    yield lab
+    lab.run(f"{CLEAR}; rm -rf /run/sancredit /tmp/disk.img")
+
+
+@pytest.fixture
+def sessions():
+    """Logs in from here: ``sessions(port, iqn, …)``."""
+    thread = LoopThread("lab-initiators")
+    opened = []
+
+    def login(port, iqn, **options):
+        session = BlockingInitiator.login(thread, "127.0.0.1", port, iqn, timeout_s=30, **options)
+        opened.append(session)
+        return session
+
+    yield login
+    for session in opened:
+        session.abort()
+    thread.stop(10)
+
+
+@pytest.mark.parametrize("pypi", [False, True], ids=["rtslib-2.1", "rtslib-2.2"])
+def test_the_driver_applies_changes_clears_and_rolls_back(clean, pypi):
+    wanted = described()
+    ram, disk = wanted.backstores
+    changed = replace(wanted, backstores=[replace(ram, size_bytes=4 << 20), disk], targets=wanted.targets[:1])
+    refused = replace(
+        changed,
+        targets=[
+            replace(
+                wanted.targets[0],
+                groups=[
+                    replace(wanted.targets[0].groups[0], portals=[Portal(address="192.0.2.77", port=3260)])
+                ],
+            )
+        ],
+    )
+    found = driven(
+        clean,
+        """
+Path("/sys/kernel/config/target").is_dir() or driver.kernel.prepare({"iscsi"})
+before = now()
+answer["first"] = len(driver.apply(load("wanted.json")).steps)
+answer["second"] = steps(driver.apply(load("wanted.json")))
+answer["changed"] = steps(driver.apply(load("changed.json")))
+kept = now()
+try:
+    driver.apply(load("refused.json"))
+except LioError as error:
+    answer["refused"] = str(error)
+answer["as before"] = now() == kept
+answer["third"] = steps(driver.apply(load("changed.json")))
+driver.clear()
+answer["cleared"] = now() == before
+""",
+        pypi=pypi,
+        **{"wanted.json": wanted, "changed.json": changed, "refused.json": refused},
+    )
+    assert found["first"] == 19
+    assert found["second"] == []
+    assert "remove backstore ramdisk/ram (its contents are lost)" in found["changed"]
+    assert f"remove target {CLOSED}" in found["changed"]
+    assert found["refused"].endswith(
+        "invalid argument; everything that this run did was undone"
+    )
+    assert found["as before"] is True
+    assert found["third"] == []
+    assert found["cleared"] is True
+
+
+def test_what_we_export_is_what_targetcli_saves_and_either_restores_the_other_ones(clean):
+    first = driven(
+        clean, 'driver.apply(load("wanted.json"))\nanswer["now"] = now()', **{"wanted.json": described()}
+    )
+    clean.run("targetcli saveconfig /tmp/theirs.json")
+    theirs = json.loads(clean.agent.get("/tmp/theirs.json"))
+    ours = first["now"]
+    (acl,) = _target(ours, CLOSED)["tpgs"][0]["node_acls"]
+    assert acl.pop("tcq_depth") == 16  # which targetcli does not save
+    assert _ordered(ours) == _ordered(theirs)
+    again = driven(
+        clean,
+        """
+driver.clear()
+driver.apply(load("theirs.json"))
+answer["now"] = now()
+""",
+    )
+    (acl,) = _target(again["now"], CLOSED)["tpgs"][0]["node_acls"]
+    assert acl.pop("tcq_depth", 64) == 64
+    assert _ordered(again["now"]) == _ordered(theirs)
+    clean.agent.put(json.dumps(first["now"]).encode(), "/tmp/ours.json")
+    clean.run(
+        "targetcli restoreconfig /tmp/ours.json clear_existing=True; targetcli saveconfig /tmp/theirs.json"
+    )
+    assert _ordered(json.loads(clean.agent.get("/tmp/theirs.json"))) == _ordered(ours)
+
+
+def _target(document, wwn):
+    return next(target for target in document["targets"] if target["wwn"] == wwn)
+
+
+def _ordered(value):
+    """The same without the order of lists, which is that of configfs' directories."""
+    if isinstance(value, dict):
+        return {key: _ordered(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return sorted((_ordered(item) for item in value), key=lambda item: json.dumps(item, sort_keys=True))
+    return value
+
+
+def test_chap_acl_and_alua_are_what_an_initiator_meets(clean, sessions):
+    driven(clean, 'driver.apply(load("wanted.json"))', **{"wanted.json": described()})
+    port = clean.forward(3260)
+    proof = Chap(
+        own=Credentials("host", b"secret-of-host"), accepted=(Credentials("target", b"secret-of-target"),)
+    )
+    wrong = Chap(own=Credentials("host", b"not-the-secret-of"))
+
+    with pytest.raises(LoginFailed, match="authentication"):
+        sessions(port, CLOSED, initiator_iqn=HOST, chap=wrong)
+    with pytest.raises(LoginFailed, match="authentication"):
+        sessions(port, CLOSED, initiator_iqn=HOST)
+    with pytest.raises(LoginFailed):
+        sessions(port, CLOSED, initiator_iqn=f"{HOST}.other", chap=proof)
+    session = sessions(port, CLOSED, initiator_iqn=HOST, chap=proof)
+    session.write(8, b"\x5a" * 512)
+    assert session.read(8, 1) == b"\x5a" * 512
+    assert session.read(8, 1, lun=1) == b"\x5a" * 512
+    with pytest.raises(CommandFailed) as protected:
+        session.write(8, b"\x00" * 512, lun=1)
+    assert "sense 7/27/00" in str(protected.value)  # WRITE PROTECTED
+
+    # REPORT TARGET PORT GROUPS (SPC-4 6.35): our group with its tag and its state
+    data = session.execute(
+        bytes.fromhex("a30a00000000000010000000"), data_in_length=4096, check=False
+    ).data_in
+    groups = {int.from_bytes(data[at + 2 : at + 4], "big"): data[at] & 0x0F for at in _groups(data)}
+    assert groups[17] == 1
+    rows = driven(clean, 'answer["sessions"] = read_sessions(); answer["targets"] = read_targets()')
+    (row,) = [row for row in rows["sessions"] if row["initiator"] == HOST]
+    assert row["target"] == CLOSED
+    assert row["connections"] == [{"peer": "10.0.2.2"}]
+    assert row["commands"] >= 4
+    assert {row["target"]: row["sessions"] for row in rows["targets"]} == {OPEN: 0, CLOSED: 1}
+
+
+def _groups(data):
+    at, end = 4, 4 + int.from_bytes(data[:4], "big")
+    while at < end:
+        yield at
+        at += 8 + 4 * data[at + 7]
+
+
+def test_bad_input_is_one_line_with_its_exit_code_and_the_kernel_stays_as_it_was(clean):
+    clean.agent.put(saveconfig.dumps(described()).encode(), "/tmp/good.json")
+    clean.agent.put(b'{"storage_objects": [{"name": "a", "plugin": "tape"}]}', "/tmp/bad.json")
+    before = clean.run("find /sys/kernel/config/target 2>/dev/null | sort")
+    commands = {
+        "lio plan /tmp/bad.json": (2, "storage object a: plugin is one of ramdisk"),
+        "lio apply /tmp/none.json": (2, "cannot read /tmp/none.json: no such file or directory"),
+        "lio apply /tmp/good.json --configfs /tmp/none/target": (1, "this kernel has no configfs"),
+    }
+    program = (
+        f"import sys; sys.path[:0] = ['{HOME}', '{LIBRARIES}/common']; from mgmt.cli.main import main\n"
+        f"for words in {list(commands)!r}: print('->', main(words.split()), flush=True)"
+    )
+    said = clean.run(f'PYTHONUNBUFFERED=1 python3 -c "{program}"', timeout_s=120).splitlines()
+    for number, (status, words) in enumerate(commands.values()):
+        assert words in said[2 * number]
+        assert said[2 * number + 1] == f"-> {status}"
+    assert len(said) == 2 * len(commands)
+    assert clean.run("find /sys/kernel/config/target 2>/dev/null | sort") == before

@@ -1,0 +1,167 @@
+"""The gate on bytes in flight, seen from outside: acknowledgements withheld by the channel, and what a capture shows.
+
+Claim 9 (a sent byte keeps its memory buffer until it is acknowledged), claim 10 and paragraphs 96 and 97 (the largest
+congestion window is the reserved size, at the start and after an update).
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tools.test_wan_channel import MBIT, MS, open_or_skip, running
+from tools.capture.inflight import InFlightReport, analyse
+from tools.capture.pcapng import read_file
+from tools.capture.sniff import sniff_command
+from tools.wan.channel import Channel
+
+pytestmark = pytest.mark.slow
+
+UNIT = 2048
+SEGMENT = 1460
+BACK = "remote_to_master"
+
+
+class Sender:
+    """The gate's sender inside the master site, asked line by line."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def ask(self, line: str = "stats") -> dict[str, Any]:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+        reply: dict[str, Any] = json.loads(self._process.stdout.readline())
+        return reply
+
+    def settled(self, in_flight: int) -> dict[str, Any]:
+        """Ask until so much is in flight and nothing moves any more; the test's own time-out bounds it."""
+        before = self.ask()
+        while True:
+            time.sleep(0.05)
+            now = self.ask()
+            if now["in_flight"] == in_flight and now["written"] == before["written"]:
+                return now
+            before = now
+
+    def moved(self, acknowledged: int) -> dict[str, Any]:
+        """Ask until more than that is acknowledged."""
+        while (now := self.ask())["acknowledged"] <= acknowledged:
+            time.sleep(0.01)
+        return now
+
+
+@contextmanager
+def sending(channel: Channel, units: int) -> Iterator[Sender]:
+    """A sender with so many units, and a receiver that takes everything."""
+    with running(
+        channel,
+        "remote",
+        [sys.executable, "-m", "tools.wan.bulk", "receive", channel.remote_address, "0"],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as receiver:
+        assert receiver.stdout is not None
+        port = receiver.stdout.readline().split()[1]
+        argv = [sys.executable, "-m", "tests.tools.gate_sender", channel.remote_address, port]
+        with running(
+            channel,
+            "master",
+            [*argv, str(units), str(UNIT)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process:
+            yield Sender(process)
+
+
+@contextmanager
+def captured(channel: Channel, path: Path) -> Iterator[None]:
+    """Everything that passes the master's interface in the block, in ``path``."""
+    argv = sniff_command(channel.interface, path)
+    with running(channel, "master", argv, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def in_flight(path: Path, points: int = 100_000) -> InFlightReport:
+    return analyse(read_file(path), lambda flow: flow.source == "10.99.0.1", points=points)
+
+
+def test_a_peer_that_withholds_acknowledgements_stops_the_sender_at_the_reserved_units(tmp_path: Path) -> None:
+    """Claim 9: 40 units of 2048 bytes; each acknowledgement that is let pass frees as many bytes as it confirms."""
+    reserved = 40 * UNIT
+    file = tmp_path / "gate.pcapng"
+    with (
+        open_or_skip(bandwidth_bps=100 * MBIT, rtt_ns=10 * MS, directory=tmp_path) as channel,
+        captured(channel, file),
+        sending(channel, 40) as sender,
+    ):
+        sender.moved(10 * reserved)  # it flows
+        channel.hold(BACK)
+        stopped = sender.settled(reserved)
+        for _ in range(3):
+            channel.let_pass(BACK)
+            sender.moved(stopped["acknowledged"])
+            after = sender.settled(reserved)
+            freed = after["acknowledged"] - stopped["acknowledged"]
+            assert freed > 0
+            assert after["written"] - stopped["written"] == freed
+            stopped = after
+        channel.hold(BACK, False)
+        sender.moved(stopped["acknowledged"] + 10 * reserved)
+    report = in_flight(file)
+    assert reserved - SEGMENT <= report.max_in_flight_bytes <= reserved + SEGMENT
+
+
+def test_bytes_in_flight_reach_the_reserved_size_and_follow_a_smaller_one_within_two_round_trips(
+    tmp_path: Path,
+) -> None:
+    """Claim 10: 350,000 bytes at 280 ms are reached and not exceeded; after an update to half, neither is that."""
+    rtt_ns = 280 * MS
+    units = 171  # 350,208 bytes
+    file = tmp_path / "window.pcapng"
+    with (
+        open_or_skip(bandwidth_bps=20 * MBIT, rtt_ns=rtt_ns, directory=tmp_path) as channel,
+        captured(channel, file),
+        sending(channel, units) as sender,
+    ):
+        sender.moved(6 * units * UNIT)
+        assert sender.ask("stats")["diagnosis"] in (None, "sndbuf-limited", "network-limited")
+        changed = sender.ask("limit 175000")
+        sender.moved(changed["acknowledged"] + 6 * 175_000)
+        assert sender.ask()["diagnosis"] == "sndbuf-limited", "the channel would carry more"
+    report = in_flight(file)
+    assert 300_000 < report.max_in_flight_bytes <= units * UNIT + SEGMENT
+    assert report.first_data_ns is not None
+    settled_ns = changed["now_ns"] + 2 * rtt_ns - report.first_data_ns
+    later = [size for at_ns, size in report.series if at_ns > settled_ns]
+    assert len(later) > 10
+    assert 150_000 < max(later) <= 175_000 + SEGMENT
+
+
+def test_half_of_bandwidth_times_delay_is_used_to_85_percent(tmp_path: Path) -> None:
+    """With a reservation below bandwidth times delay what it allows is reached: 60 units at 20 ms are 6.1 MB/s."""
+    units, rtt_ns = 60, 20 * MS
+    with (
+        open_or_skip(bandwidth_bps=100 * MBIT, rtt_ns=rtt_ns, directory=tmp_path) as channel,
+        sending(channel, units) as sender,
+    ):
+        start = sender.moved(10 * units * UNIT)
+        end = sender.moved(start["acknowledged"] + 100 * units * UNIT)
+    rate = (end["acknowledged"] - start["acknowledged"]) * 1e9 / (end["now_ns"] - start["now_ns"])
+    assert rate >= 0.85 * units * UNIT * 1e9 / rtt_ns

@@ -1,0 +1,179 @@
+"""Captures scanned: files, compressed files and pipes in one pass, part by part of the table of :mod:`tools.capture.rows`.
+
+A plain file is mapped and never copied; gzip, zstd and pipes are streamed in blocks. Memory does not grow with the file:
+a part has at most 8192 rows, and what has been looked at can be dropped.
+"""
+
+from __future__ import annotations
+
+import gzip
+import importlib
+import io
+import mmap
+import os
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tools.capture.rows import Part
+from tools.capture.scan_kernel import Scanner
+
+BLOCK_BYTES = 4 << 20
+"""How much of a stream is decompressed at a time."""
+_WINDOW_LIMIT_BYTES = 40 << 20
+"""More than the longest record and its successor: a stream that brings no record in so much is given up."""
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+
+
+class CaptureError(Exception):
+    """A capture cannot be read at all; the text says which and why."""
+
+
+class Scan:
+    """One pass over files, in the order given: connections go on from one file to the next, as rotated captures do.
+
+    ``ports``: TCP ports on which iSCSI is expected; empty: wherever it is recognised, and on 3260. ``keep_all``: keep
+    every PDU and frame whole with its row. ``packet_limit``: stop after so many packets.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path | str],
+        *,
+        ports: Sequence[int] = (),
+        keep_all: bool = False,
+    ) -> None:
+        self.paths = [Path(path) for path in paths]
+        self.scanner = Scanner(tuple(ports), keep_all)
+        if not ports:
+            self.scanner.ports = frozenset((3260,))
+        self.sizes: list[int] = []
+        self.sources: list[tuple[str, int]] = []
+        """Each file with the number of the first packet in it."""
+
+    def parts(self) -> Iterator[Part]:
+        """The table, part by part. Raises :class:`CaptureError` for a file that cannot be opened or is no capture.
+
+        What is damaged inside of a capture raises nothing: ``scanner.remarks`` says where it is.
+        """
+        scanner = self.scanner
+        for path in self.paths:
+            self.sources.append((str(path), scanner.packet + 1))
+            scanner.begin()
+            packets, remarks = scanner.packet, len(scanner.remarks)
+            try:
+                yield from self._file(path)
+            except OSError as error:
+                raise CaptureError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
+            except (EOFError, zlib.error) as error:
+                scanner.remark(f"the compressed file is damaged: {str(error).lower()}", scanner.base)
+            if scanner.packet == packets and any(
+                "neither" in what for _, _, what in scanner.remarks[remarks:]
+            ):
+                raise CaptureError(f"{path} is neither a pcapng nor a pcap file")
+        scanner.end()
+        yield from scanner.take()
+
+    def run(self) -> Scanner:
+        """Only the figures: every part is dropped at once."""
+        for _ in self.parts():
+            pass
+        return self.scanner
+
+    def _file(self, path: Path) -> Iterator[Part]:
+        if str(path) == "-":
+            yield from self._stream(sys.stdin.buffer)
+            return
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            self.sizes.append(size)
+            magic = file.read(4)
+            file.seek(0) if file.seekable() else None
+            if magic[:2] == _GZIP:
+                with gzip.open(file) as stream:
+                    yield from self._stream(stream)
+            elif magic == _ZSTD:
+                with _zstd(file) as stream:
+                    yield from self._stream(stream)
+            elif not file.seekable():
+                yield from self._stream(file, magic)
+            elif size:
+                yield from self._mapped(file, size)
+            else:
+                raise CaptureError(f"{path} is empty")
+
+    def _mapped(self, file: BinaryIO, size: int) -> Iterator[Part]:
+        scanner = self.scanner
+        with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as mapped:
+            at = 0
+            while at < size:
+                before = at
+                at = scanner.feed(mapped, at, size, 0, True)
+                ready = scanner.take()
+                yield from ready
+                if at == before and not ready:
+                    break
+
+    def _stream(self, stream: Any, begun: bytes = b"") -> Iterator[Part]:
+        """Blocks of a stream: what is left of one is put before the next."""
+        scanner = self.scanner
+        window = bytes(begun)
+        base = 0
+        damaged: Exception | None = None
+        while True:
+            try:
+                block = stream.read(BLOCK_BYTES)
+            except (OSError, EOFError, zlib.error, _zstd_error()) as error:
+                damaged, block = error, b""
+            window += block
+            final = not block
+            at = 0
+            while at < len(window):
+                before = at
+                at = scanner.feed(window, at, len(window), base, final)
+                ready = scanner.take()
+                yield from ready
+                if at == before and not ready:
+                    break
+            window = window[at:]
+            base += at
+            if len(window) > _WINDOW_LIMIT_BYTES:
+                scanner.remark("no record ends within 40 MiB: the rest of the file is given up", base)
+                return
+            if final:
+                break
+        expected = getattr(stream, "expected_bytes", 0)
+        if damaged is None and base + len(window) < expected:
+            damaged = EOFError(f"{expected} bytes were in it, {base + len(window)} came out")
+        if damaged is not None:
+            said = " ".join(str(damaged).lower().split())
+            scanner.remark(f"the compressed file is damaged: {said}", base)
+
+
+def _zstd_error() -> type[Exception]:
+    module = sys.modules.get("zstandard")
+    found: type[Exception] = getattr(module, "ZstdError", EOFError)
+    return found
+
+
+def _zstd(file: BinaryIO) -> Any:
+    try:
+        zstandard = importlib.import_module("zstandard")
+    except ModuleNotFoundError as error:
+        raise CaptureError("a .zst file needs the library zstandard: pip install 'sancredit[capture]'") from error
+    head = file.read(18)
+    file.seek(0)
+    stream = _ZstdStream(
+        zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(file, read_across_frames=True), 1 << 16
+    )
+    size = zstandard.frame_content_size(head)
+    stream.expected_bytes = size if 0 < size < 1 << 62 else 0
+    return stream
+
+
+class _ZstdStream(io.BufferedReader):
+    """``expected_bytes``: what its first frame says to hold; a reader of zstandard tells nobody of a cut frame."""
+
+    expected_bytes = 0
