@@ -62,8 +62,11 @@ def iolog(trace: Trace, choice: Choice, *, file: str, block_bytes: int = 512) ->
 
 
 def trace_lines(trace: Trace, choice: Choice) -> Iterator[str]:
-    """A header, then a JSON object for each command: ``start_ns`` and ``end_ns`` after the first start (``end_ns`` null:
-    no status came), who, which LUN, the CDB, the expected length, the status, how many bytes were read."""
+    """A header, then a JSON object for each command.
+
+    ``start_ns`` and ``end_ns`` count from the first start (``end_ns`` null: no status came); then who, which LUN, the
+    CDB, the expected length, the status, how many bytes were read.
+    """
     commands: Iterable[CapturedCommand] = choice.of(trace)
     yield json.dumps(_HEADER | {"nexuses": [{"initiator": i, "target": t} for i, t in trace.nexuses]})
     first_ns: int | None = None
