@@ -69,6 +69,7 @@ class ReceiveBuffers(Protocol):
         """Bytes that may be read from the connection now; 0: none until others give back; None: any."""
         ...
 
-    def hold(self, connection: ConnectionInfo, size_bytes: int) -> bool:
-        """The connection has so many bytes of Data-Out that are not written yet; True: that is less than before."""
+    def hold(self, connection: ConnectionInfo, size_bytes: int, whole_bytes: int) -> bool:
+        """The connection has so many bytes of Data-Out that are not written yet, `whole_bytes` of them of commands that
+        have come whole; True: that is less than before."""
         ...

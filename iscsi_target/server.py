@@ -460,6 +460,8 @@ class TargetServer:
                 core.handle_timer(now_ns)
             connection.handle_timer(now_ns)
         self.node.handle_timer(now_ns)
+        if self.without_room:
+            self.room_came_back()  # what is reserved may have changed
         self.serve_touched()
         self._housekeeping = self._loop.call_later(_HOUSEKEEPING_S, self._keep_house)
 

@@ -77,7 +77,7 @@ class ServerConnection:
         self._half_closed = False
         self._wire_timer: asyncio.TimerHandle | None = None
         self._wire_due_ns: int | None = None
-        self._data_out_bytes = 0
+        self._data_out_bytes = 0, 0
         self._limit_window()
         self._read()
 
@@ -126,7 +126,7 @@ class ServerConnection:
 
     def _read_once(self) -> int:
         """One read and what it leads to; returns the bytes that came."""
-        buffer, missing = self._server.read_buffer, None
+        buffer, missing, room = self._server.read_buffer, None, None
         if self._server.receive_buffers is not None:
             room = self._server.receive_buffers.room(self.info)
             if room is not None and room < len(buffer):
@@ -138,8 +138,9 @@ class ServerConnection:
         try:
             if self.wire is None:
                 missing = self.core.missing
-                if missing is not None and len(buffer) < len(missing):
-                    missing = missing[: len(buffer)]  # as much as there is room for
+                if missing is not None and room is not None and room < len(missing) + len(buffer):
+                    missing = missing[:room]
+                    buffer = buffer[: room - len(missing)]
             if missing is None:
                 size, in_place = self._sock.recv_into(buffer), 0
             else:
@@ -453,15 +454,17 @@ class ServerConnection:
     def _hold_data_out(self, buffers: ReceiveBuffers) -> None:
         """Say how much Data-Out is here and not written yet; who waits for room is read again when it has become less."""
         session = self.core.session
-        held = self.core.partial_bytes
+        held, whole = self.core.partial_bytes, 0
         if session is not None:
             for task in session.tasks.values():
                 if task.received and task.connection is self.core and task.state in _UNWRITTEN:
                     held += task.received
-        if held == self._data_out_bytes:
+                    if task.state is not TaskState.COLLECTING:
+                        whole += task.received
+        if (held, whole) == self._data_out_bytes:
             return
-        self._data_out_bytes = held
-        if buffers.hold(self.info, held):
+        self._data_out_bytes = held, whole
+        if buffers.hold(self.info, held, whole):
             self._server.room_came_back()
 
     def read_again(self) -> None:
@@ -542,9 +545,9 @@ class ServerConnection:
         released = bool(self._grants)
         while self._grants:
             self._server.buffers.release(self._info, self._grants.popleft()[1])
-        if self._data_out_bytes and self._server.receive_buffers is not None:
-            self._data_out_bytes = 0
-            self._server.receive_buffers.hold(self._info, 0)
+        if any(self._data_out_bytes) and self._server.receive_buffers is not None:
+            self._data_out_bytes = 0, 0
+            self._server.receive_buffers.hold(self._info, 0, 0)
             self._server.room_came_back()
         self._server.forget(self)
         if released:

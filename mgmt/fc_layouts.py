@@ -197,7 +197,7 @@ FC_LAYOUTS: Mapping[str, Layout] = {
             Column("PER S", at("commands_per_second"), numeric=True),
             Column("DATA/S", _bytes_per_second, megabytes, numeric=True),
             Column("LATENCY", at("latency_mean_ps"), picoseconds, numeric=True),
-            Column("WORST", at("latency_max_ps"), picoseconds, numeric=True),
+            Column("WORST", at("latency_max_ps"), picoseconds, numeric=True, wide=True),
             Column("FAILED", at("failed_commands"), numeric=True),
             Column("WRONG", at("mismatches"), numeric=True, wide=True),
         ),

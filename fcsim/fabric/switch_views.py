@@ -35,7 +35,7 @@ def port_buffer_show(rows: Sequence[Row]) -> str:
     for row in rows:
         long = row["type"] == "E" and row["distance_m"] > 0
         tx, rx = (
-            "{}({})".format(row[usage], row[size] or "-")
+            "{}({})".format("-" if row[usage] is None else row[usage], row[size] or "-")
             for usage, size in (
                 ("in_use_average_credits", "average_frame_bytes"),
                 ("rx_in_use_average_credits", "rx_average_frame_bytes"),
@@ -89,7 +89,7 @@ def interface_counters(rows: Iterable[Row]) -> str:
         f"    {row['rx_frames']} frames input\n"
         f"    {row['discards']} timeout discards, {row['link_resets']} credit loss\n"
         f"    {row['credit_zero_transitions']} Transmit B2B credit transitions to zero\n"
-        f"    {row['rx_credit_zero_transitions']} Receive B2B credit transitions to zero\n"
+        f"    {_told(row['rx_credit_zero_transitions'])} Receive B2B credit transitions to zero\n"
         f"    {row['tx_wait_2500ns_ticks']} 2.5us TxWait due to lack of transmit credits\n"
         "    Percentage Tx credits not available for last 1s/1m/1h/72h: "
         f"{_percent(row['tx_wait_share_1s'])}/{_percent(row['tx_wait_share_1m'])}/"
@@ -102,6 +102,10 @@ def interface_counters(rows: Iterable[Row]) -> str:
 
 def _interface(row: Row) -> str:
     return f"fc{row['name']}" if "/" in row["name"] else str(row["name"])
+
+
+def _told(value: object) -> str:
+    return "-" if value is None else str(value)
 
 
 def _percent(share: float) -> str:

@@ -225,6 +225,11 @@ async def _serve(
     metavar="CREDITS",
     help="Reserve so many of the credits that the other end grants for FCP.",
 )
+@click.option(
+    "--style",
+    type=click.Choice(["fos", "nxos"]),
+    help="Print this end's port as Brocade's or Cisco's switches do, instead.",
+)
 @load_options
 @end_options
 @output_option
@@ -232,6 +237,7 @@ async def _serve(
 def load(
     address: str,
     reserve: int | None,
+    style: str | None,
     write_bytes: int,
     read_bytes: int,
     command_bytes: int,
@@ -253,6 +259,11 @@ def load(
     line = throughput_bytes_per_second(link.end.config.speed, 65_535, 0, MAX_PAYLOAD_BYTES)
     rows = run_rows(runs, line)
     told = _link_row(link)
+    if style is not None:
+        from fcsim.fabric import switch_views
+
+        click.echo(getattr(switch_views, style)([told]), nl=False)
+        return
     if output in ("json", "yaml"):
         show_one({**told, "runs": rows}, output, "")
         return
@@ -295,7 +306,12 @@ async def _load(
             runs = await run_load(link, asked, lambda: link.now_ps)
         except ValueError as error:
             raise BadValue(str(error)) from error
-        except (CreditMisuse, CommandFailed, LoadMismatch, FibreChannelError) as error:
+        except CreditMisuse as error:
+            granted = sum(link.end.granted.transmit.values())
+            raise Failed(
+                f"{error}; reserve {granted} at most, or start the other end with --credits {reserve or granted}"
+            ) from error
+        except (CommandFailed, LoadMismatch, FibreChannelError) as error:
             raise Failed(str(error)) from error
     return link, runs
 
@@ -399,35 +415,23 @@ def _captured(end: dict[str, Any], name: str) -> Iterator[LinkCapture | None]:
 
 
 def _link_row(link: LiveLink) -> dict[str, Any]:
-    end = link.end
-    statistics = end.statistics()
-    (channel,) = statistics.channels
-    return {
-        "speed": end.config.speed.name,
-        "distance_m": end.config.distance_m,
+    from fcsim.live.port_row import port_row
+
+    lateness = link.end.lateness
+    about = {
         "time_scale": link.clock.time_scale,
-        "exact": end.lateness.exact,
-        "displaced_records": end.lateness.displaced,
-        "late_records": end.lateness.late,
-        "bb_credit": channel.transmit_bb_credit,
-        "rx_bb_credit": channel.receive_bb_credit,
-        "credit_zero_transitions": channel.zero_transitions,
-        "credit_zero_time_ps": channel.zero_ps,
-        "tx_wait_ps": channel.tx_wait_ps,
-        "tx_frames": statistics.frames_sent,
-        "rx_frames": statistics.frames_received,
-        "r_rdys_sent": statistics.r_rdys_sent,
-        "r_rdys_received": statistics.r_rdys_received,
-        "recovered_credits": statistics.frames_recovered + statistics.r_rdys_recovered,
-        "link_resets": statistics.link_resets,
-        "discards": statistics.discards,
+        "exact": lateness.exact,
+        "displaced_records": lateness.displaced,
+        "late_records": lateness.late,
     }
+    return about | port_row(link.end)
 
 
 def _sentence(told: dict[str, Any]) -> str:
+    zero_ms = told["credit_zero_time_ps"] / 1e9
     return (
         f"{told['tx_frames']} frames sent with BB_Credit {told['bb_credit']}, "
-        f"at zero {told['credit_zero_transitions']} times for {told['credit_zero_time_ps'] / 1e9:.3f} ms; {told['rx_frames']} received; "
+        f"at zero {told['credit_zero_transitions']} times for {zero_ms:.3f} ms; {told['rx_frames']} received; "
         f"{told['recovered_credits']} credits recovered, {told['link_resets']} link resets"
     )
 

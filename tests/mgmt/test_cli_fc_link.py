@@ -69,6 +69,43 @@ def test_lost_r_rdys_are_recovered_while_the_load_runs(
     answer = json.loads(capsys.readouterr().out)
     assert answer["recovered_credits"] > 0
     assert answer["link_resets"] == 0
+    assert answer["verdict"] in ("lost credit", "distance-short")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("style", "lines"),
+    [
+        ("fos", ["tim_txcrd_z", "Time TX Credit Zero (2.5Us ticks)"]),
+        (
+            "nxos",
+            ["Transmit B2B Credit is 24", "Receive B2B Credit is 40", "24 transmit B2B credit remaining"],
+        ),
+    ],
+)
+def test_a_live_port_is_shown_as_switches_show_theirs(
+    style: str, lines: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "link"
+    with serving(str(path), "--distance", "10km", "--credits", "24", "--once"):
+        words = ["fc", "link", "load", str(path), "--credits", "40", "--write", "64KiB", "--read", "64KiB"]
+        assert main([*words, "--style", style]) == 0
+    shown = capsys.readouterr().out
+    for line in lines:
+        assert line in shown
+
+
+@pytest.mark.slow
+def test_a_reservation_beyond_the_grant_says_what_would_be_granted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "link"
+    with serving(str(path), "--distance", "1km", "--credits", "24"):
+        assert main(["fc", "link", "load", str(path), "--reserve", "30"]) == 1
+    error = capsys.readouterr().err
+    assert "24 are granted" in error
+    assert "reserve 24 at most" in error
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -110,7 +147,10 @@ def test_a_load_over_fcoe_finds_the_target_and_compares_what_it_wrote(mode: str,
     run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=90)
     assert run.returncode == 0, run.stderr
     runs = json.loads(run.stdout)["runs"]
-    assert [(one["direction"], one["payload_bytes"]) for one in runs] == [("write", 1 << 20), ("read", 1 << 20)]
+    assert [(one["direction"], one["payload_bytes"]) for one in runs] == [
+        ("write", 1 << 20),
+        ("read", 1 << 20),
+    ]
     told = (tmp_path / "serve").read_text()
     assert told.startswith(f"listening fcoe://veth1 {mode} ")
     assert "ProcessLoggedIn" in told
