@@ -77,8 +77,8 @@ class TargetServer:
     """Serves `targets` at `portals` in the event loop in which `start` is awaited.
 
     `portals`: port 0 asks the kernel for a free one; `portals` (the attribute) then has the actual addresses.
-    `buffers` is asked before Data-In is handed to the kernel, `receive_buffers` before more is read. `wire_filter` is called for every connection that is
-    accepted: what it returns sees, and may change, every byte of it.
+    `buffers` is asked before Data-In is handed to the kernel, `receive_buffers` before more is read. `wire_filter` is
+    called for every connection that is accepted: what it returns sees, and may change, every byte of it.
     """
 
     def __init__(

@@ -452,7 +452,7 @@ class ServerConnection:
                 self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP, window_bytes)
 
     def _hold_data_out(self, buffers: ReceiveBuffers) -> None:
-        """Say how much Data-Out is here and not written yet; who waits for room is read again when it has become less."""
+        """Say how much Data-Out is here and not written yet; who waits for room is read again when that is less."""
         session = self.core.session
         held, whole = self.core.partial_bytes, 0
         if session is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from mgmt.columns import Column, Layout, Row, at, delay, percent, rate, size
 
@@ -22,6 +23,13 @@ def _short(value: str) -> str:
     """An iSCSI name's own part, where a table has no room for the rest."""
     name = value.partition(":")[2] if value.startswith(("iqn.", "eui.", "naa.")) and ":" in value else value
     return name if len(name) <= 24 else f"…{name[-23:]}"
+
+
+def _setting(value: Mapping[str, Any]) -> str:
+    """A channel in short."""
+    if value.get("kind") == "tcp":
+        return f"{rate(value['bandwidth_bps'])} {delay(value['rtt_ns'])} {size(value['buffer_bytes'])}"
+    return f"{value['speed']} {value['distance_m']}m {value['bb_credit']} credits {value['payload_bytes']} B"
 
 
 def _nanoseconds(value: float) -> str:
@@ -64,6 +72,50 @@ CAPTURE_LAYOUTS: Mapping[str, Layout] = {
         (
             *("initiator", "target", "lun", "commands"),
             *(f"{what}_ns.{part}" for what in ("captured", "measured", "late") for part in _REPLAYED),
+        ),
+    ),
+    "capture-whatif": Layout(
+        "What if the channel were another",
+        (
+            Column("CHANNEL", at("channel")),
+            Column("SETTING", at("setting"), _setting),
+            Column("ECT P50", at("ect_ns.p50"), delay, numeric=True),
+            Column("P99", at("ect_ns.p99"), delay, numeric=True),
+            Column("MAX", at("ect_ns.max"), delay, numeric=True),
+            Column("MEASURED P50", at("measured_ns.p50"), delay, numeric=True),
+            Column("P99", at("measured_ns.p99"), delay, numeric=True),
+            Column("ERROR P50", at("error.p50"), percent, numeric=True),
+            Column("RATE", at("rate_bps"), rate, numeric=True),
+            Column("STALLS", at("stalls"), numeric=True),
+            Column("STALLED", at("stalled_ns"), delay, numeric=True),
+        ),
+        (
+            *("channel", "setting.kind", "setting.bandwidth_bps", "setting.rtt_ns", "setting.buffer_bytes"),
+            *("setting.speed", "setting.distance_m", "setting.bb_credit", "setting.payload_bytes"),
+            *(f"ect_ns.{part}" for part in _REPLAYED),
+            *(f"measured_ns.{part}" for part in _REPLAYED),
+            *("error.p50", "error.p99", "error.mean", "rate_bps", "stalls", "stalled_ns"),
+        ),
+    ),
+    "capture-simulate": Layout(
+        "Captured commands in a simulated fabric",
+        (
+            Column("INITIATOR", at("initiator"), _short),
+            Column("TARGET", at("target"), _short),
+            Column("KIND", at("kind")),
+            Column("COMMANDS", at("commands"), numeric=True),
+            Column("UNANSWERED", at("unanswered"), numeric=True, wide=True),
+            Column("MEASURED P50", at("measured_ns.p50"), delay, numeric=True),
+            Column("P99", at("measured_ns.p99"), delay, numeric=True),
+            Column("MAX", at("measured_ns.max"), delay, numeric=True, wide=True),
+            Column("PREDICTED P50", at("predicted_ns.p50"), delay, numeric=True),
+            Column("P99", at("predicted_ns.p99"), delay, numeric=True),
+            Column("MAX", at("predicted_ns.max"), delay, numeric=True, wide=True),
+        ),
+        (
+            *("initiator", "target", "kind", "commands", "unanswered"),
+            *(f"measured_ns.{part}" for part in _REPLAYED),
+            *(f"predicted_ns.{part}" for part in _REPLAYED),
         ),
     ),
     "capture-flows": Layout(

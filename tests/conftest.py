@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 
 from tests import lab_guest
+from tools.lab import session
 from tools.lab.machine import Machine
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,13 +31,13 @@ def pytest_configure(config: pytest.Config) -> None:
                 compiled = source.with_suffix(suffix)
                 if compiled.exists() and compiled.stat().st_mtime < source.stat().st_mtime:
                     pytest.exit(f"{compiled.name} is older than {source.name}: pip install -e . again", 4)
-    config.stash[_OWNS_GUEST] = lab_guest.begin_session()
+    config.stash[_OWNS_GUEST] = session.begin()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """The lab's guest ends with the session, whichever worker started it."""
     if config.stash.get(_OWNS_GUEST, False):
-        lab_guest.end_session()
+        session.end()
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mgmt.array.cli import serve
 from mgmt.array.configuration import Settings, build, load
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -19,6 +20,20 @@ def test_the_example_configuration_describes_an_array() -> None:
     assert config.name == "east"
     assert config.interfaces[0].pool.total_units == 256
     assert [volume.size_bytes for volume in config.volumes] == [64 * 1024 * 1024]
+
+
+def test_the_example_with_several_interfaces_describes_an_array() -> None:
+    config = build(Settings(), load(EXAMPLES / "array-several-interfaces.toml"))
+    assert [interface.kind.value for interface in config.interfaces] == ["tcp", "tcp", "fc"]
+    assert config.cache is not None and config.copy.usage is not None
+
+
+def test_the_service_starts_an_array_with_options_that_there_are() -> None:
+    unit = (EXAMPLES / "systemd" / "sancredit-array@.service").read_text()
+    (line,) = [line for line in unit.splitlines() if line.startswith("ExecStart=")]
+    options = {word for word in line.split() if word.startswith("--")}
+    assert options == {"--name", "--config", "--state", "--listen"}
+    assert options <= {option for parameter in serve.params for option in parameter.opts}
 
 
 @pytest.mark.slow

@@ -76,12 +76,6 @@ DIFFERENCES = (
         "EXPECTED DATA TRANSFER LENGTH and the CDB disagree (RFC 7143 section 11.4.5): LIO refuses such writes with"
         " INVALID FIELD IN CDB instead of writing what both allow and reporting the residual.",
     ),
-    Difference(
-        ("iSCSITMF.LUNResetSimpleAsync",),
-        FAIL,
-        PASS,
-        "The test is wrong (see below) and depends on how soon the answer comes: under emulation LIO is slow enough.",
-    ),
 )
 
 

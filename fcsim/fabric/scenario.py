@@ -124,11 +124,32 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
+class Arrival:
+    """A command that is sent at its time, ``at_ns`` after the load's start, once the ``after`` arrivals that have the
+    lowest ``rank`` have ended: 0, whatever is under way. It reads or writes so many bytes, or moves none. The target
+    takes ``served_ns`` to its first answer (data, FCP_XFER_RDY or status) and ``finished_ns`` from the last byte of
+    Data-Out to the status. Ranks are those of the arrivals of a load, from 0 without a gap; ``after`` never falls."""
+
+    at_ns: int
+    lun: bytes
+    cdb: bytes
+    read_bytes: int = 0
+    write_bytes: int = 0
+    served_ns: int = 0
+    finished_ns: int = 0
+    after: int = 0
+    rank: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Scsi:
     """SCSI commands of an FCP initiator at ``source`` to a target at ``to``, ``depth`` at a time, until ``commands``
     have been sent (None: without end): READ(16), and WRITE(16) for what ``read_share`` leaves, of ``command_bytes`` at
     random places of the first ``capacity_bytes`` of logical unit 0. ``payload_bytes`` is the data field of the login,
-    ``latency_ns`` what the target takes for each answer, ``timeout_ns`` the initiator's patience."""
+    ``latency_ns`` what the target takes for each answer, ``timeout_ns`` the initiator's patience.
+
+    With ``arrivals``, in the order of their times, these commands are sent instead; files have none.
+    """
 
     name: str
     source: str
@@ -143,6 +164,7 @@ class Scsi:
     latency_ns: int = 0
     timeout_ns: int = 10**10
     channel: int | None = None
+    arrivals: tuple[Arrival, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

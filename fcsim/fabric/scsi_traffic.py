@@ -3,13 +3,14 @@
 
 Each ``[[scsi]]`` of a scenario is a closed loop: so many commands at a time, the next when one has ended. What a host
 sends when a frame arrives leaves at that very tick, so the exchange is as exact as the fabric. The contents of blocks
-written are compared when they are read again.
+written are compared when they are read again. A load with arrivals sends these, at their times.
 """
 
 from __future__ import annotations
 
 import heapq
 import random
+from array import array
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from fcsim.fabric.scenario import Scsi
 from fcsim.fcp.executor import ScsiExecutor
 from fcsim.fcp.initiator import CommandCompleted, ExchangeFailed, FcpInitiator
 from fcsim.fcp.target import FcpTarget
+from fcsim.wire.codes import RCtl
 from fcsim.wire.frame import Frame
 
 __all__ = ["MakeExecutor", "ScsiCounters", "ScsiTraffic"]
@@ -40,7 +42,8 @@ _UNIT_ATTENTION, _TRIES = 0x06, 8
 
 @dataclass(slots=True)
 class ScsiCounters:
-    """What one load did; latency in ticks from the command's FCP_CMND to its FCP_RSP."""
+    """What one load did; latency in ticks from the command's FCP_CMND to its FCP_RSP. ``latencies``: by number of the
+    arrival, with what it waited for a free exchange, -1 without a response."""
 
     commands: int = 0
     reads: int = 0
@@ -53,6 +56,7 @@ class ScsiCounters:
     worst_ticks: int = 0
     first_ticks: int | None = None
     last_ticks: int = 0
+    latencies: array[int] = field(default_factory=lambda: array("q"))
 
 
 @dataclass(slots=True)
@@ -61,6 +65,15 @@ class _Command:
     write: bool
     lba: int
     stamp: int
+    began: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrived:
+    """A command of a load with arrivals; ``began`` in ticks."""
+
+    load: _Load
+    number: int
     began: int
 
 
@@ -76,6 +89,12 @@ class _Load:
     slots: int = 0
     """Places of ``command_bytes`` in the logical unit."""
     begun: int = 0
+    ended: int = 0
+    held: bool = False
+    """The next arrival waits for an exchange to end."""
+    ended_ranks: bytearray = field(default_factory=bytearray)
+    passed: int = 0
+    """So many ranks have ended without one before them that has not."""
     tries: int = 0
     busy: set[int] = field(default_factory=set)
     written: dict[int, int] = field(default_factory=dict)
@@ -100,7 +119,7 @@ class ScsiTraffic:
         self._channel: dict[tuple[int, int], int] = {}
         self._targets: dict[int, FcpTarget] = {}
         self._initiators: dict[tuple[int, int], FcpInitiator] = {}
-        self._commands: dict[tuple[int, int, int], _Command | _Load] = {}
+        self._commands: dict[tuple[int, int, int], _Command | _Load | _Arrived] = {}
         self._latency: dict[int, int] = {}
         self.loads: list[_Load] = []
         for place, config in enumerate(plan.scenario.scsi):
@@ -128,9 +147,19 @@ class ScsiTraffic:
                 config, source, target, self._initiators[pair], random.Random(f"{seed}:{config.name}")
             )
             self.loads.append(load)
+            if config.arrivals:
+                load.counters.latencies.extend([-1] * len(config.arrivals))
+                load.ended_ranks = bytearray(len(config.arrivals))
+                self._arrive(load, -1)
+                continue
             self._at(config.start_ns * TICKS_PER_NS, lambda now, load=load: self._ask(load, now))  # type: ignore[misc]
 
     # -- what the engine's side calls -----------------------------------------------------------------------------
+
+    @property
+    def done(self) -> bool:
+        """All loads have arrivals, and every one of them has ended: nothing is left to wait for."""
+        return all(load.config.arrivals and load.ended == len(load.config.arrivals) for load in self.loads)
 
     def contents(self, number: int) -> Frame | None:
         """The frame that is under way with a number."""
@@ -158,9 +187,12 @@ class ScsiTraffic:
             self._ended(host, source, initiator, now)
         elif target is not None:
             target.receive(frame, now_ps)
-            if self._latency[host]:
-                answer = list(target.frames())
-                self._at(now + self._latency[host], lambda _: self._put(host, answer))
+            answer = list(target.frames())
+            takes = self._takes(source, host, frame, answer)
+            if takes:
+                self._at(now + takes, lambda _: self._put(host, answer))
+            else:
+                self._put(host, answer)
         self._flush()
 
     def run(self, now: int) -> None:
@@ -179,6 +211,17 @@ class ScsiTraffic:
 
     def _at(self, ticks: int, action: Callable[[int], None]) -> None:
         heapq.heappush(self._later, (ticks, next(self._order), action))
+
+    def _takes(self, source: int, host: int, frame: Frame, answer: list[Frame]) -> int:
+        """Ticks that a target takes for its answer to a frame."""
+        what = self._commands.get((source, host, frame.header.ox_id))
+        if not isinstance(what, _Arrived):
+            return self._latency[host]
+        arrival = what.load.config.arrivals[what.number]
+        if frame.header.r_ctl == RCtl.UNSOLICITED_COMMAND:
+            return arrival.served_ns * TICKS_PER_NS
+        ends = answer and answer[-1].header.r_ctl == RCtl.COMMAND_STATUS
+        return arrival.finished_ns * TICKS_PER_NS if ends else 0
 
     def _put(self, host: int, frames: list[Frame]) -> None:
         for frame in frames:
@@ -211,8 +254,64 @@ class ScsiTraffic:
             what = self._commands.pop((host, other, event.ox_id))
             if isinstance(what, _Load):
                 self._told(what, event, now)
+            elif isinstance(what, _Arrived):
+                self._answered(what, event, now)
             else:
                 self._finish(what, event, now)
+
+    # -- arrivals ---------------------------------------------------------------------------------------------------
+
+    def _arrive(self, load: _Load, now: int) -> None:
+        """Send what is due by ``now``, as far as the initiator has exchanges for it; come back for the next."""
+        arrivals = load.config.arrivals
+        while load.begun < len(arrivals):
+            arrival = arrivals[load.begun]
+            due = (load.config.start_ns + arrival.at_ns) * TICKS_PER_NS
+            if due > now:
+                self._at(due, lambda at: self._arrive(load, at))
+                return
+            if load.initiator.full or load.passed < arrival.after:
+                load.held = True
+                return
+            ox_id = load.initiator.command(
+                arrival.lun,
+                arrival.cdb,
+                ps_of_ticks(now),
+                data_out=bytes(arrival.write_bytes),
+                data_in_length=0 if arrival.write_bytes else arrival.read_bytes,
+            )
+            began = now if arrival.after else due
+            self._commands[load.source, load.target, ox_id] = _Arrived(load, load.begun, began)
+            load.begun += 1
+            if load.counters.first_ticks is None:
+                load.counters.first_ticks = now
+
+    def _answered(self, arrived: _Arrived, event: CommandCompleted | ExchangeFailed, now: int) -> None:
+        load = arrived.load
+        arrival, counters = load.config.arrivals[arrived.number], load.counters
+        load.ended += 1
+        load.ended_ranks[arrival.rank] = 1
+        while load.passed < len(load.ended_ranks) and load.ended_ranks[load.passed]:
+            load.passed += 1
+        if isinstance(event, ExchangeFailed):
+            counters.failed += 1
+        else:
+            latency = now - arrived.began
+            counters.latencies[arrived.number] = latency
+            counters.commands += 1
+            counters.latency_ticks += latency
+            counters.worst_ticks = max(counters.worst_ticks, latency)
+            counters.last_ticks = now
+            counters.reads += arrival.read_bytes > 0
+            counters.writes += arrival.write_bytes > 0
+            counters.read_bytes += len(event.data_in)
+            counters.written_bytes += arrival.write_bytes
+        for other in self.loads:
+            if other.held and other.initiator is load.initiator:
+                other.held = False
+                self._arrive(other, now)
+
+    # -- closed loops -----------------------------------------------------------------------------------------------
 
     def _told(self, load: _Load, event: CommandCompleted | ExchangeFailed, now: int) -> None:
         if isinstance(event, ExchangeFailed) or event.status:

@@ -203,6 +203,9 @@ class _Run:
                 progress(end, self.end_ns)
             if idle and not any(moment >= end for moment in changes):
                 break
+            if self.scsi is not None and self.scsi.done:
+                self.end_ns = end
+                break
         self._tell(None)
         counters = [self._counters(direction) for direction in self.plan.directions]
         return Outcome(

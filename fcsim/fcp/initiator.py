@@ -85,6 +85,11 @@ class FcpInitiator:
         """Exchanges without a response yet."""
         return len(self._exchanges)
 
+    @property
+    def full(self) -> bool:
+        """As many exchanges are open as may be: :meth:`command` would raise."""
+        return len(self._exchanges) >= self._limit
+
     def command(
         self,
         lun: bytes,

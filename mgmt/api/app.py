@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.staticfiles import StaticFiles
 
@@ -32,8 +34,9 @@ from mgmt.api.v1.outlooks import add_outlooks
 from mgmt.api.v1.policies import add_policies
 from mgmt.api.v1.reservations import add_reservations
 from mgmt.api.v1.tables import add_tables
-from mgmt.http import exception_handlers, make_problem
+from mgmt.http import AddressError, exception_handlers, make_problem, problem_response
 from mgmt.http.problems import PROBLEM_TYPE
+from mgmt.http.tls import TlsError
 from mgmt.station.context import Station
 from mgmt.station.store import StationStoreError
 
@@ -58,6 +61,10 @@ def make_app(
     handlers = exception_handlers() | {
         StationStoreError: _store_problem,
         RequestValidationError: _validation_problem,
+        AddressError: _value_problem,
+        TlsError: _value_problem,
+        Exception: _defect_problem,
+        HTTPException: _http_problem,
     }
     app = FastAPI(
         title="sancredit management station",
@@ -119,6 +126,31 @@ def _describe(app: FastAPI) -> None:
 def _store_problem(_request: Request, error: Exception) -> Response:
     body = make_problem(Code.STORE, str(error))
     return JSONResponse(body, status_code=body["status"], media_type=PROBLEM_TYPE)
+
+
+def _http_problem(request: Request, error: Exception) -> Response:
+    """What is not there; and for a wrong method all that the path has, which several routes may share."""
+    answer = problem_response(request, error)
+    if answer.status_code == 405:
+        found: set[str] = set()
+        for path, operations in request.app.openapi()["paths"].items():
+            if re.fullmatch(re.sub(r"\\?\{[^}]*\}", "[^/]+", re.escape(path)), request.url.path):
+                found |= {method.upper() for method in operations}
+        if found:
+            answer.headers["allow"] = ", ".join(sorted(found))
+    return answer
+
+
+def _defect_problem(_request: Request, _error: Exception) -> Response:
+    """A defect of ours: its traceback is in the log, and nothing of it in the answer."""
+    detail = "the station failed at this request; what it says is on its standard error"
+    body = make_problem("INTERNAL", detail, status=500, title="Failed")
+    return JSONResponse(body, status_code=500, media_type=PROBLEM_TYPE)
+
+
+def _value_problem(_request: Request, error: Exception) -> Response:
+    body = make_problem(Code.BAD_MESSAGE, str(error), status=422)
+    return JSONResponse(body, status_code=422, media_type=PROBLEM_TYPE)
 
 
 def _validation_problem(_request: Request, error: Exception) -> Response:

@@ -147,7 +147,9 @@ def _channel_families(station: Station) -> Iterator[Metric]:
     labels = ("local_port", "remote_port", "remote_port_number")
     rows = [channels.row(station, channel) for channel in station.store.channels()]
     bandwidth = GaugeMetricFamily(
-        "sancredit_channel_bandwidth_bits_per_second", "Measured bandwidth (table 108).", labels=labels
+        "sancredit_channel_bandwidth_bytes_per_second",
+        "Measured bandwidth (table 108), in bytes as Prometheus wants.",
+        labels=labels,
     )
     rtt = GaugeMetricFamily(
         "sancredit_channel_round_trip_seconds", "Measured delay, send to acknowledgement.", labels=labels
@@ -158,7 +160,7 @@ def _channel_families(station: Station) -> Iterator[Metric]:
     for row in rows[:SERIES_LIMIT]:
         key = _labels(row, labels)
         if row["bandwidth_bps"] is not None and row["rtt_ns"] is not None:
-            bandwidth.add_metric(key, row["bandwidth_bps"])
+            bandwidth.add_metric(key, row["bandwidth_bps"] / 8)
             rtt.add_metric(key, row["rtt_ns"] / 1e9)
         stale.add_metric(key, bool(row["stale"]))
     yield from (bandwidth, rtt, stale)

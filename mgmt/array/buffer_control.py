@@ -37,7 +37,7 @@ _NAMED_LIMIT = 4096
 
 
 class ControlledPool(Protocol):
-    """What 215 does to the memory area 100; :class:`credits.durable.DurablePool` and :class:`credits.pool.Pool` do it."""
+    """What 215 does to the memory area 100; :class:`credits.durable.DurablePool` does it."""
 
     @property
     def config(self) -> PoolConfig:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from mgmt.cli.credentials import server_credentials, server_options
 from mgmt.cli.failures import BadValue, Failed
 
 
@@ -18,7 +19,7 @@ from mgmt.cli.failures import BadValue, Failed
 )
 @click.option("--config", "file", type=click.Path(path_type=Path), help="TOML file; flags go before it.")
 @click.option("--name", help="Name of the array.")
-@click.option("--listen", help="Control address: unix:PATH or http://HOST:PORT (0: any port).")
+@click.option("--listen", help="Control address: unix:PATH or http(s)://HOST:PORT (0: any port).")
 @click.option("--port-address", metavar="IP", help="IP address of the communication interface's port.")
 @click.option("--iscsi-port", type=int, help="TCP port of the iSCSI target; 0: any. Default 3260.")
 @click.option("--iqn", help="iSCSI name of the target.")
@@ -42,8 +43,8 @@ from mgmt.cli.failures import BadValue, Failed
 @click.option(
     "--chap-file",
     metavar="FILE",
-    help="The secret that all arrays share, mode 0600; made if missing. Default: DIR/chap of --state, else one for this "
-    "run.",
+    help="The secret that all arrays share, mode 0600; made if missing. Default: DIR/chap of --state, else one for "
+    "this run.",
 )
 @click.option("--no-chap", is_flag=True, help="Let other arrays copy to this one without the secret.")
 @click.option("--station", metavar="URL", help="The management station, told when the cache is short.")
@@ -52,7 +53,17 @@ from mgmt.cli.failures import BadValue, Failed
 @click.option(
     "--congestion", metavar="NAME", help="TCP congestion control of copies (cubic, bbr, …). Default cubic."
 )
-def serve(file: Path | None, volumes: tuple[str, ...], no_chap: bool, **flags: Any) -> None:
+@server_options
+def serve(
+    file: Path | None,
+    volumes: tuple[str, ...],
+    no_chap: bool,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    tls_ca: Path | None,
+    token_file: Path | None,
+    **flags: Any,
+) -> None:
     """A storage array: an iSCSI target for hosts, remote copy, and reservations for it.
 
     The flags describe an array with one TCP interface; a file may list several, of TCP and of Fibre Channel, in
@@ -64,7 +75,7 @@ def serve(file: Path | None, volumes: tuple[str, ...], no_chap: bool, **flags: A
     from mgmt.array.process import Listening
     from mgmt.array.process import serve as serve_array
     from mgmt.array.volumes import VolumeError
-    from mgmt.http import AddressError, ListenError
+    from mgmt.http import AddressError, ListenError, parse_address
 
     try:
         chap = False if no_chap else None
@@ -72,6 +83,9 @@ def serve(file: Path | None, volumes: tuple[str, ...], no_chap: bool, **flags: A
         config = build(settings, load(file) if file is not None else None)
     except ConfigurationError as error:
         raise BadValue(str(error)) from None
+    credentials = server_credentials(
+        parse_address(config.listen), tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca, token_file=token_file
+    )
 
     def ready(listening: Listening) -> None:
         for address in (*listening.portals, listening.control):
@@ -79,7 +93,7 @@ def serve(file: Path | None, volumes: tuple[str, ...], no_chap: bool, **flags: A
         sys.stdout.flush()
 
     try:
-        serve_array(config, ready)
+        serve_array(config, ready, credentials)
     except (ConfigurationError, VolumeError, AddressError) as error:
         raise BadValue(str(error)) from None
     except (CannotServe, ListenError) as error:

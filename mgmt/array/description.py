@@ -53,8 +53,8 @@ class TcpInterface:
 class FcInterface:
     """A communication interface whose units are receive frame buffers of a port group (paragraph 24).
 
-    ``address`` is the WWPN; ``link`` where the other end of its line plugs in (``unix:PATH`` or ``HOST:PORT``), ``None``
-    for a port that only calls others. ``unreserved``: credits that a login is granted without a reservation.
+    ``address`` is the WWPN; ``link`` where the other end of its line plugs in (``unix:PATH`` or ``HOST:PORT``),
+    ``None`` for a port that only calls others. ``unreserved``: credits that a login is granted without a reservation.
     ``time_scale``: link time is so many times slower than real time; ``None``: measured at the start.
     """
 
@@ -65,6 +65,8 @@ class FcInterface:
     unreserved: int
     pool: PoolConfig
     time_scale: int | None = None
+    capture: str | None = None
+    """A file (pcapng) for what crosses the line of a copy that begins here."""
 
     @property
     def name(self) -> str:

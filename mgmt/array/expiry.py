@@ -18,10 +18,13 @@ _TICK_S = 1.0
 class Expiry:
     """A thread that calls :meth:`credits.durable.DurablePool.expire`, which waits for the journal, when it is time.
 
-    ``clock`` is the pool's, in nanoseconds. A hold or lease shorter than a second ends up to a second late.
+    ``clock`` is the pool's, in nanoseconds; ``on_change`` is called, on this thread, when something has ended. A hold or lease shorter than a second ends up to a second late.
     """
 
-    def __init__(self, pool: DurablePool, clock: Callable[[], int]) -> None:
+    def __init__(
+        self, pool: DurablePool, clock: Callable[[], int], on_change: Callable[[], None] = lambda: None
+    ) -> None:
+        self._on_change = on_change
         self._pool = pool
         self._clock = clock
         self._ending = threading.Event()
@@ -44,6 +47,8 @@ class Expiry:
                 ended = ()
             for target in ended:
                 _log.info("the hold or lease of %s has run out", target)
+            if ended:
+                self._on_change()
             deadline_ns = self._pool.next_deadline()
             wait_s = _TICK_S
             if deadline_ns is not None:

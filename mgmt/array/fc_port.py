@@ -112,7 +112,7 @@ class FcPort:
     # -- the reservation ----------------------------------------------------------------------------------------
 
     def check(self, target: Target, units: int) -> None:
-        """Raises :class:`credits.Refused` (RELOGIN_REQUIRED) for credits beyond what a login that stands has granted."""
+        """Raises :class:`credits.Refused` (RELOGIN_REQUIRED) for credits beyond what the login has granted."""
         with self._guard:
             self._group.check_granted(target, units)
 
@@ -148,7 +148,7 @@ class FcPort:
         def run() -> None:
             try:
                 answer.set_result(ask())
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - it is raised where it was asked for
                 answer.set_exception(error)
 
         loop.call_soon_threadsafe(run)
@@ -230,8 +230,7 @@ class FcPort:
         self._peer = peer
         n_port = config.n_port
         offer = replace(n_port.offer, bb_credit=granted.bb_credit)
-        end = LiveEnd(replace(config, n_port=replace(n_port, offer=offer)), peer_port_name, executor=executor)
-        return end
+        return LiveEnd(replace(config, n_port=replace(n_port, offer=offer)), peer_port_name, executor=executor)
 
     def _log_out(self) -> None:
         peer, self._peer = self._peer, None

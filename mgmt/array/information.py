@@ -1,4 +1,4 @@
-"""Information acquisition 210: what of the communication memory area is available (steps 806, 1203). It changes nothing."""
+"""Information acquisition 210: what of the memory area is available (steps 806, 1203). It changes nothing."""
 
 from __future__ import annotations
 

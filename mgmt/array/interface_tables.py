@@ -121,4 +121,5 @@ def _fc(table: Table, name: str) -> FcInterface:
         unreserved=table.integer("unreserved", 8, low=1, high=32767) or 8,
         pool=pool,
         time_scale=table.integer("time_scale", low=1, high=_LARGEST_TIME_SCALE),
+        capture=table.text("capture"),
     )

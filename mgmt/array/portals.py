@@ -63,10 +63,10 @@ class ReceivedByPort:
         buffers = self._by_address.get(connection.local_host)
         return None if buffers is None else buffers.room(connection)
 
-    def hold(self, connection: ConnectionInfo, size_bytes: int) -> bool:
+    def hold(self, connection: ConnectionInfo, size_bytes: int, whole_bytes: int) -> bool:
         """See :class:`iscsi_target.buffers.ReceiveBuffers`."""
         buffers = self._by_address.get(connection.local_host)
-        return buffers is not None and buffers.hold(connection, size_bytes)
+        return buffers is not None and buffers.hold(connection, size_bytes, whole_bytes)
 
 
 class Pace(Protocol):

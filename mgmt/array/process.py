@@ -32,8 +32,8 @@ from mgmt.array.fc_port import FcPort
 from mgmt.array.host_buffers import HostBuffers
 from mgmt.array.interface import CommunicationInterface
 from mgmt.array.interfaces import Interfaces
-from mgmt.array.replication.assembly import load_pairs, replicated
 from mgmt.array.receive_buffers import ReceiveReservations
+from mgmt.array.replication.assembly import load_pairs, replicated
 from mgmt.array.replication.history import CopyHistory, HistoryError
 from mgmt.array.replication.pairs import Identity
 from mgmt.array.replication.remote_copy import RemoteCopy
@@ -41,6 +41,8 @@ from mgmt.array.secrets import ArrayChap, array_chap, read_secret
 from mgmt.array.transports import Transports
 from mgmt.array.volumes import Volumes, open_volumes
 from mgmt.http import Peer, ServerThread
+from mgmt.http.credentials import ClientCredentials
+from mgmt.http.guarding import ServerCredentials
 from mgmt.messages import CopyStatus
 
 __all__ = ["CannotServe", "Listening", "host_port", "running", "serve"]
@@ -60,12 +62,15 @@ class Listening:
 
 
 @asynccontextmanager
-async def running(config: ArrayConfig) -> AsyncIterator[Listening]:
+async def running(
+    config: ArrayConfig, credentials: ServerCredentials | None = None
+) -> AsyncIterator[Listening]:
     """An array in this event loop, serving until the block ends; then everything is drained and closed in order.
 
     Raises :class:`CannotServe`, :class:`mgmt.array.errors.ConfigurationError`, :class:`mgmt.array.volumes.VolumeError`
     and :class:`mgmt.http.ListenError`.
     """
+    asked = credentials or ServerCredentials()
     async with AsyncExitStack() as stack:
         volumes, cache = _open_disks(config, stack)
         pools = {interface.name: _open_pool(config, interface, stack) for interface in config.interfaces}
@@ -83,6 +88,7 @@ async def running(config: ArrayConfig) -> AsyncIterator[Listening]:
                 lambda: interfaces,
                 transports.for_pairs,
                 config.copy.allocation_units,
+                cache=cache,
             )
             stack.callback(pairs.close_files)
         received = {one.address: ReceiveReservations(pools[one.name]) for one in tcp}
@@ -113,7 +119,7 @@ async def running(config: ArrayConfig) -> AsyncIterator[Listening]:
             for one in received.values():
                 one.reservations_changed()
 
-        watch = _watch(config, cache, interfaces, stack)
+        watch = _watch(config, asked, cache, interfaces, stack)
         control = Control(
             config.name,
             interfaces,
@@ -127,7 +133,7 @@ async def running(config: ArrayConfig) -> AsyncIterator[Listening]:
             watch,
             pairs,
         )
-        server = ServerThread(control.app(), config.listen)
+        server = ServerThread(asked.guard(control.app()), config.listen, tls=asked.tls)
         server.start()
         # Handlers may be waiting for this loop, so it must go on while the server's thread ends.
         stack.push_async_callback(asyncio.to_thread, server.stop)
@@ -154,14 +160,18 @@ async def _keeping(history: CopyHistory, remote_copy: RemoteCopy) -> AsyncIterat
         await asyncio.gather(task, return_exceptions=True)
 
 
-def serve(config: ArrayConfig, on_ready: Callable[[Listening], None]) -> None:
-    """Run an array in this thread until SIGTERM or SIGINT. Raises what :func:`running` does."""
+def serve(
+    config: ArrayConfig,
+    on_ready: Callable[[Listening], None],
+    credentials: ServerCredentials | None = None,
+) -> None:
+    """Run an array in this thread until SIGTERM or SIGINT; ``credentials`` guard its control API. Raises what :func:`running` does."""
 
     async def until_stopped() -> None:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        async with running(config) as listening:
+        async with running(config, credentials) as listening:
             on_ready(listening)
             await stop.wait()
 
@@ -256,7 +266,11 @@ def _start_fc_ports(
 
 
 def _watch(
-    config: ArrayConfig, cache: CacheMemory | None, interfaces: Interfaces, stack: AsyncExitStack
+    config: ArrayConfig,
+    credentials: ServerCredentials,
+    cache: CacheMemory | None,
+    interfaces: Interfaces,
+    stack: AsyncExitStack,
 ) -> CacheWatch | None:
     if cache is None:
         return None
@@ -265,7 +279,8 @@ def _watch(
         token = None
         if config.station_token_file is not None:
             token = read_secret(config.station_token_file, None).decode()
-        station = Peer(config.station, _STATION_TIMEOUT_S, name="the station", token=token)
+        shown = ClientCredentials(tls=credentials.as_client(), token=token)
+        station = Peer(config.station, _STATION_TIMEOUT_S, name="the station", credentials=shown)
         stack.callback(station.close)
     return stack.enter_context(CacheWatch(config.name, cache, station, lambda: copied_over(interfaces)))
 

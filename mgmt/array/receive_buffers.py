@@ -1,7 +1,8 @@
 """The receive side of a reservation: Data-Out of a reserved port pair lies in its units until it is written (GAP-26).
 
-What is reserved for a pair at the receiving array bounds what that array has accepted of the pair's Data-Out and not yet
-written, over all connections together, and each connection's receive window. Pairs without a reservation are not bounded.
+What is reserved for a pair at the receiving array bounds what that array has accepted of the pair's Data-Out
+and not yet written, over all connections together, and each connection's receive window. Pairs without a
+reservation are not bounded.
 """
 
 from __future__ import annotations
@@ -56,8 +57,9 @@ class _Pair:
     """One reserved port pair: who of its connections holds how much, and who may use the margin."""
 
     reserved_bytes: int
-    held: dict[ConnectionInfo, int] = field(default_factory=dict)
+    held: dict[ConnectionInfo, tuple[int, int]] = field(default_factory=dict)
     total: int = 0
+    whole: int = 0
     lane: ConnectionInfo | None = None
 
 
@@ -87,7 +89,8 @@ class ReceiveReservations:
     def room(self, connection: ConnectionInfo) -> int | None:
         """What is left of the reservation, less the margin, which one connection at a time may use.
 
-        That one may always go on: what it holds is commands that have not come whole, which nothing else can end.
+        While no command of the pair has come whole, so that nothing is being written that would make room, that
+        one may go on beyond the reservation, by as much as its command lacks.
         """
         pair = self._pairs.get(_key(connection))
         if pair is None or not pair.reserved_bytes:
@@ -101,23 +104,24 @@ class ReceiveReservations:
             pair.lane = me
         if pair.lane != me:
             return 0
-        return max(left, self._unit_bytes)
+        return max(left, 0 if pair.whole else self._unit_bytes)
 
-    def hold(self, connection: ConnectionInfo, size_bytes: int) -> bool:
+    def hold(self, connection: ConnectionInfo, size_bytes: int, whole_bytes: int) -> bool:
         """Charge what the connection holds to the pair's units."""
         key = _key(connection)
         pair = self._pairs.get(key)
         if pair is None:
             return False
         me = _anonymous(connection)
-        before = pair.held.get(me, 0)
+        before, whole_before = pair.held.get(me, (0, 0))
         pair.total += size_bytes - before
+        pair.whole += whole_bytes - whole_before
         if size_bytes:
-            pair.held[me] = size_bytes
+            pair.held[me] = size_bytes, whole_bytes
         else:
             pair.held.pop(me, None)
-        if size_bytes < before and pair.lane == me:
-            pair.lane = None
+        if pair.lane == me and (whole_bytes < whole_before or not size_bytes):
+            pair.lane = None  # a command of it was written: now somebody else's turn
         if pair.reserved_bytes or me in self._allocations:
             self._charge(me, key, size_bytes)
         return size_bytes < before

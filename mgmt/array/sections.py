@@ -68,7 +68,7 @@ def _volume(name: str, text: str) -> VolumeConfig:
 
 
 def cache_of(flag: str | None, table: Table | None, state: Path | None) -> CacheConfig | None:
-    """The cache memory: its size from the flag ``--cache``, else the table; in a file of ``state`` where there is one."""
+    """The cache: its size from the flag ``--cache``, else the table; its file in ``state`` where there is one."""
     size_bytes = None if flag is None else _size("--cache", flag)
     if table is None:
         if size_bytes is None:

@@ -106,6 +106,7 @@ class Transports:
             lun=lun,
             port_name=int(interface.address.replace(":", ""), 16),
             connect_timeout_s=max(self._config.copy.connect_timeout_s, _FC_LOGIN_S),
+            capture=None if interface.capture is None else Path(interface.capture),
         )
         return FcCopyTransport(destination, self._pools[interface.name])
 

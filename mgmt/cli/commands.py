@@ -204,7 +204,13 @@ COMMANDS: Mapping[str, Entry] = {
                 "Fibre Channel frames, one line each; or one in full.", "tools.capture.cli:frames"
             ),
             "credits": Entry("Credits and bytes in flight, and what is needed.", "tools.capture.cli:credits"),
+            "anonymise": Entry("A capture without names and data.", "tools.capture.anonymise_cli:anonymise"),
+            "export": Entry("The commands for fio, or as a trace.", "tools.capture.export_cli:export"),
+            "whatif": Entry("The same commands over another channel.", "tools.capture.whatif.cli:whatif"),
             "replay": Entry("Play the commands to a live target.", "tools.capture.replay.cli:replay"),
+            "simulate": Entry(
+                "The same commands in a simulated fabric.", "tools.capture.fabric_replay.cli:simulate"
+            ),
         },
         example="sancredit capture flows capture.pcapng",
     ),

@@ -31,6 +31,7 @@ from mgmt.http import Peer
 _START_TIMEOUT_S = 60.0
 _DIGEST_TIMEOUT_S = 660.0
 _POLL_S = 0.5
+_NOT_FOUND = 404
 _STATUS = {
     "copy_id": str,
     "state": str,
@@ -131,18 +132,26 @@ def stop(copy_id: str, output: str, station: str) -> None:
 
 
 @click.command(epilog="Example: sancredit copy verify copy-0123456789ab")
-@click.argument("name")
+@click.argument("copy_id")
 @output_option
 @station_option
-def verify(name: str, output: str, station: str) -> int:
-    """Compare the volumes of the copy or of the consistency group NAME by SHA-256, each computed by its own array.
+def verify(copy_id: str, output: str, station: str) -> int:
+    """Compare the volumes of the copy or consistency group COPY_ID by SHA-256, each computed by its own array.
 
     Of a group piece by piece, with the progress on stderr; only checksums travel.
     """
+    from mgmt.http import PeerRefused
+
     with open_station(station, _DIGEST_TIMEOUT_S) as peer:
-        if rows := rows_of(peer.get(group_path(name))):
-            return _compare(peer, name, rows, output)
-        found = peer.post(_path(name) + "/verify", {})
+        try:
+            found = peer.post(_path(copy_id) + "/verify", {})
+        except PeerRefused as refusal:
+            if refusal.status != _NOT_FOUND:
+                raise
+            rows = rows_of(peer.get(group_path(copy_id)))
+            if not rows:
+                raise
+            return _compare(peer, copy_id, rows, output)
         checked(peer, found, local=dict, remote=dict, sha256_match=bool)
         local, remote = (
             checked(peer, found[end], sha256=str, length_bytes=int) for end in ("local", "remote")

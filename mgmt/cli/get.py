@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 
+from mgmt.cli.failures import Failed
 from mgmt.cli.options import headers_option, open_station, output_option, station_option, two
-from mgmt.cli.output import Query, show_list
+from mgmt.cli.output import Query, all_pages, rows_of, show_list
 from mgmt.layouts import LAYOUTS
 
 _SHORTEST_WATCH_S = 0.1
@@ -71,8 +72,40 @@ def _separate(output: str) -> None:
         click.echo()
 
 
+def _with_style(command: click.Command) -> click.Command:
+    """``get ports --style``: the Fibre Channel ports as switches print theirs."""
+    table = command.callback
+    assert table is not None
+
+    def styled(style: str | None, **values: Any) -> Any:
+        if style is None:
+            return table(**values)
+        from fcsim.fabric import switch_views
+
+        with open_station(values["station"]) as peer:
+            rows = rows_of(all_pages(peer, "/api/v1/ports"))
+        ports = [row for row in rows if row.get("kind") == "fc"]
+        if not ports:
+            raise Failed("no array has a Fibre Channel port")
+        try:
+            click.echo(getattr(switch_views, style)(ports), nl=False)
+        except (KeyError, TypeError) as error:
+            raise Failed(f"a port's row is not of this version: {error}") from None
+        return 0
+
+    command.callback = styled
+    command.params.append(
+        click.Option(
+            ["--style"],
+            type=click.Choice(["fos", "nxos"]),
+            help="Print the Fibre Channel ports as Brocade's or Cisco's switches do.",
+        )
+    )
+    return command
+
+
 get_arrays = _command("arrays")
-get_ports = _command("ports")
+get_ports = _with_style(_command("ports", example="--style fos"))
 get_pools = _command("pools")
 get_channels = _command("channels")
 get_reservations = _command("reservations")

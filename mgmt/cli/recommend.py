@@ -153,7 +153,9 @@ def recommend(
         _explain(rows, output, headers=not no_headers)
         if measured:
             click.echo("\nmeasured in the capture:")
-            terms = [{"term": name, "value": value, "meaning": about} for name, (value, about) in measured.items()]
+            terms = [
+                {"term": name, "value": value, "meaning": about} for name, (value, about) in measured.items()
+            ]
             show(terms, "terms", output, headers=not no_headers)
     _warn(rows)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import threading
@@ -101,6 +102,8 @@ def serve(
         credentials=credentials,
     )
 
+    calm_collector()
+
     def ready(address: Address) -> None:
         sys.stdout.write(f"listening {address}\n")
         sys.stdout.flush()
@@ -111,6 +114,16 @@ def serve(
     finally:
         station.close()
     _leave()
+
+
+def calm_collector() -> None:
+    """Have the cyclic garbage collector look through everything a hundred times less often than it would.
+
+    A station keeps what hundreds of arrays say: going through all of it holds every request up for as long (measured:
+    0.1 to 0.8 s with 10,000 reservations), to find next to nothing, since rows have no cycles.
+    """
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 100)
 
 
 def _leave() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -40,6 +40,7 @@ class Guard:
         self._app = app
         self._limit_bytes = limit_bytes
         self._media_types = (_JSON, *_FORMS) if forms else (_JSON,)
+        self._forms = forms
         self._any_host = any_host
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -102,7 +103,9 @@ class Guard:
         if not self._any_host and not Address("http", host=name).is_loopback:
             detail = f"{host!r:.300} is not a name of this server"
             return make_problem("MISDIRECTED", detail, status=421, title="Wrong host")
-        if method == "POST":  # a foreign page cannot send the other methods that change things
+        empty = headers.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in headers
+        # A foreign page cannot send the other methods that change things; a face that takes forms looks at the origin.
+        if method == "POST" and not (empty and self._forms):
             media_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
             if media_type not in self._media_types:
                 detail = "send the request with Content-Type: application/json"
@@ -130,13 +133,14 @@ async def _send_problem(body: dict[str, Any], scope: Scope, receive: Receive, se
 
 def problem_response(_request: Request, error: Exception) -> Response:
     """Exception handler of an application: the problem that :func:`problem` makes of ``error``."""
+    headers: Mapping[str, str] | None = None
     if isinstance(error, HTTPException):
-        status = error.status_code
+        status, headers = error.status_code, error.headers
         code = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}.get(status, "HTTP")
         body = make_problem(code, error.detail, status=status, title=error.detail)
     else:
         status, body = problem(error)
-    return JSONResponse(body, status_code=status, media_type=PROBLEM_TYPE)
+    return JSONResponse(body, status_code=status, media_type=PROBLEM_TYPE, headers=headers)
 
 
 def exception_handlers() -> dict[Any, Any]:

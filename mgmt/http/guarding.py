@@ -12,7 +12,7 @@ from mgmt.http.address import Address
 from mgmt.http.credentials import CredentialError
 from mgmt.http.problems import PROBLEM_TYPE, make_problem
 from mgmt.http.protocol import certified_of
-from mgmt.http.tls import ServerTls
+from mgmt.http.tls import ClientTls, ServerTls
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +30,12 @@ class ServerCredentials:
                 f"{address} can be reached from elsewhere: say whom to answer with --token FILE, or with --tls-ca FILE "
                 "the authority of the client certificates"
             )
+
+    def as_client(self) -> ClientTls | None:
+        """The same certificate and authority, for what this server itself connects to."""
+        if self.tls is None or self.tls.authority is None:
+            return None
+        return ClientTls(authority=self.tls.authority, certificate=self.tls.certificate, key=self.tls.key)
 
     def guard(self, app: ASGIApp) -> ASGIApp:
         """``app`` behind what is asked for."""

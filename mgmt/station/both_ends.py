@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from credits.errors import Code, InvalidRequest
+from credits.errors import Code, InvalidRequest, Refused
 from credits.targets import Target, TargetKind, port_pair
 from mgmt.http import PeerRefused, PeerUnreachable
 from mgmt.messages import (
@@ -28,16 +29,13 @@ from mgmt.station.arrays import Site
 from mgmt.station.context import LOCAL_USER, Station
 from mgmt.station.database import StationStoreError, Transaction
 from mgmt.station.lifecycle import Input
-from mgmt.station.open_ends import VERB, confirm, settle_ends, undo_end
-from mgmt.station.records import Stage
+from mgmt.station.open_ends import VERB, confirm, hold_id, hold_request, settle, settle_ends, undo_end
+from mgmt.station.records import Record, Stage
 from mgmt.station.reservations import Reserved, check_size, inputs_of
 from mgmt.station.sizes import Advice, advise
-from mgmt.station.store import OpenEnd, put_ends, remove_ends
+from mgmt.station.store import OpenEnd, remove_ends
 
 _log = logging.getLogger(__name__)
-
-#: A hold outlives the longest wait for the other array's answers; what is not confirmed by then is gone.
-HOLD_NS = 30 * 10**9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +71,11 @@ def reserve_both_ends(
     check_size(size_bytes)
     attempt = uuid.uuid4().hex
     mirrored = port_pair(target.remote_port, target.local_port)
-    asked = _Asked(attempt, target, size_bytes, lease_ns, by, inputs_of(size_bytes, advice))
-    with station.attempts.work_on(attempt):
+    inputs = inputs_of(size_bytes, advice) | ({} if lease_ns is None else {"lease_ns": lease_ns})
+    asked = _Asked(attempt, target, size_bytes, lease_ns, by, inputs)
+    with _alone(station, target), station.attempts.work_on(attempt):
+        record = station.store.database.write(lambda t: _record(t, station, asked, Stage.ASKED))
+        asked = replace(asked, number=record.number)
         ends = _hold_both(station, asked, (target, mirrored))
         answers = _confirm_both(station, asked, ends, automatic=advice is not None)
     for end in ends:
@@ -84,6 +85,33 @@ def reserve_both_ends(
         for end, answer in zip(ends, answers, strict=True)
     )
     return BothReserved(local=local, remote=remote, advice=advice)
+
+
+@contextmanager
+def _alone(station: Station, target: Target) -> Iterator[None]:
+    """One attempt for a pair at a time, and none before what an earlier one has left is brought back.
+
+    Each attempt remembers what was there before it, so two that overlapped could not both be undone. Raises
+    :class:`Refused` (BUSY).
+    """
+    ports = {target.local_port, target.remote_port}
+    with station.attempts.work_on(f"both ends of {','.join(sorted(map(str, ports)))}") as mine:
+        if not mine:
+            raise Refused(
+                Code.BUSY, f"both ends of {target} are being reserved by another request; try again"
+            )
+        for last in (False, True):
+            left = [end for end in station.store.open_ends() if {end.local_port, end.remote_port} == ports]
+            if not left:
+                break
+            if last:
+                raise Refused(
+                    Code.BUSY,
+                    f"array {left[0].array} has still to bring back its end of {target}, which an earlier request "
+                    "has left; try again when it answers",
+                )
+            settle(station)
+        yield
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +124,8 @@ class _Asked:
     lease_ns: int | None
     by: str
     inputs: Mapping[str, Any]
+    number: int | None = None
+    """Of the record in the trail that says what is asked."""
 
 
 def _hold_both(station: Station, asked: _Asked, targets: Sequence[Target]) -> list[OpenEnd]:
@@ -104,27 +134,19 @@ def _hold_both(station: Station, asked: _Asked, targets: Sequence[Target]) -> li
     ends: list[OpenEnd] = []
     try:
         for site, target in zip(sites, targets, strict=True):
-            request = BufferHoldRequest(
-                target=target, requested_bytes=asked.size_bytes, ttl_ns=HOLD_NS, lease_ns=asked.lease_ns
-            )
+            request = hold_request(target, asked.size_bytes, asked.lease_ns)
             ends.append(_hold(site, asked.attempt, len(ends), request))
-        station.store.database.write(lambda transaction: _write_down(transaction, station, asked, ends))
+        station.store.put_ends(ends)
     except (PeerRefused, PeerUnreachable, InvalidRequest, StationStoreError) as error:
         detail = str(error)
-        for end in ends:
-            if not undo_end(station, end):
-                _log.warning("the hold of array %s ends by itself", end.array)
+        back = [undo_end(station, end) for end in ends]
+        # What is not known to be void is voided by reconciliation, or ends by itself.
+        certain = all(back) and not isinstance(error, PeerUnreachable)
+        stage = Stage.REFUSED if certain else Stage.UNKNOWN
         if not isinstance(error, StationStoreError):
-            station.store.database.write(
-                lambda transaction: _record(transaction, station, asked, Stage.REFUSED, detail=detail)
-            )
+            station.store.database.write(lambda t: _record(t, station, asked, stage, detail=detail))
         raise
     return ends
-
-
-def _write_down(transaction: Transaction, station: Station, asked: _Asked, ends: Sequence[OpenEnd]) -> None:
-    put_ends(transaction, ends)
-    _record(transaction, station, asked, Stage.ASKED)
 
 
 def _record(
@@ -133,19 +155,18 @@ def _record(
     asked: _Asked,
     stage: Stage,
     *,
-    of: int | None = None,
     after: Mapping[str, Any] | None = None,
     before: Mapping[str, Any] | None = None,
     detail: str = "",
-) -> None:
-    trail.append(
+) -> Record:
+    return trail.append(
         transaction,
         station,
         VERB,
         stage,
         str(asked.target),
         by=asked.by,
-        of=of,
+        of=asked.number,
         target=asked.target,
         request_id=asked.attempt,
         inputs=asked.inputs,
@@ -157,7 +178,7 @@ def _record(
 
 def _hold(site: Site, attempt: str, number: int, request: BufferHoldRequest) -> OpenEnd:
     try:
-        answer = site.peer.send(request, f"{attempt}-hold-{number}")
+        answer = site.peer.send(request, hold_id(attempt, number))
     except PeerRefused as refusal:
         raise _neither(refusal, site.array) from refusal
     if not isinstance(answer, BufferHoldResponse):
@@ -239,9 +260,8 @@ def _conclude(
             "requested_bytes": end.previous_bytes,
             "reserved_units": answer.previous_units,
         }
-    number = trail.asked_number(transaction, asked.attempt)
     asked = replace(asked, inputs={**asked.inputs, "policies_before": policies_before})
-    _record(transaction, station, asked, Stage.DONE, of=number, before=before, after=after)
+    _record(transaction, station, asked, Stage.DONE, before=before, after=after)
     units = ", ".join(
         f"{answer.reserved_units} on array {end.array}" for end, answer in zip(ends, answers, strict=True)
     )

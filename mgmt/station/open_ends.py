@@ -7,9 +7,11 @@ import threading
 from collections.abc import Sequence
 
 from credits.errors import Code, InvalidRequest
-from credits.targets import port_pair
+from credits.targets import Target, port_pair
 from mgmt.http import Peer, PeerRefused, PeerUnreachable
 from mgmt.messages import (
+    BufferHoldRequest,
+    BufferHoldResponse,
     BufferReserveResponse,
     HoldConfirmRequest,
     HoldVoidRequest,
@@ -19,11 +21,13 @@ from mgmt.messages import (
 from mgmt.station import alarms, events, trail
 from mgmt.station.context import Station
 from mgmt.station.database import StationStoreError, Transaction
-from mgmt.station.records import AlarmKind, Cause, Severity, Stage
+from mgmt.station.records import AlarmKind, Cause, Record, Severity, Stage
 from mgmt.station.store import OpenEnd, remove_ends
 
 _log = logging.getLogger(__name__)
 
+#: A hold outlives the longest wait for the other array's answers; what is not confirmed by then is gone.
+HOLD_NS = 30 * 10**9
 #: How often the settler looks for ends that an array which was down has left open.
 SETTLE_S = 2.0
 #: What the audit trail calls reserving at both ends.
@@ -42,6 +46,42 @@ def confirm(station: Station, end: OpenEnd) -> BufferReserveResponse:
 def _confirm_id(end: OpenEnd) -> str:
     """One for each end, whoever asks: by it an array knows a confirmation again, even after a restart."""
     return f"{end.attempt}-confirm-{end.number}"
+
+
+def hold_request(target: Target, size_bytes: int, lease_ns: int | None) -> BufferHoldRequest:
+    """What holds one end; the same in each attempt to hold it."""
+    return BufferHoldRequest(target=target, requested_bytes=size_bytes, ttl_ns=HOLD_NS, lease_ns=lease_ns)
+
+
+def hold_id(attempt: str, number: int) -> str:
+    """One for each end: an array answers the same request again as it did the first time."""
+    return f"{attempt}-hold-{number}"
+
+
+def void_holds(station: Station, record: Record) -> bool:
+    """Void what an attempt may hold that ended before its ends were written down; whether that is certain now.
+
+    Each end is asked for its hold under the same ID as then: the answer names the hold, or makes one, which is voided
+    either way; a refusal says that there is none.
+    """
+    target = record.target
+    assert target is not None and target.local_port is not None and target.remote_port is not None
+    size, lease_ns = record.inputs.get("requested_bytes"), record.inputs.get("lease_ns")
+    certain = True
+    for number, end in enumerate((target, port_pair(target.remote_port, target.local_port))):
+        if type(size) is not int:
+            return True
+        try:
+            site = station.arrays.with_port(str(end.local_port))
+            held = site.peer.send(hold_request(end, size, lease_ns), hold_id(record.request_id, number))
+            if isinstance(held, BufferHoldResponse):
+                site.peer.send(HoldVoidRequest(hold=held.hold), f"{record.request_id}-void-{number}")
+        except (PeerRefused, InvalidRequest) as refusal:
+            _log.info("nothing is held for %s: %s", end, refusal)
+        except PeerUnreachable as error:
+            _log.info("what is held for %s ends later: %s", end, error)
+            certain = False
+    return certain
 
 
 def settle(station: Station) -> int:

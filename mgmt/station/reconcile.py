@@ -17,6 +17,7 @@ from mgmt.station.changes import under_way
 from mgmt.station.database import Transaction
 from mgmt.station.lifecycle import Input
 from mgmt.station.open_ends import VERB as BOTH_ENDS
+from mgmt.station.open_ends import void_holds
 from mgmt.station.records import AlarmKind, Cause, Holding, HoldingState, Record, Severity, Stage
 
 if TYPE_CHECKING:
@@ -45,13 +46,13 @@ def settle_trail(station: Station) -> int:
 
 def _settle(station: Station, record: Record) -> bool:
     if record.verb == BOTH_ENDS or record.array is None:
-        # Its ends are written down apart; when the last is back, the settler ends the record.
-        mine = record.request_id not in station.attempts.under_way()
-        ends = {end.attempt for end in station.store.open_ends()}
-        if mine and record.request_id not in ends:
-            _end(station, record, None, "no end of it was open")
+        with station.attempts.work_on(record.request_id) as mine:
+            if not mine or record.request_id in {end.attempt for end in station.store.open_ends()}:
+                return False  # the settler brings its ends back, and ends the record with the last
+            if not void_holds(station, record):
+                return False
+            _end(station, record, None, "it had not come to a confirmation: nothing is reserved for it")
             return True
-        return False
     with station.attempts.work_on(under_way(record.array, record.request_id)) as mine:
         if not mine:
             return False

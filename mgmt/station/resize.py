@@ -39,6 +39,8 @@ class Wish:
 
     target: Target
     array: str
+    pool: str
+    """Whose room it takes: the array's interface."""
     policy: Policy
     unit_bytes: int
     reserved_units: int
@@ -75,15 +77,15 @@ class Step:
 
 
 def plan(wishes: Iterable[Wish], free_units: Mapping[str, int]) -> tuple[Step, ...]:
-    """The steps in the order in which they are made; ``free_units`` is the room of each array, free or still to split.
+    """The steps in the order in which they are made; ``free_units`` is the room of each pool, free or still to split.
 
     Shrinking comes first, since it makes room; then who has the lower priority number, then who asks for less.
     """
     room = dict(free_units)
     steps = []
     for wish in sorted(wishes, key=_turn):
-        step = _step(wish, room.get(wish.array, 0))
-        room[wish.array] = step.free_units
+        step = _step(wish, room.get(wish.pool, 0))
+        room[wish.pool] = step.free_units
         steps.append(step)
     return tuple(steps)
 

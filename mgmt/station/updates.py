@@ -34,7 +34,7 @@ AGAIN_S = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
-    """What is known before deciding: the wishes over a channel, the room of the arrays, and who did not answer."""
+    """What is known before deciding: the wishes over a channel, the room of each pool, and who did not answer."""
 
     wishes: tuple[Wish, ...]
     free_units: dict[str, int]
@@ -64,7 +64,7 @@ def survey(
         if channel is None or channel.bandwidth_bps is None or channel.rtt_ns is None:
             continue
         try:
-            array, interface = _interface(station, policy)
+            array, pool, interface = _interface(station, policy)
         except InvalidRequest:
             continue  # nothing is reserved for it
         except PeerError as error:
@@ -77,13 +77,14 @@ def survey(
             Wish(
                 target=policy.target,
                 array=array,
+                pool=pool,
                 policy=policy,
                 unit_bytes=interface.unit_bytes,
                 reserved_units=interface.reserved_units,
                 recommended_bytes=recommended.reserve_bytes,
             )
         )
-        free[array] = interface.available_units + interface.expandable_units
+        free[pool] = interface.available_units + interface.expandable_units
     return Survey(wishes=tuple(wishes), free_units=free, silent=tuple(silent))
 
 
@@ -180,13 +181,16 @@ def _row_for(policy: Policy, rows: Sequence[Channel]) -> Channel | None:
     return next((row for row in rows if row.remote_port_number == number), plain)
 
 
-def _interface(station: Station, policy: Policy) -> tuple[str, InterfaceInfoGetResponse]:
-    via = policy.via if policy.target.local_port is None else None
-    if via is not None:
-        site = station.arrays.with_port(via[0])
-        return site.array, interface_of(site.peer, policy.target)
-    array, peer = holder(station, policy.target)
-    return array, interface_of(peer, policy.target)
+def _interface(station: Station, policy: Policy) -> tuple[str, str, InterfaceInfoGetResponse]:
+    """Array, pool and M4 of what a policy is for."""
+    target = policy.target
+    port = target.local_port or (policy.via[0] if policy.via is not None else None)
+    if port is not None:
+        site = station.arrays.with_port(port)
+        pool = f"{site.array}/{site.port.get('interface', '')}"
+        return site.array, pool, interface_of(site.peer, target, port)
+    array, peer = holder(station, target)
+    return array, array, interface_of(peer, target)
 
 
 def look_again(station: Station) -> None:

@@ -10,13 +10,14 @@ from fastapi import APIRouter, Request, Response
 from starlette.responses import JSONResponse
 
 from mgmt.http import ProblemError
-from mgmt.station import channels, history
+from mgmt.station import channels, history, whatif
+from mgmt.station.canonical_json import target_in
 from mgmt.station.records import Sample
 from mgmt.web.commands import Command, get, post
 from mgmt.web.face import Face, Submitted
 from mgmt.web.forms import Pair
 from mgmt.web.language import mark
-from mgmt.web.reading import Row, table
+from mgmt.web.reading import Row, lenient, table
 from mgmt.web.rendering import redirect
 from mgmt.web.table import Wish
 
@@ -47,13 +48,17 @@ def add(router: APIRouter, face: Face) -> None:
         pairs = _pairs(face)
         pair = form.pair() if form.text("local_port") or form.text("remote_port") else next(iter(pairs), None)
         span = form.text("span") if form.text("span") in SPANS else _USUAL_SPAN
-        known = [row for row in table(face.station, "channels").rows if _pair(row) == pair]
+        known = [lenient(row) for row in table(face.station, "channels").rows if _pair(row) == pair]
         samples = [] if pair is None else _samples(face, pair, span)
         base = str(request.base_url).rstrip("/")
         commands: tuple[Command, ...] = (get(base, "channels"),)
         if pair is not None:
             body = {"local_port": pair[0], "remote_port": pair[1]}
-            commands += (post(base, ["measure", "--port-pair", f"{pair[0]},{pair[1]}"], "channels/measure", body),)
+            name = f"{pair[0]},{pair[1]}"
+            commands += (
+                post(base, ["measure", "--port-pair", name], "channels/measure", body),
+                post(base, ["preview", "--failure", name], "preview/failure", body),
+            )
         return face.page(
             request,
             "channels.html",
@@ -69,6 +74,7 @@ def add(router: APIRouter, face: Face) -> None:
             newest=samples[: -_LISTED_SAMPLES - 1 : -1],
             count=len(samples),
             measured=form.text("measured"),
+            outlook=_outlook(face, pair) if form.text("failure") else None,
             now=face.station.utc_now().isoformat(),
         )
 
@@ -80,7 +86,9 @@ def add(router: APIRouter, face: Face) -> None:
         if pair is None:
             raise ProblemError("INVALID_TARGET", "name a port pair", status=422, title="No pair")
         span = form.text("span") if form.text("span") in SPANS else _USUAL_SPAN
-        return JSONResponse(_series(face, _samples(face, pair, span), span), headers={"Cache-Control": "no-store"})
+        return JSONResponse(
+            _series(face, _samples(face, pair, span), span), headers={"Cache-Control": "no-store"}
+        )
 
     @router.post("/channels/measure")
     def measure(request: Request, submitted: Submitted) -> Response:
@@ -105,7 +113,7 @@ def add(router: APIRouter, face: Face) -> None:
             request,
             "fibre_channel.html",
             commands=(get(base, "ports"),),
-            ports=rows[(page - 1) * PORTS : page * PORTS],
+            ports=lenient(rows[(page - 1) * PORTS : page * PORTS]),
             page=page,
             pages=pages,
             found=len(rows),
@@ -124,6 +132,15 @@ def add(router: APIRouter, face: Face) -> None:
             "ports": [{name: row.get(name) for name in names} for row in rows],
         }
         return JSONResponse(plain, headers={"Cache-Control": "no-store"})
+
+
+def _outlook(face: Face, pair: Pair | None) -> dict[str, Any] | None:
+    """Which reservations would run short if the channel failed, in which order, and what would cure it."""
+    if pair is None:
+        return None
+    found = whatif.row(whatif.channel_failure(face.station, *pair))
+    steps = [dict(step) | {"target": target_in(step["target"])} for step in found["steps"]]
+    return found | {"steps": steps}
 
 
 def _pair(row: Row) -> Pair:
@@ -152,5 +169,3 @@ def _series(face: Face, samples: list[Sample], span: str) -> dict[str, Any]:
         "bandwidth_bps": [sample.bandwidth_bps for sample in samples],
         "rtt_ns": [sample.rtt_ns for sample in samples],
     }
-
-

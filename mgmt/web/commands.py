@@ -11,6 +11,8 @@ from typing import Any
 from credits.targets import Target, TargetKind
 from mgmt.messages import to_plain
 
+#: Lists that the command line has under another name than ``get``.
+_LISTED_BY: Mapping[str, tuple[str, ...]] = {"groups": ("pair", "status")}
 _JSON = "Content-Type: application/json"
 #: Where the command line looks for the station unless told.
 _USUAL = "http://127.0.0.1:8480"
@@ -26,8 +28,9 @@ class Command:
 
 def get(base: str, name: str) -> Command:
     """Reading the list ``name``."""
+    words = _LISTED_BY.get(name, ("get", name))
     return Command(
-        shlex.join(["sancredit", "get", name, "-o", "wide", *_station(base)]),
+        shlex.join(["sancredit", *words, "-o", "wide", *_station(base)]),
         shlex.join(["curl", "-sS", f"{base}/api/v1/{name}"]),
     )
 

@@ -41,7 +41,7 @@ def add(router: APIRouter, face: Face) -> None:
             request,
             "copies.html",
             commands=(get(base, "copies"),),
-            copies=[(row, needed.get(_pair(row))) for row in shown],
+            copies=[(lenient(row), needed.get(_pair(row))) for row in shown],
             down=found.down,
             page=page,
             pages=pages,
@@ -97,8 +97,7 @@ def _copy_page(
 ) -> Response:
     rows = table(face.station, "copies").rows
     row = next((row for row in rows if row.get("copy_id") == copy_id), None)
-    if row is None:
-        row = lenient(copies.row(face.station, copies.status(face.station, copy_id)))
+    row = lenient(row or copies.row(face.station, copies.status(face.station, copy_id)))
     with suppress(*REFUSALS):
         record = copies.record_of(face.station, copy_id)
         row |= {"remote_array": record.remote_array, "remote_volume": record.remote_volume}
@@ -140,7 +139,7 @@ def _start_page(
         status=status,
         commands=tuple(commands),
         form=form,
-        target=None if found is None or form.errors else found[0],
+        target=None if found is None or quiet.errors else found[0],
         pair=None if found is None else found[1],
         fields={} if found is None else target_fields(*found),
         ports=port_addresses(face.station),
@@ -173,7 +172,9 @@ def _start(face: Face, request: Request, form: Form) -> Response:
     except REFUSALS as error:
         found = as_problem(error)
         if isinstance(error, CreditError) and "volume" in str(error):
-            form.wrong("volume", form.language("The array has no such volume; those there are: see the list."))
+            form.wrong(
+                "volume", form.language("The array has no such volume; those there are: see the list.")
+            )
         return _start_page(face, request, form, status=int(found["status"]), problem=found)
     if started.refusals:
         return _copy_page(face, request, started.copy_id, refusals=started.refusals)

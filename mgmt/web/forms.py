@@ -115,7 +115,9 @@ class Form:
         try:
             return canonical_port(text)
         except InvalidRequest:
-            said = self.language("Enter an IP address such as 10.0.0.1, or a WWPN such as 50:06:01:60:3b:a0:11:22.")
+            said = self.language(
+                "Enter an IP address such as 10.0.0.1, or a WWPN such as 50:06:01:60:3b:a0:11:22."
+            )
             if text:
                 said = self.language("“%(text)s” is no port.", text=text) + " " + said
             self.wrong(name, said)
@@ -143,7 +145,12 @@ class Form:
         text = self.text(name)
         if 1 <= len(text) <= NAME_LIMIT // 2 and text.isprintable() and "," not in text:
             return text
-        self.wrong(name, self.language("Enter a name of at most %(limit)s characters, without commas.", limit=NAME_LIMIT // 2))
+        self.wrong(
+            name,
+            self.language(
+                "Enter a name of at most %(limit)s characters, without commas.", limit=NAME_LIMIT // 2
+            ),
+        )
         return None
 
 

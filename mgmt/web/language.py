@@ -32,10 +32,10 @@ class Language:
         text = self.messages.get(message, message)
         return text % values if values else text
 
-    def plural(self, singular: str, plural: str, count: int, **values: object) -> str:
-        """The form for ``count``, which is also ``%(count)s``."""
-        text = self.plurals.get(singular) or (singular if count == 1 else plural)
-        return text % ({"count": count} | values)
+    def plural(self, singular: str, plural: str, number: int) -> str:
+        """The form for ``number``, which is ``%(count)s`` in it."""
+        text = self.plurals.get(singular) or (singular if number == 1 else plural)
+        return text % {"count": f"{number:,}"}
 
 
 class Languages:

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 
 from mgmt.http import ProblemError
 from mgmt.separated import comma_separated
-from mgmt.station import alarms, events
+from mgmt.station import alarms, events, undo
 from mgmt.station.records import AlarmKind, AlarmState
 from mgmt.web.commands import Command, get, post
 from mgmt.web.face import Face, Submitted, asker
@@ -44,14 +44,30 @@ def add(router: APIRouter, face: Face) -> None:
         return face.page(
             request,
             "events.html",
-            commands=(get(base, "events"), Command("sancredit get events --watch", stream)),
+            commands=(
+                get(base, "events"),
+                Command("sancredit get events --watch", stream),
+                post(base, ["undo"], "undo", {}),
+            ),
             rows=rows[(page - 1) * PAGE_ROWS : page * PAGE_ROWS],
             found=len(rows),
             page=page,
             pages=pages,
             wish=wish,
+            candidate=undo.candidate(face.station),
+            undone=request.query_params.get("undone", "")[:20],
             now=face.station.utc_now().isoformat(),
         )
+
+    @router.post("/undo")
+    def undo_last(request: Request, submitted: Submitted) -> Response:
+        """Undo the change that the page has named, if nothing has changed since."""
+        form = face.form(request, submitted)
+        number = form.whole("number", 1, 2**53)
+        if number is None:
+            raise ProblemError("NOT_FOUND", "name the change", status=422, title="Nothing to undo")
+        undo.undo(face.station, number=number, by=asker(request))
+        return redirect("/events", undone=str(number))
 
     @router.get("/events/{form}")
     def download_events(request: Request, form: str) -> Response:
@@ -118,6 +134,8 @@ def _download(name: str, form: str, rows: list[Any], fields: tuple[str, ...]) ->
     elif form == "json":
         text, media_type = json.dumps(rows, ensure_ascii=False, indent=1), "application/json"
     else:
-        raise ProblemError("NOT_FOUND", f"a list comes as csv or json, not {form!r:.40}", status=404, title="No such list")
+        raise ProblemError(
+            "NOT_FOUND", f"a list comes as csv or json, not {form!r:.40}", status=404, title="No such list"
+        )
     headers = {"Content-Disposition": f'attachment; filename="{name}.{form}"', "Cache-Control": "no-store"}
     return Response(text, media_type=media_type, headers=headers)

@@ -13,11 +13,13 @@ from mgmt.web.bars import pool_bar
 from mgmt.web.commands import get
 from mgmt.web.copies import RUNNING
 from mgmt.web.face import Face
-from mgmt.web.reading import Row, table
+from mgmt.web.reading import Row, lenient, table
 from mgmt.web.table import Wish
 
 #: Pools, channels and copies shown before "all of them".
 POOLS, CHANNELS, COPIES, ALARMS = 20, 8, 6, 5
+
+_TROUBLES = ("short", "stale")
 
 
 def add(router: APIRouter, face: Face) -> None:
@@ -49,16 +51,19 @@ def _shown(station: Station, wish: Wish) -> dict[str, Any]:
         "arrays": arrays,
         "up": sum(row.get("state") == "up" for row in arrays),
         "down": pools.down,
-        "lines": [(array, pool, pool_bar(pool)) for array, pool in lines[(page - 1) * POOLS : page * POOLS]],
+        "lines": [
+            (lenient(array), lenient(pool), pool_bar(pool))
+            for array, pool in lines[(page - 1) * POOLS : page * POOLS]
+        ],
         "found": len(lines),
         "page": page,
         "pages": pages,
         "totals": _totals(pools.rows),
-        "pairs": sorted(pairs, key=_urgency)[:CHANNELS],
+        "pairs": lenient(sorted(pairs, key=_urgency)[:CHANNELS]),
         "pair_count": len(pairs),
         "pair_state": pair_state,
-        "troubled": sum(pair_state(row) != "ok" for row in pairs),
-        "copies": sorted(copies, key=lambda row: row.get("state") not in RUNNING)[:COPIES],
+        "troubled": sum(pair_state(row) in _TROUBLES for row in pairs),
+        "copies": lenient(sorted(copies, key=lambda row: row.get("state") not in RUNNING)[:COPIES]),
         "copy_count": len(copies),
         "running": len(running),
         "alarms": [alarms.row(alarm) for alarm in alarms.listed(station, limit=ALARMS + 1)],
@@ -100,14 +105,14 @@ def _totals(pools: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def pair_state(row: Mapping[str, Any]) -> str:
-    """``short`` where less is reserved than recommended, ``stale``, else ``ok``."""
+    """``short`` where less is reserved than recommended, ``stale``, ``unreserved``, else ``ok``."""
     recommended, reserved = row.get("recommended_bytes"), row.get("reserved_bytes")
-    if type(recommended) is int and type(reserved) is int and reserved and reserved < recommended:
+    if type(recommended) is int and type(reserved) is int and 0 < reserved < recommended:
         return "short"
     if row.get("stale") or recommended is None:
         return "stale"
-    return "ok"
+    return "ok" if reserved else "unreserved"
 
 
 def _urgency(row: Row) -> tuple[bool, str, str]:
-    return pair_state(row) == "ok", str(row.get("local_port")), str(row.get("remote_port"))
+    return pair_state(row) not in _TROUBLES, str(row.get("local_port")), str(row.get("remote_port"))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from credits.quantities import format_distance
 from mgmt import columns
 
 _UNIT = re.compile(r"(?<=\d)(?=[A-Za-z])")
@@ -59,6 +60,11 @@ def moment(value: Any) -> str:
     return at.strftime("%Y-%m-%d\N{NO-BREAK SPACE}%H:%M:%S\N{NO-BREAK SPACE}UTC")
 
 
+def distance(value: Any) -> str:
+    """``10 km`` of metres."""
+    return _spaced(format_distance(value)) if type(value) is int and value >= 0 else DASH
+
+
 def seconds(value: Any) -> str:
     """``12.3 s``."""
     return f"{value:.1f}\N{NO-BREAK SPACE}s" if isinstance(value, int | float) else DASH
@@ -92,6 +98,7 @@ FILTERS: Mapping[str, Any] = {
     "share": share,
     "moment": moment,
     "seconds": seconds,
+    "distance": distance,
 }
 
 #: Ending of a term's or a field's name → how its value reads.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from credits.targets import Target, TargetKind
-from mgmt.station import channels, sizes
+from credits.targets import Target
+from mgmt.station import channels, groups, sizes
 from mgmt.station.arrays import Gathered, Site
+from mgmt.station.canonical_json import target_in
 from mgmt.station.context import Station
 
 Row = Mapping[str, Any]
@@ -34,17 +35,20 @@ def lenient(value: Any) -> Any:
 
 
 def table(station: Station, name: str) -> Gathered:
-    """The rows of the table ``name`` of :data:`mgmt.layouts.LAYOUTS`, and the arrays that are down."""
+    """The rows of the table ``name`` of :data:`mgmt.layouts.LAYOUTS`, and the arrays that are down.
+
+    The rows are the station's own: do not change them, and make those :func:`lenient` that a template shows.
+    """
     if name in _OF_ARRAYS:
         kept = station.inventory.table(name)
-        return Gathered([lenient(row) for row in kept.rows], list(kept.down))
+        return Gathered(list(kept.rows), list(kept.down))
     match name:
+        case "groups":
+            return groups.rows(station)
         case "pairs":
-            found = sizes.pairs(station)
-            return Gathered([lenient(row) for row in found.rows], list(found.down))
+            return sizes.pairs(station)
         case "channels":
-            rows = [lenient(channels.row(station, row)) for row in station.store.channels()]
-            return Gathered(rows, [])
+            return Gathered([channels.row(station, row) for row in station.store.channels()], [])
         case _:
             raise KeyError(name)
 
@@ -60,31 +64,26 @@ def pool_of(site: Site) -> Row | None:
     rows = [row for row in site.peer.get("/v1/pools") if isinstance(row, dict)]
     interface = site.port.get("interface")
     mine = [row for row in rows if row.get("interface") == interface]
-    return (mine or rows or [None])[0]
+    return next(iter(mine or rows), None)
 
 
 def reservation_of(station: Station, target: Target) -> Row | None:
     """The row of table 101 of ``target``."""
-    return next((row for row in table(station, "reservations").rows if plain_target(row) == target), None)
+    for row in table(station, "reservations").rows:
+        if target_in(row.get("target")) == target:
+            found: Row = lenient(row)
+            return found
+    return None
 
 
-def plain_target(row: Row) -> Target | None:
-    """The target in a row that an array sent, or ``None`` where it is none."""
-    plain = row.get("target")
-    if not isinstance(plain, dict):
-        return None
-    try:
-        return Target(**(plain | {"kind": TargetKind(plain.get("kind"))}))
-    except (TypeError, ValueError):
-        return None
-
-
-def holders(station: Station, array: str, but: Target) -> list[tuple[Target, Row]]:
+def holders(station: Station, array: str, but: Target) -> Sequence[tuple[Target, Row]]:
     """Who holds what of the array's buffers, the largest first: (target, row of table 101), without ``but``."""
     found = [
-        (target, row)
+        (target, lenient(row))
         for row in table(station, "reservations").rows
-        if row.get("array") == array and (target := plain_target(row)) is not None and target != but
+        if row.get("array") == array
+        and (target := target_in(row.get("target"))) is not None
+        and target != but
     ]
     found.sort(key=lambda held: -_units(held[1]))
     return found[:_HOLDERS]

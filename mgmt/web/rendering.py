@@ -81,6 +81,7 @@ class Renderer:
             "commands": commands,
             "csrf_token": _csrf_token(request),
             "who": _who(request),
+            "bare": False,
             "base": str(request.base_url).rstrip("/"),
         } | values
         found = self._environment.get_template(template)
@@ -89,7 +90,9 @@ class Renderer:
             text = found.render(context)
         else:
             text = "".join(live(found.new_context(context)))
-        return HTMLResponse(text, status_code=status, headers=dict(HEADERS) | {"Content-Language": language.tag})
+        return HTMLResponse(
+            text, status_code=status, headers=dict(HEADERS) | {"Content-Language": language.tag}
+        )
 
 
 def link(path: str, /, **values: Any) -> str:

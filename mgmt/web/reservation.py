@@ -11,12 +11,12 @@ from fastapi import APIRouter, Request, Response
 
 from credits.targets import Target
 from mgmt.http import ProblemError
-from mgmt.station import reservations, sizes
+from mgmt.station import policies, reservations, sizes
 from mgmt.station.channels import COUNT_LIMIT
 from mgmt.station.holders import with_pair
 from mgmt.web.bars import Part, stacked
 from mgmt.web.commands import Command, get, post, target_body, target_words
-from mgmt.web.face import REFUSALS, Face, Submitted, as_problem
+from mgmt.web.face import REFUSALS, Face, Submitted, as_problem, asker
 from mgmt.web.forms import Form, Pair, named_target, target_fields
 from mgmt.web.reading import reservation_of
 from mgmt.web.rendering import redirect
@@ -46,7 +46,11 @@ def add(router: APIRouter, face: Face) -> None:
         target, via = named(form)
         try:
             _, answer = reservations.release(
-                face.station, target, via=None if target.local_port else via, drain=bool(form.text("drain"))
+                face.station,
+                target,
+                via=None if target.local_port else via,
+                drain=bool(form.text("drain")),
+                by=asker(request),
             )
         except REFUSALS as error:
             found = as_problem(error)
@@ -97,6 +101,7 @@ def _page(
         target=target,
         pair=pair,
         row=row,
+        policy=policies.find(station, target),
         bar=_bar(row),
         advice=advice,
         supposed=_suppose(face, form, target, pair),

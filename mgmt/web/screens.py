@@ -13,7 +13,7 @@ from credits.targets import Target, TargetKind
 from mgmt.http import PeerRefused, PeerUnreachable, ProblemError
 from mgmt.station import channels, sizes
 from mgmt.web.commands import get, post, target_body, target_words
-from mgmt.web.face import Face, Submitted
+from mgmt.web.face import Face, Submitted, asker
 from mgmt.web.forms import OPEN_KINDS, Form, Pair, target_fields
 from mgmt.web.language import mark
 from mgmt.web.reading import port_addresses
@@ -130,17 +130,21 @@ def add(router: APIRouter, face: Face) -> None:
         if found is not None and not form.errors:
             target, pair = found
             try:
-                new = prepare(face, target, pair, counts)
+                new = prepare(face, target, pair, counts, by=asker(request))
             except InvalidRequest as error:
                 if error.code is not Code.INVALID_TARGET:
                     raise
-                form.wrong("local_port", form.language("No array has this port; those there are: see the list."))
+                form.wrong(
+                    "local_port", form.language("No array has this port; those there are: see the list.")
+                )
             else:
                 return redirect("/size", **target_fields(target, pair), new=new)
         return _target_screen(face, request, kind, form, status=422)
 
 
-def prepare(face: Face, target: Target, pair: Pair, counts: tuple[int | None, int | None]) -> bool:
+def prepare(
+    face: Face, target: Target, pair: Pair, counts: tuple[int | None, int | None], *, by: str
+) -> bool:
     """Steps 801-804: the row of table 108, measured where that is needed and can be; whether the row is new.
 
     A channel that cannot be measured is no failure: the next screen says so, and takes a size by hand (GAP-11).
@@ -150,7 +154,7 @@ def prepare(face: Face, target: Target, pair: Pair, counts: tuple[int | None, in
     row_target = channels.over(target, pair)
     known = station.store.channel(*pair, row_target.remote_port_number)
     sessions, connections = counts
-    channels.register(station, row_target, sessions=sessions, connections_per_session=connections)
+    channels.register(station, row_target, sessions=sessions, connections_per_session=connections, by=by)
     with suppress(PeerRefused, PeerUnreachable, ProblemError):  # the next screen says what is missing
         sizes.advise(station, target, via=pair if target.local_port is None else None)
     return known is None

@@ -20,10 +20,10 @@ from mgmt.station.arrays import Site
 from mgmt.station.store import Channel
 from mgmt.web.bars import Part, change_bars
 from mgmt.web.commands import Command, post, target_body, target_words
-from mgmt.web.face import REFUSALS, Face, Submitted, as_problem
+from mgmt.web.face import REFUSALS, Face, Submitted, as_problem, asker
 from mgmt.web.forms import Form, Pair, named_target, target_fields
-from mgmt.web.reading import holders, pool_of, reservation_of
 from mgmt.web.readable import count, size
+from mgmt.web.reading import holders, pool_of, reservation_of
 from mgmt.web.rendering import link, redirect
 from mgmt.web.screens import SLUG
 
@@ -103,7 +103,7 @@ def add(router: APIRouter, face: Face) -> None:
         situation = _situation(face, form)
         match form.text("do"):
             case "cancel":
-                return _cancel(face, situation, form)
+                return _cancel(face, request, situation, form)
             case "measure":
                 return _measure(face, request, situation, form)
             case "preview":
@@ -118,7 +118,10 @@ def _situation(face: Face, form: Form) -> Situation:
     if named is None or (named[1] is None and named[0].local_port is None):
         detail = "; ".join(f"{name}: {text}" for name, text in form.errors.items())
         raise ProblemError(
-            "INVALID_TARGET", detail or "the address of this page names no target", status=422, title="No target"
+            "INVALID_TARGET",
+            detail or "the address of this page names no target",
+            status=422,
+            title="No target",
         )
     target, pair = named
     pair = pair or (str(target.local_port), str(target.remote_port))
@@ -199,7 +202,9 @@ def _screen(
         fields=target_fields(situation.target, situation.pair),
         change=_change(face, situation, form),
         problem=problem,
-        holders=holders(face.station, situation.site.array, situation.target) if situation.short_units else [],
+        holders=holders(face.station, situation.site.array, situation.target)
+        if situation.short_units
+        else [],
         limit_units=interface.available_units + interface.reserved_units,
         back=link(
             f"/reserve/{SLUG[situation.target.kind]}",
@@ -219,15 +224,19 @@ def _commands(request: Request, situation: Situation, form: Form) -> tuple[Comma
     body = target_body(target, via, size_bytes=typed)
     commands = [post(base, words, verb, body), post(base, [*words, "--dry-run"], "preview", body)]
     if target.buffer_id is None:
-        commands.append(post(base, ["recommend", *names, "-o", "json"], "recommend", target_body(target, via)))
+        commands.append(
+            post(base, ["recommend", *names, "-o", "json"], "recommend", target_body(target, via))
+        )
     return tuple(commands)
 
 
-def _cancel(face: Face, situation: Situation, form: Form) -> Response:
+def _cancel(face: Face, request: Request, situation: Situation, form: Form) -> Response:
     """708: the row that 801 has made goes again, unless something is reserved for it."""
     if form.text("new"):
         with suppress(*REFUSALS):
-            channels.unregister(face.station, channels.over(situation.target, situation.via))
+            channels.unregister(
+                face.station, channels.over(situation.target, situation.via), by=asker(request)
+            )
     return redirect("/", cancelled="1")
 
 
@@ -237,9 +246,7 @@ def _measure(face: Face, request: Request, situation: Situation, form: Form) -> 
         channels.measure(face.station, *situation.pair)
     except REFUSALS as error:
         found = as_problem(error)
-        return _screen(
-            face, request, form, situation=situation, status=int(found["status"]), problem=found
-        )
+        return _screen(face, request, form, situation=situation, status=int(found["status"]), problem=found)
     return redirect("/size", **target_fields(situation.target, situation.pair), new=form.text("new"))
 
 
@@ -252,12 +259,10 @@ def _reserve(face: Face, request: Request, situation: Situation, form: Form) -> 
     if form.errors:
         return _screen(face, request, form, situation=situation, status=422)
     try:
-        target = _carry_out(face, situation, form, size_bytes, lease_ns)
+        target = _carry_out(face, situation, form, size_bytes, lease_ns, by=asker(request))
     except REFUSALS as error:
         found = as_problem(error)
-        return _screen(
-            face, request, form, situation=situation, status=int(found["status"]), problem=found
-        )
+        return _screen(face, request, form, situation=situation, status=int(found["status"]), problem=found)
     return redirect("/reservation", **target_fields(target, situation.pair), done="reserved")
 
 
@@ -269,7 +274,9 @@ def _chosen_size(face: Face, situation: Situation, form: Form) -> int | None:
         if size_bytes is None:
             return None
     elif situation.recommendation is None:
-        form.wrong("mode-manual", form.language("There is no recommended size: the channel has not been measured."))
+        form.wrong(
+            "mode-manual", form.language("There is no recommended size: the channel has not been measured.")
+        )
         return None
     change = _change(face, situation, form, size_bytes)
     name = "size_bytes" if _manual(form) else "mode-auto"
@@ -296,16 +303,16 @@ def _chosen_size(face: Face, situation: Situation, form: Form) -> int | None:
 
 
 def _carry_out(
-    face: Face, situation: Situation, form: Form, size_bytes: int | None, lease_ns: int | None
+    face: Face, situation: Situation, form: Form, size_bytes: int | None, lease_ns: int | None, *, by: str
 ) -> Target:
     """Reserve; the target by which the reservation is found (a connection's with the buffer ID that it was given)."""
     station, target = face.station, situation.target
     request_id = form.text("request_id")[:128] or None
     if target.buffer_id is not None:
-        reservations.update(station, target, size_bytes=size_bytes, request_id=request_id)
+        reservations.update(station, target, size_bytes=size_bytes, request_id=request_id, by=by)
         return target
     if form.text("both_ends") and target.kind is TargetKind.PORT_PAIR:
-        both_ends.reserve_both_ends(station, target, size_bytes=size_bytes, lease_ns=lease_ns)
+        both_ends.reserve_both_ends(station, target, size_bytes=size_bytes, lease_ns=lease_ns, by=by)
         return target
     done = reservations.reserve(
         station,
@@ -314,9 +321,8 @@ def _carry_out(
         size_bytes=size_bytes,
         lease_ns=lease_ns,
         request_id=request_id,
+        by=by,
     )
     if done.answer.buffer_id is None:
         return target
     return Target(TargetKind.CONNECTION, *situation.pair, buffer_id=done.answer.buffer_id)
-
-

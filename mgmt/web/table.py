@@ -1,4 +1,4 @@
-"""Rows for a table of a page, by the columns of :mod:`mgmt.layouts`: filtered, sorted, cut into pages; cells as text."""
+"""Rows for a table of a page, by the columns of :mod:`mgmt.layouts`: filtered, sorted, paged; cells as text."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from mgmt.columns import Column, Row
 from mgmt.web import readable
+from mgmt.web.reading import lenient
 
 PAGE_ROWS = 50
 _QUERY_LIMIT = 100
@@ -74,11 +75,11 @@ def view(columns: Sequence[Column], rows: Iterable[Row], wish: Wish, page_rows: 
     used = tuple(
         column
         for column in columns
-        if not column.optional or not shown or any(column.value(row) is not None for row in shown)
+        if not column.optional or any(column.value(row) is not None for row in shown)
     )
     return View(
         columns=used,
-        lines=tuple((row, tuple(cell(column, row) for column in used)) for row in shown),
+        lines=tuple((lenient(row), tuple(cell(column, row) for column in used)) for row in shown),
         total=len(everything),
         found=len(found),
         page=page,
@@ -98,18 +99,26 @@ def matching(columns: Sequence[Column], rows: Sequence[Row], query: str) -> list
 def cell(column: Column, row: Row) -> Cell:
     """A value as the page shows it; one from an array of another version as it came."""
     raw = column.value(row)
-    if raw is None:
-        return Cell(readable.DASH, None)
+    text = readable.DASH if raw is None else _text(column, raw)
+    if not text.isprintable():
+        kept = (
+            sign if sign.isprintable() or sign.isspace() else "\N{REPLACEMENT CHARACTER}" for sign in text
+        )
+        text = "".join(kept)
+    return Cell(text, raw)
+
+
+def _text(column: Column, raw: Any) -> str:
     read = _READABLE.get(getattr(column.text, "__name__", ""), column.text)
     try:
-        text = readable.count(raw) if column.text is str and type(raw) is int else str(read(raw))
+        return readable.count(raw) if column.text is str and type(raw) is int else str(read(raw))
     except (TypeError, ValueError, AttributeError):
-        text = str(raw)
-    return Cell("".join(sign if sign.isprintable() or sign.isspace() else "\N{REPLACEMENT CHARACTER}" for sign in text), raw)
+        return str(raw)
 
 
 def _haystack(columns: Sequence[Column], row: Row) -> str:
-    return "\n".join(cell(column, row).text for column in columns).casefold()
+    values = ((column, column.value(row)) for column in columns)
+    return "\n".join(_text(column, raw) for column, raw in values if raw is not None).casefold()
 
 
 def _key(column: Column, row: Row) -> tuple[int, Any]:

@@ -57,7 +57,10 @@ def add(router: APIRouter, face: Face) -> None:
             text, media_type = json.dumps(rows, ensure_ascii=False, indent=1), "application/json"
         else:
             raise _missing(f"a table comes as csv or json, not {form!r:.40}")
-        headers = {"Content-Disposition": f'attachment; filename="{name}.{form}"', "Cache-Control": "no-store"}
+        headers = {
+            "Content-Disposition": f'attachment; filename="{name}.{form}"',
+            "Cache-Control": "no-store",
+        }
         return Response(text, media_type=media_type, headers=headers)
 
 
@@ -66,7 +69,9 @@ def columns_of(name: str) -> tuple[Column, ...]:
     if name not in TITLES or name not in LAYOUTS:
         raise _missing(f"there is no table {name!r:.80}")
     out = _LEFT_OUT.get(name, frozenset())
-    return tuple(column for column in LAYOUTS[name].columns if column.heading not in out)
+    shown = [column for column in LAYOUTS[name].columns if column.heading not in out]
+    # The state stands beside the first column, where it is seen without scrolling.
+    return tuple(shown[:1] + sorted(shown[1:], key=lambda column: column.heading != "STATE"))
 
 
 def _missing(detail: str) -> ProblemError:

@@ -24,6 +24,7 @@ NAVIGATION: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
             ("/tables/buffer-ids", mark("1500 Buffer IDs")),
             ("/tables/pools", mark("Pools")),
             ("/tables/pairs", mark("Pairs")),
+            ("/tables/groups", mark("Consistency groups")),
             ("/tables/ports", mark("Ports")),
             ("/tables/arrays", mark("Arrays")),
         ),
@@ -52,7 +53,25 @@ HEADINGS: Mapping[str, str] = {
     "DRAINING": mark("Draining"),
     "EXPANDABLE": mark("Expandable"),
     "FREE": mark("Free"),
+    "COPY": mark("Remote copy"),
+    "IN FLIGHT": mark("In flight"),
+    "PAIR": mark("Port pair"),
+    "CREDITS": mark("Credits"),
+    "LINK": mark("Link"),
+    "PEER": mark("Peer"),
+    "SPEED": mark("Line speed"),
+    "CONSISTENT": mark("Consistent"),
+    "EPOCH": mark("Epoch"),
+    "ERROR": mark("Error"),
+    "GROUP": mark("Group"),
     "HELD": mark("Held"),
+    "JOURNAL": mark("Journal"),
+    "MODE": mark("Mode"),
+    "PROGRESS": mark("Progress"),
+    "ROLE": mark("Role"),
+    "RPO": mark("RPO, time"),
+    "RPO SIZE": mark("RPO, size"),
+    "VOLUME": mark("Volume"),
     "ID": mark("Buffer ID"),
     "IFACE": mark("Interface"),
     "IN USE": mark("In use"),
@@ -91,6 +110,8 @@ TITLES: Mapping[str, str] = {
     "buffer-ids": mark("Table 1500: reserved-buffer IDs"),
     "pools": mark("Area 100: communication memory"),
     "pairs": mark("Port pairs"),
+    "groups": mark("Consistency groups"),
+    "copies": mark("Remote copies"),
     "ports": mark("Ports"),
     "arrays": mark("Storage arrays"),
 }
@@ -110,6 +131,7 @@ STATES: Mapping[str, tuple[str, str]] = {
     "down": (mark("down"), "bad"),
     "ok": (mark("OK"), "ok"),
     "short": (mark("short"), "warn"),
+    "unreserved": (mark("not reserved"), "quiet"),
     "stale": (mark("stale"), "warn"),
     "degraded": (mark("degraded"), "warn"),
     "reserved": (mark("reserved"), "ok"),
@@ -124,7 +146,18 @@ STATES: Mapping[str, tuple[str, str]] = {
     "failing": (mark("failing"), "bad"),
     "done": (mark("done"), "ok"),
     "failed": (mark("failed"), "bad"),
+    "SMPL": ("SMPL", "quiet"),
+    "COPY": ("COPY", "busy"),
+    "PAIR": ("PAIR", "ok"),
+    "PSUS": ("PSUS", "warn"),
+    "PSUE": ("PSUE", "bad"),
+    "SSWS": ("SSWS", "warn"),
     "waiting": (mark("waiting"), "warn"),
+    "grow": (mark("grows"), "ok"),
+    "shrink": (mark("shrinks"), "ok"),
+    "keep": (mark("stays"), "quiet"),
+    "fixed": (mark("set by hand"), "quiet"),
+    "partial": (mark("grows in part"), "warn"),
     "info": (mark("information"), "quiet"),
     "warning": (mark("warning"), "warn"),
     "critical": (mark("critical"), "bad"),
@@ -189,6 +222,23 @@ TERMS: Mapping[str, str] = {
 }
 
 
+#: Field of a form → its label, where an error in it does not say which it is.
+FIELDS: Mapping[str, str] = {
+    "local_port": mark("Master port"),
+    "remote_port": mark("Remote port"),
+    "remote_port_number": mark("Port number of the remote site"),
+    "sessions": mark("Sessions"),
+    "connections_per_session": mark("Connections per session"),
+    "connections": mark("Connections"),
+    "name": mark("Name"),
+    "remote_name": mark("Name at the remote site"),
+    "size_bytes": mark("Size"),
+    "lease": mark("Lapses after"),
+    "volume": mark("Volume"),
+    "bandwidth": mark("Bandwidth"),
+    "rtt": mark("Delay"),
+}
+
 #: How a copy keeps the remote volume up to date.
 MODES: Mapping[str, str] = {
     "initial": mark("initial copy"),
@@ -231,6 +281,10 @@ class Words:
     def kind(self, kind: Any) -> str:
         """Of a reservation target."""
         return self.language(KINDS.get(str(kind), str(kind)))
+
+    def field(self, name: str) -> str:
+        """What the field of a form is called; nothing where its error says it."""
+        return self.language(FIELDS[name]) if name in FIELDS else ""
 
     def state(self, state: Any) -> str:
         """Of an array, a reservation, a copy."""

@@ -1,4 +1,4 @@
-"""Why a connection is not faster, in words: from counters, and over a real channel where one thing at a time limits it."""
+"""Why a connection is not faster, in a word, from what was counted (over a real channel: test_wan_gate)."""
 
 from __future__ import annotations
 

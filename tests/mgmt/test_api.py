@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mgmt.http import ServerThread
-from mgmt.messages import BufferReserveRequest, ChannelChangeNotify, Envelope, VolumeDigestRequest, encode
+from credits.targets import port_pair
 from mgmt.api.app import make_app
-from tests.mgmt.station_stand_ins import LOCAL, REMOTE, Site, site
+from mgmt.http import ServerThread
+from mgmt.messages import (
+    BufferReserveRequest,
+    ChannelChangeNotify,
+    Envelope,
+    ReservationPreview,
+    ReservedBufferUpdateRequest,
+    VolumeDigestRequest,
+    encode,
+)
+from tests.mgmt.station_stand_ins import LOCAL, REMOTE, UNIT, Site, site
 
 TARGET = {"kind": "port_pair", "local_port": LOCAL, "remote_port": REMOTE}
 
@@ -264,3 +274,185 @@ def test_any_json_is_answered_and_never_by_a_crash(
     answer = client.post(f"/api/v1/{path}", content=json.dumps(body).encode(), headers=headers)
     if answer.status_code != 200:
         refused(answer, answer.status_code)
+
+
+# -- asked for twice, based on a generation, only tried out ----------------------------------------------------
+
+
+def test_a_key_carries_a_change_out_once_and_answers_the_same_again(
+    client: httpx.Client, place: Site
+) -> None:
+    body = {"target": TARGET, "size_bytes": 1}
+    first, second = (
+        client.post("/api/v1/reserve", json=body, headers={"Idempotency-Key": "k1"}) for _ in range(2)
+    )
+    assert first.status_code == second.status_code == 200 and first.json() == second.json()
+    assert len(place.master.messages(BufferReserveRequest)) == 1
+    client.post("/api/v1/reserve", json=body, headers={"Idempotency-Key": "k2"}).raise_for_status()
+    assert len(place.master.messages(BufferReserveRequest)) == 2
+
+
+def test_a_key_that_was_used_for_something_else_is_refused(client: httpx.Client, place: Site) -> None:
+    headers = {"Idempotency-Key": "k1"}
+    client.post(
+        "/api/v1/reserve", json={"target": TARGET, "size_bytes": 1}, headers=headers
+    ).raise_for_status()
+    other = client.post("/api/v1/reserve", json={"target": TARGET, "size_bytes": 2}, headers=headers)
+    assert "used before" in refused(other, 422)["detail"]
+    same = client.post("/api/v1/release", json={"target": TARGET}, headers=headers)
+    assert "used before" in refused(same, 422)["detail"]
+    assert len(place.master.messages(BufferReserveRequest)) == 1
+
+
+def test_a_refusal_is_repeated_and_a_broken_attempt_is_made_again(client: httpx.Client, place: Site) -> None:
+    body, headers = {"target": TARGET, "size_bytes": 1}, {"Idempotency-Key": "k1"}
+    place.master.refuse = lambda message: isinstance(message, BufferReserveRequest)
+    for _ in range(2):
+        found = refused(client.post("/api/v1/reserve", json=body, headers=headers), 409)
+        assert (found["code"], found["free_units"], found["grantable_units"]) == ("NO_MEMORY", 2000, 2000)
+    assert len(place.master.messages(BufferReserveRequest)) == 1
+    place.master.refuse = lambda message: False
+    client.get("/api/v1/arrays")
+    place.down("M")
+    headers = {"Idempotency-Key": "k2"}
+    assert refused(client.post("/api/v1/reserve", json=body, headers=headers), 502)["code"] == "UNREACHABLE"
+    place.up("M")
+    assert client.post("/api/v1/reserve", json=body, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("key", ["", "a b", "x" * 129])
+def test_a_key_that_is_none_is_refused(client: httpx.Client, key: str) -> None:
+    body = {"target": TARGET, "size_bytes": 1}
+    refused(client.post("/api/v1/reserve", json=body, headers={"Idempotency-Key": key}), 422)
+
+
+def test_an_answer_carries_its_generation_and_a_change_may_name_one(
+    client: httpx.Client, place: Site
+) -> None:
+    answer = client.post("/api/v1/reserve", json={"target": TARGET, "size_bytes": 1})
+    assert answer.headers["etag"] == f'"{answer.json()["revision"]}"'
+    body = {"target": TARGET, "size_bytes": 1}
+    client.post("/api/v1/update", json=body, headers={"If-Match": answer.headers["etag"]})
+    (request,) = place.master.messages(ReservedBufferUpdateRequest)
+    assert request.expected_revision == answer.json()["revision"]
+    for wrong in ("W/x", '"-1"', '"x"', '"9' + "9" * 30 + '"'):
+        found = refused(client.post("/api/v1/update", json=body, headers={"If-Match": wrong}), 422)
+        assert "If-Match" in found["detail"] or "if-match" in found["detail"]
+    both = client.post("/api/v1/update", json=body | {"expected_revision": 1}, headers={"If-Match": '"2"'})
+    assert "one of them" in refused(both, 422)["detail"]
+
+
+def test_a_list_that_has_not_changed_is_not_sent_again(client: httpx.Client) -> None:
+    tag = client.get("/api/v1/arrays").headers["etag"]
+    for shown in (tag, f"W/{tag}", f'"other", {tag}'):
+        again = client.get("/api/v1/arrays", headers={"if-none-match": shown})
+        assert (again.status_code, again.content) == (304, b"")
+    assert client.get("/api/v1/arrays", headers={"if-none-match": '"other"'}).status_code == 200
+    assert client.get("/api/v1/arrays", params={"limit": 1}).headers["etag"] != tag
+
+
+def test_pages_follow_each_other_to_the_end(client: httpx.Client, place: Site) -> None:
+    pools = [{"interface": f"tcp{number}", "total_units": number} for number in range(25)]
+    place.master.rows = {"pools": pools}
+    found: list[Any] = []
+    cursor = None
+    while True:
+        page = client.get(
+            "/api/v1/pools", params={"limit": 10, **({"cursor": cursor} if cursor else {})}
+        ).json()
+        found += page["items"]
+        assert page["total"] == 25
+        cursor = page["next"]
+        if cursor is None:
+            break
+    assert [row["interface"] for row in found] == [row["interface"] for row in pools]
+    for wrong in ({"limit": 0}, {"limit": 1001}, {"cursor": "x"}, {"sort": "x"}, {"filter": "x"}):
+        refused(client.get("/api/v1/pools", params=wrong), 422)
+
+
+def test_trying_out_changes_nothing(client: httpx.Client, place: Site) -> None:
+    place.master.answer_instead = ReservationPreview(
+        target=port_pair(LOCAL, REMOTE),
+        unit_bytes=UNIT,
+        previous_units=0,
+        reserved_units=1,
+        reserved_bytes=UNIT,
+        pending_shrink_units=0,
+        expanded_units=0,
+        free_units_before=2000,
+        free_units_after=1999,
+        revision=7,
+    )
+    body = {"target": TARGET, "size_bytes": 1}
+    for path in ("reserve", "update"):
+        answer = client.post(f"/api/v1/{path}?dry_run=true", json=body)
+        assert (answer.json()["free_units_after"], answer.headers["etag"]) == (1999, '"7"')
+    stale = client.post("/api/v1/update?dry_run=true", json=body, headers={"If-Match": '"6"'})
+    assert refused(stale, 412)["code"] == "STALE"
+    kinds = {type(envelope.message).__name__ for envelope in place.master.seen}
+    assert kinds <= {"ReservationPreviewRequest", "InterfaceInfoGetRequest"}
+
+
+# -- the rest of the resources -----------------------------------------------------------------------------------
+
+
+def test_a_policy_is_made_changed_and_taken_away(client: httpx.Client) -> None:
+    client.post("/api/v1/policies", json={"target": TARGET, "min_bytes": 4096}).raise_for_status()
+    found = client.post("/api/v1/policies", json={"target": TARGET, "size_bytes": 8192}).json()
+    assert (found["sizing"], found["size_bytes"], found["min_bytes"]) == ("manual", 8192, 4096)
+    assert len(client.get("/api/v1/policies").json()["items"]) == 1
+    client.post("/api/v1/policies/remove", json={"target": TARGET}).raise_for_status()
+    assert client.get("/api/v1/policies").json()["items"] == []
+
+
+def test_what_was_done_is_in_the_trail_and_can_be_taken_back(client: httpx.Client) -> None:
+    client.post("/api/v1/pairs", json={"target": TARGET, "sessions": 2}).raise_for_status()
+    rows = client.get("/api/v1/audit").json()["items"]
+    assert [(row["verb"], row["by"]) for row in rows] == [("register", "local")]
+    verdict = client.get("/api/v1/audit/verify").json()
+    assert verdict["sound"] and verdict["records"] == 1
+    assert client.post("/api/v1/undo", json={}).json()["texts"]
+    assert client.get("/api/v1/channels").json()["items"] == []
+    refused(client.get("/api/v1/audit/verify", params={"head": "nonsense"}), 400)
+
+
+def test_an_alarm_that_is_not_there_is_not_acknowledged(client: httpx.Client) -> None:
+    assert client.get("/api/v1/alarms").json()["items"] == []
+    assert refused(client.post("/api/v1/alarms/1/ack", json={}), 404)["code"] == "NOT_FOUND"
+    refused(client.post("/api/v1/alarms/0/ack", json={}), 422)
+    refused(client.get("/api/v1/alarms", params={"state": "odd"}), 422)
+
+
+def test_an_array_is_added_and_taken_away(client: httpx.Client, place: Site) -> None:
+    body = {"name": "other", "address": place.address("R")}
+    assert client.post("/api/v1/arrays", json=body).json()["state"] == "up"
+    assert len(client.get("/api/v1/arrays").json()["items"]) == 3
+    refused(client.post("/api/v1/arrays", json={"name": "x", "address": "nowhere"}), 422)
+    client.post("/api/v1/arrays/remove", json={"name": "other"}).raise_for_status()
+    assert len(client.get("/api/v1/arrays").json()["items"]) == 2
+
+
+def test_a_channel_s_history_is_asked_for_by_its_pair(client: httpx.Client) -> None:
+    client.post("/api/v1/recommend", json={"target": TARGET}).raise_for_status()
+    pair = {"local_port": LOCAL, "remote_port": REMOTE}
+    (sample,) = client.get("/api/v1/channels/history", params=pair).json()["items"]
+    assert sample["rtt_ns"] == 280_000_000
+    for wrong in ({"since": "2026-01-01T00:00:00"}, {"until": "x"}, {"limit": 0}):
+        refused(client.get("/api/v1/channels/history", params=pair | wrong), 422)
+
+
+def test_the_page_of_the_description_asks_nobody_else_for_anything(client: httpx.Client) -> None:
+    page = client.get("/api/v1/docs")
+    assert page.headers["content-type"].startswith("text/html")
+    paths = client.get("/api/v1/openapi.json").json()["paths"]
+    assert len(paths) > 35 and all(f"<code>{path}</code>" in page.text for path in paths)
+    loaded = re.findall(r'(?:src|href)="([^"#]+)"', page.text)
+    assert loaded and all(one.startswith("/") for one in loaded)
+    assert "<script" not in page.text and "style=" not in page.text
+    assert client.get("/static/api/plain.css").headers["content-type"].startswith("text/css")
+
+
+def test_a_method_that_a_path_does_not_have_is_told_which_it_has(client: httpx.Client) -> None:
+    answer = client.request("TRACE", "/api/v1/reserve")
+    refused(answer, 405)
+    assert answer.headers["allow"] == "POST"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterator
-from datetime import timedelta
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,15 @@ class Guarded:
         return {"authorization": f"Bearer {text}"}
 
 
+@contextmanager
+def served(guarded: Guarded) -> Iterator[httpx.Client]:
+    with (
+        ServerThread(guarded.app, "http://127.0.0.1:0") as thread,
+        httpx.Client(base_url=f"http://{thread.address.host_and_port}", timeout=20) as made,
+    ):
+        yield made
+
+
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Site]:
     with site(tmp_path) as made:
@@ -74,10 +84,8 @@ def guarded(place: Site, tmp_path: Path) -> Guarded:
 
 @pytest.fixture
 def client(guarded: Guarded) -> Iterator[httpx.Client]:
-    with ServerThread(guarded.app, "http://127.0.0.1:0") as thread:
-        base = f"http://{thread.address.host_and_port}"
-        with httpx.Client(base_url=base, timeout=20) as made:
-            yield made
+    with served(guarded) as made:
+        yield made
 
 
 def code(answer: httpx.Response) -> tuple[int, str]:
@@ -132,7 +140,6 @@ def test_each_role_may_what_it_may(
     "shown",
     [
         "Bearer",
-        "Bearer ",
         "Bearer nonsense",
         "Bearer sct_000000000000_" + "a" * 43,
         "Basic !!!",
@@ -178,15 +185,14 @@ def test_who_made_a_change_is_in_the_audit_trail(client: httpx.Client, guarded: 
 def test_a_client_that_floods_is_told_to_wait_and_the_others_are_served(place: Site, tmp_path: Path) -> None:
     guarded = Guarded(place, tmp_path, rate=Rate(per_second=1, burst=3))
     noisy, quiet = guarded.token(Role.VIEWER), guarded.token(Role.OPERATOR)
-    with ServerThread(guarded.app, "http://127.0.0.1:0") as thread:
-        base = f"http://{thread.address.host_and_port}"
-        with httpx.Client(base_url=base, timeout=20) as client:
-            found = [client.get("/redfish/v1/Fabrics", headers=noisy) for _ in range(5)]
-            assert [answer.status_code for answer in found] == [200, 200, 200, 429, 429]
-            assert code(found[-1])[1] == "TOO_MANY_REQUESTS" and found[-1].headers["retry-after"] == "1"
-            assert client.get("/redfish/v1/Fabrics", headers=quiet).status_code == 200
-            guarded.now_ns = 10**9
-            assert client.get("/redfish/v1/Fabrics", headers=noisy).status_code == 200
+    with served(guarded) as client:
+        base = str(client.base_url)
+        found = [client.get("/redfish/v1/Fabrics", headers=noisy) for _ in range(5)]
+        assert [answer.status_code for answer in found] == [200, 200, 200, 429, 429]
+        assert code(found[-1])[1] == "TOO_MANY_REQUESTS" and found[-1].headers["retry-after"] == "1"
+        assert client.get("/redfish/v1/Fabrics", headers=quiet).status_code == 200
+        guarded.now_ns = 10**9
+        assert client.get("/redfish/v1/Fabrics", headers=noisy).status_code == 200
 
 
 def test_who_guesses_tokens_is_held_up_and_holds_nobody_else_up(
@@ -252,19 +258,16 @@ def test_every_page_says_what_a_browser_may_load(client: httpx.Client) -> None:
 @pytest.mark.parametrize("way", ["field", "header", "multipart"])
 def test_a_form_of_a_page_of_ours_is_taken(place: Site, tmp_path: Path, way: str) -> None:
     guarded = Guarded(place, tmp_path, tokens=None)
-    with ServerThread(guarded.app, "http://127.0.0.1:0") as thread:
-        base = f"http://{thread.address.host_and_port}"
-        with httpx.Client(base_url=base, timeout=20) as client:
-            token = client.get("/page").text
-            if way == "header":
-                answer = client.post(
-                    "/page", data={"a": "b"}, headers={"X-CSRF-Token": token, "origin": base}
-                )
-            elif way == "field":
-                answer = client.post("/page", data={"a": "b", "csrf_token": token})
-            else:
-                answer = client.post("/page", data={"csrf_token": token}, files={"a": b"b"})
-            assert answer.status_code == 200 and "b" in answer.text
+    with served(guarded) as client:
+        base = str(client.base_url)
+        token = client.get("/page").text
+        if way == "header":
+            answer = client.post("/page", data={"a": "b"}, headers={"X-CSRF-Token": token, "origin": base})
+        elif way == "field":
+            answer = client.post("/page", data={"a": "b", "csrf_token": token})
+        else:
+            answer = client.post("/page", data={"csrf_token": token}, files={"a": b"b"})
+        assert answer.status_code == 200 and "b" in answer.text
 
 
 @pytest.mark.parametrize(
@@ -286,13 +289,12 @@ def test_a_form_that_is_not_ours_changes_nothing(
     place: Site, tmp_path: Path, changed: dict[str, Any], headers: dict[str, str]
 ) -> None:
     guarded = Guarded(place, tmp_path, tokens=None)
-    with ServerThread(guarded.app, "http://127.0.0.1:0") as thread:
-        with httpx.Client(base_url=f"http://{thread.address.host_and_port}", timeout=20) as client:
-            fields = {"a": "b", "csrf_token": client.get("/page").text} | changed
-            fields = {name: value for name, value in fields.items() if value is not None}
-            if "cookie" in headers:
-                client.cookies.clear()
-            assert code(client.post("/page", data=fields, headers=headers)) == (403, "UNAUTHORIZED")
+    with served(guarded) as client:
+        fields = {"a": "b", "csrf_token": client.get("/page").text} | changed
+        fields = {name: value for name, value in fields.items() if value is not None}
+        if "cookie" in headers:
+            client.cookies.clear()
+        assert code(client.post("/page", data=fields, headers=headers)) == (403, "UNAUTHORIZED")
 
 
 def test_the_api_takes_no_forms_and_a_foreign_page_cannot_send_it_json(
@@ -326,40 +328,39 @@ def notice(sequence: int = 1, rtt_ns: int = 2000) -> bytes:
 def test_a_forged_or_repeated_notification_changes_nothing(place: Site, tmp_path: Path) -> None:
     guarded = Guarded(place, tmp_path, tokens=None, keys={KEY.name: KEY})
     now_s = int(place.clock().timestamp())
-    with ServerThread(guarded.app, "http://127.0.0.1:0") as thread:
-        with httpx.Client(base_url=f"http://{thread.address.host_and_port}", timeout=20) as client:
-            client.post("/api/v1/pairs", json={"target": TARGET}).raise_for_status()
+    with served(guarded) as client:
+        client.post("/api/v1/pairs", json={"target": TARGET}).raise_for_status()
 
-            def row() -> Any:
-                (found,) = client.get("/api/v1/channels").json()["items"]
-                return found["rtt_ns"]
+        def row() -> Any:
+            (found,) = client.get("/api/v1/channels").json()["items"]
+            return found["rtt_ns"]
 
-            def send(body: bytes, header: str | None) -> httpx.Response:
-                shown = {} if header is None else {HEADER: header}
-                return client.post("/messages", content=body, headers=JSON | shown)
+        def send(body: bytes, header: str | None) -> httpx.Response:
+            shown = {} if header is None else {HEADER: header}
+            return client.post("/messages", content=body, headers=JSON | shown)
 
-            good = KEY.sign("/messages", notice(), now_s=now_s, nonce="0" * 32)
-            forger = SigningKey(KEY.name, b"another key here")
-            for body, header in (
-                (notice(), None),
-                (notice(), "nonsense"),
-                (notice(), forger.sign("/messages", notice(), now_s=now_s, nonce="1" * 32)),
-                (notice(rtt_ns=9), good),
-                (notice(), KEY.sign("/messages", notice(), now_s=now_s - 61, nonce="2" * 32)),
-            ):
-                assert code(send(body, header)) == (401, "NOT_AUTHENTICATED")
-                assert row() is None
-            assert send(notice(), good).status_code == 200 and row() == 2000
-            assert code(send(notice(), good))[0] == 401
-            # Signed anew by who has the key, and old all the same: the sequence number decides.
-            old = notice(sequence=1, rtt_ns=7)
-            fresh = KEY.sign("/messages", old, now_s=now_s, nonce="3" * 32)
-            assert send(old, fresh).status_code == 200 and row() == 2000
+        good = KEY.sign("/messages", notice(), now_s=now_s, nonce="0" * 32)
+        forger = SigningKey(KEY.name, b"another key here")
+        for body, header in (
+            (notice(), None),
+            (notice(), "nonsense"),
+            (notice(), forger.sign("/messages", notice(), now_s=now_s, nonce="1" * 32)),
+            (notice(rtt_ns=9), good),
+            (notice(), KEY.sign("/messages", notice(), now_s=now_s - 61, nonce="2" * 32)),
+        ):
+            assert code(send(body, header)) == (401, "NOT_AUTHENTICATED")
+            assert row() is None
+        assert send(notice(), good).status_code == 200 and row() == 2000
+        assert code(send(notice(), good))[0] == 401
+        # Signed anew by who has the key, and old all the same: the sequence number decides.
+        old = notice(sequence=1, rtt_ns=7)
+        fresh = KEY.sign("/messages", old, now_s=now_s, nonce="3" * 32)
+        assert send(old, fresh).status_code == 200 and row() == 2000
 
 
 def test_a_measuring_device_signs_by_itself(place: Site, tmp_path: Path) -> None:
     guarded = Guarded(place, tmp_path, tokens=None, keys={KEY.name: KEY})
-    guarded.access.utc_now = __import__("datetime").datetime.now().astimezone
+    guarded.access.utc_now = lambda: datetime.now(UTC)
     message = ChannelChangeNotify(
         local_port=LOCAL, remote_port=REMOTE, bandwidth_bps=1, rtt_ns=1, measured_at="x", sequence=1
     )

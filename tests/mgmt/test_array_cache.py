@@ -134,7 +134,7 @@ def test_a_disk_that_fails_is_told_of_and_loses_nothing_that_was_acknowledged() 
         disk.failing = True
         for page in range(16):
             store.write(page * PAGE_BYTES, bytes([page]) * PAGE_BYTES)
-        with pytest.raises(StoreError, match="no room in the cache.*the disk is broken"):
+        with pytest.raises(StoreError, match=r"no room in the cache.*the disk is broken"):
             store.write(20 * PAGE_BYTES, b"y" * 512)
         assert cache.failing() == {"vol0": "the disk is broken"}
         with pytest.raises(StoreError, match="broken"):
@@ -276,7 +276,7 @@ def test_sectors_of_a_volume_that_is_gone_or_has_another_size_are_not_thrown_awa
     file = left_behind(tmp_path)
     kept = file.read_bytes()
     with (
-        pytest.raises(CacheFileError, match="1 sectors .* acknowledged for volume vol0"),
+        pytest.raises(CacheFileError, match=r"1 sectors .* acknowledged for volume vol0"),
         cached(Disk(2 * MIB), file=file),
     ):
         pass

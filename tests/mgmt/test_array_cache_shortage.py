@@ -32,8 +32,16 @@ from mgmt.messages import (
     ReservedBufferEnlargeRequest,
     ReservedBufferUpdateResponse,
 )
-from tests.mgmt.array_processes import MASTER, PAIR, REMOTE, ArrayProcess, array, configured_array
-from tests.mgmt.array_processes import start_copy, start_requests
+from tests.mgmt.array_processes import (
+    MASTER,
+    PAIR,
+    REMOTE,
+    ArrayProcess,
+    array,
+    configured_array,
+    start_copy,
+    start_requests,
+)
 
 MIB = 1 << 20
 OTHER = port_pair("a", "b")

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from credits.config import UnitKind
 from mgmt.array.configuration import (
+    ArrayConfig,
     ConfigurationError,
+    FcInterface,
     Settings,
     TcpInterface,
     VolumeConfig,
@@ -16,6 +19,7 @@ from mgmt.array.configuration import (
     load,
     parse_volumes,
 )
+from mgmt.array.secrets import array_chap, read_secret
 
 MINIMAL = Settings(listen="unix:/tmp/x.sock", port_address="127.0.0.1")
 
@@ -169,3 +173,178 @@ def test_a_bad_file_gets_one_line_that_names_it(tmp_path: Path, content: bytes, 
 def test_a_missing_file_gets_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="No such file"):
         load(tmp_path / "missing.toml")
+
+
+# --- the tables of the file --------------------------------------------------------------------------------
+
+WWPN = "50:06:01:60:3b:a0:11:22"
+HEAD = 'listen = "unix:/tmp/x.sock"\n'
+ONE = HEAD + '[[interface]]\naddress = "10.0.0.1"\n'
+
+
+def from_text(tmp_path: Path, text: str) -> ArrayConfig:
+    path = tmp_path / "array.toml"
+    path.write_text(text)
+    return build(Settings(), load(path))
+
+
+def test_interfaces_of_both_kinds_volumes_and_a_cache_come_from_tables(tmp_path: Path) -> None:
+    config = from_text(
+        tmp_path,
+        """
+        listen = "unix:/tmp/x.sock"
+        state = "/var/lib/east"
+        station = "http://127.0.0.1:7400"
+        congestion = "bbr"
+        chap_file = "/etc/sancredit/arrays.chap"
+        [[interface]]
+        address = "10.0.0.1"
+        unit = "4KiB"
+        pages = 2
+        [[interface]]
+        kind = "fc"
+        name = "fc0"
+        address = "50060160 3BA01122"
+        """.replace("50060160 3BA01122", "500601603BA01122")
+        + """
+        link = "unix:/run/link"
+        speed = "16GFC"
+        distance = "100 km"
+        credits = 500
+        blocks = 3
+        block = 10
+        unreserved = 16
+        [[volume]]
+        name = "db"
+        store = "/dev/sdb"
+        hosts = false
+        cached = false
+        [[volume]]
+        name = "scratch"
+        store = "64MiB"
+        [cache]
+        size = "128MiB"
+        high_percent = 90
+        low_percent = 50
+        warning = "8MiB"
+        [usage]
+        upper_percent = 70
+        period = "50ms"
+        """,
+    )
+    tcp, fibre = config.interfaces
+    assert isinstance(tcp, TcpInterface) and isinstance(fibre, FcInterface)
+    assert (tcp.name, tcp.address, tcp.iscsi_port, tcp.pool.page_bytes) == ("tcp0", "10.0.0.1", 3260, 65536)
+    assert (fibre.address, fibre.speed, fibre.distance_m, fibre.unreserved) == (WWPN, "16G", 100_000, 16)
+    assert (fibre.pool.kind, fibre.pool.unit_bytes, fibre.pool.ceiling_units) == (UnitKind.FC, 2148, 530)
+    assert tcp.pool.first_buffer_id != fibre.pool.first_buffer_id
+    assert config.volumes == (
+        VolumeConfig("db", Path("/dev/sdb"), hosts=False, cached=False),
+        VolumeConfig("scratch", None, 64 << 20),
+    )
+    assert config.cache is not None
+    assert (config.cache.size_bytes, config.cache.file) == (128 << 20, Path("/var/lib/east/cache"))
+    assert (config.cache.high_percent, config.cache.low_percent, config.cache.warning_bytes) == (
+        90,
+        50,
+        8 << 20,
+    )
+    assert config.copy.usage is not None and config.copy.usage.upper_percent == 70
+    assert (config.copy.congestion, config.station, config.chap) == ("bbr", "http://127.0.0.1:7400", True)
+
+
+def test_the_cache_flag_goes_before_the_table(tmp_path: Path) -> None:
+    path = tmp_path / "array.toml"
+    path.write_text(ONE + '[cache]\nsize = "128MiB"\nfile = "/dev/shm/east"\n')
+    config = build(Settings(cache_size="64MiB"), load(path))
+    assert config.cache is not None
+    assert (config.cache.size_bytes, config.cache.file) == (64 << 20, Path("/dev/shm/east"))
+
+
+def test_a_volume_that_is_a_size_is_memory_and_with_a_slash_a_file() -> None:
+    config = build(replace(MINIMAL, volumes=parse_volumes(["a=64MiB", "b=./64MiB"])))
+    assert config.volumes == (VolumeConfig("a", None, 64 << 20), VolumeConfig("b", Path("64MiB")))
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (HEAD + "interface = 5", "a list of tables: [[interface]]"),
+        (HEAD + "interface = []", "1 to 64 interfaces"),
+        (HEAD + "[[interface]]\n" * 65, "1 to 64 interfaces"),
+        (HEAD + "[[interface]]", "address: the IP address of its port is missing"),
+        (HEAD + '[[interface]]\naddress = "here"', "interface 1: address"),
+        (ONE + 'kind = "infiniband"', "tcp or fc, not 'infiniband'"),
+        (ONE + "units = 0", "total_units"),
+        (ONE + "iscsi_port = 70000", "iscsi_port"),
+        (ONE + "credits = 5", "no setting 'credits'"),
+        (ONE + '[[interface]]\naddress = "10.0.0.1"', "two interfaces with the address"),
+        (ONE + 'name = "x"\n[[interface]]\naddress = "10.0.0.2"\nname = "x"', "two interfaces with the name"),
+        ("units = 5\n" + ONE, "units describes an array's only interface"),
+        (ONE + f'[[interface]]\nkind = "fc"\naddress = "{WWPN[:-1]}"', "no WWPN"),
+        (ONE + f'[[interface]]\nkind = "fc"\naddress = "{WWPN}"\nspeed = "9G"', "not a Fibre Channel speed"),
+        (ONE + f'[[interface]]\nkind = "fc"\naddress = "{WWPN}"\ndistance = "1 parsec"', "parsec"),
+        (ONE + f'[[interface]]\nkind = "fc"\naddress = "{WWPN}"\nunreserved = 0', "unreserved"),
+        (ONE + f'[[interface]]\nkind = "fc"\naddress = "{WWPN}"\nblocks = 1\nblock = 0', "block_units"),
+        (ONE + '[[volume]]\nname = "a"', "a volume has a name and a store"),
+        (ONE + '[[volume]]\nname = "a"\nstore = "1MiB"\nhost = true', "no setting 'host'"),
+        (
+            ONE + '[volumes]\na = "1MiB"\n[[volume]]\nname = "a"\nstore = "1MiB"',
+            "two volumes with the name 'a'",
+        ),
+        (ONE + "[cache]", "a cache has a size"),
+        (ONE + '[cache]\nsize = "1KiB"', "a cache has a size"),
+        (ONE + '[cache]\nsize = "1MiB"\nlow_percent = 70', "low_percent 70 is below high_percent"),
+        (ONE + '[cache]\nsize = "1MiB"\nwarning = "1MiB"', "would never end"),
+        (ONE + "[usage]\nupper_percent = 20", "usage"),
+        ('congestion = "../cubic"\n' + ONE, "cannot name a TCP congestion control"),
+        ('station = "nowhere"\n' + ONE, "nowhere"),
+        ("chap = 1\n" + ONE, "chap is true or false"),
+    ],
+)
+def test_a_table_that_describes_nothing_gets_one_line(tmp_path: Path, text: str, line: str) -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        from_text(tmp_path, text)
+    assert line in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+# --- the arrays' secret ------------------------------------------------------------------------------------
+
+
+def test_a_missing_secret_is_made_for_its_owner_alone_and_found_again(tmp_path: Path) -> None:
+    file = tmp_path / "deep" / "chap"
+    secret = read_secret(file, None)
+    assert len(secret) >= 32
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert read_secret(file, None) == secret
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_without_a_file_the_secret_is_the_states_and_without_a_state_this_runs(tmp_path: Path) -> None:
+    assert read_secret(None, tmp_path) == read_secret(tmp_path / "chap", None)
+    assert read_secret(None, None) != read_secret(None, None)
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "line"),
+    [
+        (b"x" * 32, 0o644, "chmod 600"),
+        (b"short", 0o600, "has 5 bytes"),
+        (b"x" * 2000, 0o600, "bytes, not 12"),
+    ],
+)
+def test_a_secret_that_is_none_is_one_line(tmp_path: Path, content: bytes, mode: int, line: str) -> None:
+    file = tmp_path / "chap"
+    file.write_bytes(content)
+    file.chmod(mode)
+    with pytest.raises(ConfigurationError, match=line):
+        read_secret(file, None)
+
+
+def test_the_two_directions_never_share_a_secret() -> None:
+    chap = array_chap(b"0123456789abcdef")
+    assert chap.initiator.own is not None and chap.target.own is not None
+    assert chap.initiator.own in chap.target.accepted and chap.target.own in chap.initiator.accepted
+    assert chap.initiator.own.secret != chap.target.own.secret
+    assert "0123" not in repr(chap)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,14 @@ from mgmt.messages import (
     InterfaceInfoGetResponse,
     ReservationReleaseRequest,
 )
-from tests.mgmt.array_processes import ArrayProcess, array, configured_array, start_copy, start_requests
+from tests.mgmt.array_processes import (
+    ArrayProcess,
+    array,
+    command,
+    configured_array,
+    start_copy,
+    start_requests,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -110,7 +118,7 @@ def test_every_interface_has_its_own_port_pool_and_reservations(tmp_path: Path) 
         answer = east.peer.send(InterfaceInfoGetRequest(target=port_pair(WWPN, PEER_WWPN)))
         assert isinstance(answer, InterfaceInfoGetResponse)
         assert (answer.unit_bytes, answer.available_units, answer.reserved_units) == (FRAME, 70, 30)
-        with pytest.raises(PeerRefused, match="no port '192.0.2.9'; its ports"):
+        with pytest.raises(PeerRefused, match=r"no port '192\.0\.2\.9'; its ports"):
             reserve(east, port_pair("192.0.2.9", "192.0.2.1"), 5)
 
 
@@ -265,3 +273,90 @@ def test_a_stranger_at_the_link_is_shown_out_and_the_next_end_is_served(tmp_path
         asyncio.run(stranger())
         unplugged(east)
         assert asyncio.run(log_in_and_write(tmp_path / "link", 1)) == 4
+
+
+def test_the_command_line_shows_fibre_channel_ports_as_switches_do(tmp_path: Path) -> None:
+    station = f"unix:{tmp_path / 'station.sock'}"
+
+    def get(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command("get", "ports", *arguments, "--station", station),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    with configured_array(tmp_path, "east", TCP + fibre(tmp_path) + VOLUMES) as east:
+        reserve(east, port_pair(WWPN, PEER_WWPN), 20 * FRAME)
+        served = subprocess.Popen(
+            command(
+                *("station", "serve", "--listen", station, "--state", str(tmp_path / "station")),
+                *("--array", f"east={east.peer.address}"),
+            ),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert served.stdout is not None
+        try:
+            while not served.stdout.readline().startswith("listening"):
+                assert served.poll() is None
+            table = get("-o", "wide")
+            assert table.returncode == 0, table.stderr
+            assert WWPN in table.stdout and "8G" in table.stdout
+            fos, nxos = get("--style", "fos"), get("--style", "nxos")
+            assert fos.returncode == nxos.returncode == 0, fos.stderr + nxos.stderr
+            assert "fc0" in fos.stdout and "tim_txcrd_z" in fos.stdout
+            assert "Receive B2B Credit is" in nxos.stdout
+        finally:
+            served.terminate()
+            served.wait(20)
+            served.stdout.close()
+
+
+def test_a_copy_between_two_arrays_over_fibre_channel_is_bounded_by_what_both_have_reserved(
+    tmp_path: Path,
+) -> None:
+    """The receiving array's port group grants the reservation at login; the sender allocates its own (paragraph 24)."""
+    image = tmp_path / "a.img"
+    image.write_bytes(bytes(range(256)) * 1024)
+    near = f"""
+[[interface]]
+kind = "fc"
+name = "fc0"
+address = "{PEER_WWPN}"
+distance = "10km"
+credits = 100
+unreserved = 4
+[[volume]]
+name = "vol0"
+store = "{image}"
+"""
+    far = fibre(tmp_path) + '[[volume]]\nname = "vol0"\nstore = "256KiB"\n'
+    with (
+        configured_array(tmp_path, "east", near) as east,
+        configured_array(tmp_path, "west", far) as west,
+    ):
+        reserve(west, port_pair(WWPN, PEER_WWPN), 20 * FRAME)
+        reserve(east, port_pair(PEER_WWPN, WWPN), 16 * FRAME)
+        requests = start_requests(
+            {"address": WWPN, "iscsi_port": 1, "copy_iqn": WWPN},
+            1,
+            2,
+            target=port_pair(PEER_WWPN, WWPN),
+            remote_link=ports(west)["fc0"]["link"],
+        )
+        answers = start_copy(east, requests)
+        assert not any(isinstance(answer, PeerRefused) for answer in answers), answers
+        granted = set()
+        while (status := east.status()).state not in ("done", "failed", "stopped"):
+            granted.add(ports(west)["fc0"]["rx_bb_credit"])
+            assert pools(east)["fc0"]["in_use_units"] <= 16
+        assert status.state == "done", status
+        assert granted <= {0, 24} and 24 in granted, "20 reserved and 4 unreserved credits"
+        assert east.digest() == west.digest()
+        (row,) = east.table("copies")
+        assert 0 < row["max_in_flight_bytes"] <= 16 * FRAME
+        assert pools(east)["fc0"]["reserved_idle_units"] == 16
+        unplugged(west)
+        assert pools(west)["fc0"]["reserved_idle_units"] == 20

@@ -1,4 +1,4 @@
-"""The controller of paragraph 51 at work: connections of a running copy keep the units they use, inside the reservation."""
+"""The controller of paragraph 51 at work: connections of a copy keep the units they use."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def followed(*units: int) -> tuple[UsageFollower, list[Link], list[int]]:
 
 
 def test_a_full_connection_grows_and_an_idle_one_shrinks_period_by_period() -> None:
-    follower, (full, idle), clock = followed(20, 20)
+    follower, (full, _), clock = followed(20, 20)
     full.in_flight = 200
     assert follower.look() == {}
     clock[0] = PERIOD_NS
@@ -62,7 +62,7 @@ def test_a_full_connection_grows_and_an_idle_one_shrinks_period_by_period() -> N
 
 
 def test_no_connection_wants_more_than_the_reservation_or_less_than_one_unit() -> None:
-    follower, (full, idle), clock = followed(38, 1)
+    follower, (full, _), clock = followed(38, 1)
     full.in_flight = 380
     follower.look()
     clock[0] = PERIOD_NS

@@ -50,6 +50,11 @@ def paired(status: GroupStatus) -> bool:
     return status.state == "PAIR" and status.rpo_bytes == 0 and status.rpo_ns == 0 and status.consistent
 
 
+def settled(status: GroupStatus) -> bool:
+    """Paired, and a checkpoint has noted that the secondary has everything on its disk."""
+    return paired(status) and not any(pair.dirty_bytes for pair in status.pairs)
+
+
 class Desk:
     """The station's use cases on these arrays, without a station around them."""
 
@@ -132,7 +137,6 @@ def test_a_pair_is_split_resynchronised_swapped_taken_over_and_swapped_back(
             write(east, 0, bytes(512))
         write(west, 5 * MIB, os.urandom(8192))
         west.wait_for(paired)
-        time.sleep(0.6)  # the last checkpoint of the synchronous pair
         assert desk.different() == []
 
         # takeover after the primary died: it is kept out, and both ends' changes come together on the way back
@@ -316,15 +320,14 @@ def test_a_remote_array_that_comes_back_with_old_data_is_refused_and_explained(
         create(east, west, mode)
         east.wait_for(paired)
         write(east, 0, os.urandom(8192))
-        time.sleep(0.7)
+        east.wait_for(settled)
         west.kill()
         for name in ("vol0", "jnl"):
             shutil.copyfile(west.image(name), tmp_path / f"old.{name}")
         west.up()
         east.wait_for(paired)
         write(east, 4096, os.urandom(8192))
-        time.sleep(0.7)  # acknowledged, and at a checkpoint
-        east.wait_for(paired)
+        east.wait_for(settled)
         west.kill()
         for name in ("vol0", "jnl"):
             shutil.copyfile(tmp_path / f"old.{name}", west.image(name))
@@ -465,7 +468,6 @@ def test_tgtd_as_the_remote_array_has_every_byte(tmp_path: Path, tgtd: tuple[int
         east.up()
         write(east, 3 * MIB, os.urandom(8192))
         east.wait_for(paired)
-        time.sleep(0.6)
         assert disk.read_bytes() == east.image().read_bytes()
         assert east.status().connections == 2
     finally:

@@ -192,6 +192,17 @@ ORDINARY: dict[str, dict[str, Any]] = {
         "recommended_bytes": 1_523_713,
         "reserved_bytes": 1_523_713,
     },
+    "groups": {
+        "group": "ledger",
+        "array": "east",
+        "role": "P-VOL",
+        "volume": "vol0",
+        "mode": "async",
+        "state": "PAIR",
+        "progress": 1.0,
+        "rpo_ns": 123_400_000,
+        "rpo_bytes": 1_523_713,
+    },
     "copies": {
         "copy_id": "copy-0123456789ab",
         "pair": "192.168.10.120,192.168.20.120",

@@ -17,7 +17,9 @@ TEMPLATES = STATIC.parent / "templates"
 
 
 def test_vendored_files_are_those_of_the_table_beside_them() -> None:
-    table = re.findall(r"^\| `([^`]+)` \|.*`([0-9a-f]{64})` \|$", (VENDOR / "README.md").read_text(), re.MULTILINE)
+    table = re.findall(
+        r"^\| `([^`]+)` \|.*`([0-9a-f]{64})` \|$", (VENDOR / "README.md").read_text(), re.MULTILINE
+    )
     assert dict(table) == {
         file.name: hashlib.sha256(file.read_bytes()).hexdigest()
         for file in VENDOR.iterdir()

@@ -1,6 +1,7 @@
 """The station's pages in a real browser, against real arrays, measuring devices and a real station.
 
-Every state is looked at by axe and photographed: ``build/screens`` (or ``SANCREDIT_SCREENS``) has the pictures afterwards.
+Every state is judged by axe and photographed; the pictures are in ``build/screens``, or where
+``SANCREDIT_SCREENS`` says.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from typing import Any
 import httpx
 import pytest
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="install the test extra: pip install -e '.[test]'")
+sync_api = pytest.importorskip(
+    "playwright.sync_api", reason="install the test extra: pip install -e '.[test]'"
+)
 axe_api = pytest.importorskip("axe_playwright_python.sync_playwright", reason="install the test extra")
 
 CHROMIUM = "/usr/bin/chromium"
@@ -27,6 +30,23 @@ SCREENS = Path(os.environ.get("SANCREDIT_SCREENS") or Path(__file__).parents[2] 
 LOCAL, REMOTE = "127.0.0.1", "127.0.0.2"
 IMAGE_BYTES = 8 * 1024**2
 UNITS = 256
+WWPN = {"east": "50:06:01:60:3b:a0:11:22", "west": "50:06:01:60:3b:a0:11:23"}
+INTERFACES = f"""
+[[interface]]
+address = "{{port}}"
+iscsi_port = 0
+units = {UNITS}
+[[interface]]
+kind = "fc"
+name = "fc0"
+address = "{{wwpn}}"
+link = "{{link}}"
+speed = "8G"
+distance = "10km"
+credits = 100
+unreserved = 4
+time_scale = 2000
+"""
 #: Axe's rules of WCAG 2.2 A and AA, and its best practices.
 AXE = {
     "resultTypes": ["violations"],
@@ -35,7 +55,9 @@ AXE = {
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="no Chromium: apt install chromium fonts-noto-cjk"),
+    pytest.mark.skipif(
+        not Path(CHROMIUM).exists(), reason="no Chromium: apt install chromium fonts-noto-cjk"
+    ),
     # The browser's driver leaves its event loop and pipes to the garbage collector when its process ends.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.xdist_group("browser"),
@@ -69,12 +91,16 @@ def station(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     place = tmp_path_factory.mktemp("san")
     (place / "master.img").write_bytes(os.urandom(IMAGE_BYTES))
     with ExitStack() as stack:
-        for name, port, volume in (("east", LOCAL, "master.img"), ("west", REMOTE, f"remote.img:{IMAGE_BYTES}")):
+        for name, port, volume in (
+            ("east", LOCAL, "master.img"),
+            ("west", REMOTE, f"remote.img:{IMAGE_BYTES}"),
+        ):
+            file = place / f"{name}.toml"
+            file.write_text(INTERFACES.format(port=port, wwpn=WWPN[name], link=f"unix:{place}/{name}-link"))
             words = ["array", "serve", "--name", name, "--listen", f"unix:{place}/{name}.sock"]
-            words += ["--port-address", port, "--iscsi-port", "0", "--units", str(UNITS)]
-            words += ["--volume", f"vol0={place}/{volume}", "--state", f"{place}/{name}.state"]
-            words += ["--chap-file", f"{place}/chap"]
-            stack.enter_context(serving(2, *words))
+            words += ["--config", str(file), "--volume", f"vol0={place}/{volume}"]
+            words += ["--state", f"{place}/{name}.state", "--chap-file", f"{place}/chap"]
+            stack.enter_context(serving(3, *words))
         far = stack.enter_context(
             serving(2, "probe", "serve", "--listen", f"unix:{place}/far.sock", "--address", REMOTE)
         )
@@ -134,7 +160,9 @@ def reading(browser: Any, station: str, name: str, **options: Any) -> Iterator[R
     reader = Reader(page, station, name)
     page.on("request", lambda request: reader.elsewhere.append(request.url))
     page.on("pageerror", lambda error: reader.troubles.append(str(error)))
-    page.on("console", lambda message: reader.troubles.append(message.text) if message.type == "error" else None)
+    page.on(
+        "console", lambda message: reader.troubles.append(message.text) if message.type == "error" else None
+    )
     try:
         yield reader
     finally:
@@ -254,7 +282,9 @@ def page_query(station: str) -> str:
     return "&".join(f"{name}={value}" for name, value in row["target"].items())
 
 
-def test_the_keyboard_alone_leads_from_the_overview_to_a_reservation_and_back(browser: Any, station: str) -> None:
+def test_the_keyboard_alone_leads_from_the_overview_to_a_reservation_and_back(
+    browser: Any, station: str
+) -> None:
     with reading(browser, station, "keyboard", locale="en-GB") as reader:
         page = reader.page
         page.goto("/")
@@ -305,6 +335,36 @@ def walk_to(page: Any, element: str) -> None:
     raise AssertionError(f"the keyboard does not reach {element}")
 
 
+def test_a_fibre_channel_pair_is_reserved_by_wwpn_exactly_as_one_of_addresses(
+    browser: Any, station: str
+) -> None:
+    with reading(browser, station, "fibre-channel", locale="ja-JP", color_scheme="dark") as reader:
+        page = reader.page
+        page.goto("/fibre-channel")
+        sync_api.expect(page.locator("canvas").first).to_be_visible()
+        sync_api.expect(page.locator("#live tbody tr")).to_have_count(2)
+        reader.look("ports")
+        page.goto("/reserve/port-pair")
+        page.fill("#local_port", WWPN["east"].replace(":", "").upper())
+        page.fill("#remote_port", WWPN["west"])
+        page.locator("main form button").click()
+        page.wait_for_url("**/size?*")
+        reader.look("701-not-measured")
+        page.fill("#size_bytes", str(20 * 2148))
+        sync_api.expect(page.locator("#change")).to_contain_text("+20")
+        reader.submit()
+        page.wait_for_url("**/reservation?*")
+        (row,) = reserved(station)
+        assert (row["interface"], row["target"]["local_port"], row["reserved_units"]) == (
+            "fc0",
+            WWPN["east"],
+            20,
+        )
+        reader.look("reserved")
+        page.locator("main form[action$='/release'] button").click()
+        page.wait_for_url("**done=released*")
+
+
 def test_without_javascript_every_step_can_be_taken(browser: Any, station: str) -> None:
     with reading(browser, station, "plain", locale="en-GB", java_script_enabled=False) as reader:
         page = reader.page
@@ -333,7 +393,10 @@ def test_what_another_does_is_seen_without_reloading_unless_paused(browser: Any,
         with page.expect_response("**/api/v1/events/stream"):
             page.goto("/")
         size_bytes = 512 * 1024
-        body = {"target": {"kind": "port_pair", "local_port": LOCAL, "remote_port": REMOTE}, "size_bytes": size_bytes}
+        body = {
+            "target": {"kind": "port_pair", "local_port": LOCAL, "remote_port": REMOTE},
+            "size_bytes": size_bytes,
+        }
         httpx.post(f"{station}/api/v1/reserve", json=body).raise_for_status()
         bar = page.locator("#live .bar").first
         sync_api.expect(bar).to_contain_text(re.compile(r"reserved, idle\s*32"))

@@ -54,7 +54,7 @@ def test_a_translation_fills_in_the_values_of_its_message_and_no_others(tag: str
     for entry in catalogue(tag):
         ids = entry.id if isinstance(entry.id, tuple | list) else (entry.id,)
         strings = entry.string if isinstance(entry.string, tuple | list) else (entry.string,)
-        for string in strings:
+        for string in map(str, strings):
             assert set(places.findall(string)) == set(places.findall(ids[0])), ids[0]
             assert string.count("%") == len(places.findall(string)) or "%(" not in string, ids[0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shlex
@@ -15,6 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mgmt.api import bodies
+from mgmt.api.security.gate import Security
+from mgmt.api.security.identity import Role
+from mgmt.api.security.tokens import TokenFile
 from mgmt.cli.main import make_cli
 from mgmt.messages import BufferReserveRequest, CopyStartRequest, ReservationReleaseRequest
 from mgmt.station import alarms, channels
@@ -40,6 +44,7 @@ PAGES = (
     "/tables/buffer-ids",
     "/tables/pools",
     "/tables/pairs",
+    "/tables/groups",
     "/tables/ports",
     "/tables/arrays",
     "/channels",
@@ -76,6 +81,19 @@ def test_every_page_is_there_in_both_languages_and_asks_nobody_else(
     assert re.findall(r'(?:src|href|action|data-source)="(?:[a-z]+:|//)[^"]*"', answer.text) == []
     assert " style=" not in answer.text and re.findall(r" on\w+=", answer.text) == []
     assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
+def test_everything_that_a_page_offers_to_take_away_is_there(lasting: Desk) -> None:
+    links = {
+        html.unescape(link)
+        for page in PAGES
+        for link in re.findall(r'href="([^"]+)" download', lasting.client.get(page).text)
+    }
+    assert len(links) > 20
+    for link in links:
+        answer = lasting.client.get(link)
+        assert answer.status_code == 200, link
+        assert answer.headers["content-type"].partition(";")[0] in ("text/csv", "application/json"), link
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -141,7 +159,9 @@ def test_what_is_wrong_on_screen_601_is_said_beside_the_field_and_what_was_typed
     assert lasting.place.station.store.channels() == before
 
 
-def test_screen_1601_leads_to_the_form_of_each_kind_and_asks_again_where_none_is_chosen(lasting: Desk) -> None:
+def test_screen_1601_leads_to_the_form_of_each_kind_and_asks_again_where_none_is_chosen(
+    lasting: Desk,
+) -> None:
     for kind, number in (("port-pair", "601"), ("port-pair-number", "1401"), ("connection", "601")):
         answer = lasting.client.get("/reserve", params={"kind": kind, "chosen": "1"}, follow_redirects=True)
         assert f"Screen {number}" in answer.text
@@ -175,12 +195,11 @@ def test_automatic_reserves_what_is_recommended_once_however_often_it_is_sent(fr
     assert requests[0].message.requested_bytes == 2_100_000  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("typed", ["", "0", "-1", "much", "1.5", str(2000 * UNIT + 1), "5GiB", "9" * 30])
-def test_a_manual_size_of_nothing_or_above_what_is_available_is_asked_for_again(fresh: Desk, typed: str) -> None:
-    fields = TARGET | {"mode": "manual", "size_bytes": typed, "do": "ok"}
-    answer = fresh.post("/size", fields)
-    assert answer.status_code == 422 and error_at(answer, "size_bytes")
-    assert f'name="size_bytes" type="text" value="{typed}"' in answer.text
+def test_a_manual_size_of_nothing_or_above_what_is_available_is_asked_for_again(fresh: Desk) -> None:
+    for typed in ("", "0", "-1", "much", "1.5", str(2000 * UNIT + 1), "5GiB", "9" * 30):
+        answer = fresh.post("/size", TARGET | {"mode": "manual", "size_bytes": typed, "do": "ok"})
+        assert answer.status_code == 422 and error_at(answer, "size_bytes"), typed
+        assert f'name="size_bytes" type="text" value="{typed}"' in answer.text
     assert fresh.place.master.messages(BufferReserveRequest) == []
 
 
@@ -199,7 +218,9 @@ def test_a_channel_that_cannot_be_measured_leaves_a_size_by_hand(fresh: Desk) ->
     assert re.search(r'value="auto"[^>]*disabled', shown.text)
     refused = fresh.post("/size", TARGET | {"mode": "auto", "do": "ok"})
     assert refused.status_code == 422 and fresh.place.master.messages(BufferReserveRequest) == []
-    assert fresh.post("/size", TARGET | {"mode": "manual", "size_bytes": "1MiB", "do": "ok"}).status_code == 303
+    assert (
+        fresh.post("/size", TARGET | {"mode": "manual", "size_bytes": "1MiB", "do": "ok"}).status_code == 303
+    )
 
 
 def test_a_shortage_is_warned_of_with_who_holds_the_rest_and_the_ways_out(fresh: Desk) -> None:
@@ -207,7 +228,11 @@ def test_a_shortage_is_warned_of_with_who_holds_the_rest_and_the_ways_out(fresh:
     fresh.place.master.rows["reservations"] = [reservation(77), reservation(11)]
     answer = fresh.post("/reserve/port-pair", PAIR | COUNTS, "/reserve/port-pair")
     shown = fresh.get(answer.headers["location"]).text
-    assert "Buffer shortage" in shown and "526 are missing" in shown and "at most 1000" in shown.replace("\xa0", " ")
+    assert (
+        "Buffer shortage" in shown
+        and "526 are missing" in shown
+        and "at most 1000" in shown.replace("\xa0", " ")
+    )
     assert shown.index("buffer_id=77") < shown.index("buffer_id=11")  # the largest holder first
     refused = fresh.post("/size", TARGET | {"mode": "auto", "do": "ok"})
     assert refused.status_code == 422 and "500 units" in error_at(refused, "mode-auto")
@@ -249,6 +274,58 @@ def test_ports_named_by_wwpn_work_exactly_as_ports_named_by_address(fresh: Desk)
     assert done.status_code == 303
     (request,) = fresh.place.master.messages(BufferReserveRequest)
     assert request.target.local_port == "50:06:01:60:40:a0:11:22"
+
+
+def test_an_address_that_leads_nowhere_is_a_page_for_readers_and_a_problem_for_programs(
+    lasting: Desk,
+) -> None:
+    wish = {"accept": "text/html,application/xhtml+xml"}
+    lost = lasting.client.get("/nowhere", headers=wish)
+    assert lost.status_code == 404 and "There is nothing here" in lost.text
+    for path, headers in (("/nowhere", {}), ("/api/v1/nowhere", wish)):
+        answer = lasting.client.get(path, headers=headers)
+        assert answer.status_code == 404 and answer.json()["code"] == "NOT_FOUND"
+
+
+def test_a_log_in_leads_to_the_page_that_was_wanted_and_to_no_other_server(lasting: Desk) -> None:
+    assert 'name="next" value="/copies"' in lasting.get("/login", next="/copies").text
+    assert 'name="next" value="/"' in lasting.get("/login", next="//evil.example").text
+
+
+def test_where_tokens_are_demanded_a_reader_logs_in_is_named_and_logs_out(tmp_path: Path) -> None:
+    file = TokenFile(tmp_path / "tokens.json")
+    with desk(tmp_path, Security.remote(file, {})) as made:
+        now = made.place.station.utc_now()
+        _, text = file.create("ann", Role.OPERATOR, now=now)
+        wish = {"accept": "text/html"}
+        asked = made.client.get("/copies", headers=wish)
+        assert asked.headers["location"] == "/login?next=/copies"
+        assert made.client.get("/static/style.css").status_code == 200
+        done = made.post("/login", {"token": text, "next": "/copies"}, asked.headers["location"])
+        assert (done.status_code, done.headers["location"]) == (303, "/copies")
+        shown = made.client.get("/copies", headers=wish)
+        assert shown.status_code == 200 and "<span>ann</span>" in shown.text
+        made.post("/reserve/port-pair", PAIR | COUNTS)
+        assert ">ann<" in made.client.get("/events").text  # by whom
+        made.post("/logout", {})
+        assert made.client.get("/copies", headers=wish).status_code == 303
+
+
+def test_the_last_change_is_undone_from_the_events_page(fresh: Desk) -> None:
+    fresh.post("/reserve/port-pair", PAIR | COUNTS)
+    shown = fresh.get("/events").text
+    number = re.search(r'name="number" value="([0-9]+)"', shown)
+    assert number is not None and "The last change" in shown
+    answer = fresh.post("/undo", {"number": number[1]}, "/events")
+    assert answer.status_code == 303
+    assert fresh.place.station.store.channels() == []
+    assert fresh.post("/undo", {"number": "999999"}, "/events").status_code == 404
+
+
+def test_what_a_failing_channel_would_mean_is_told_before_it_fails(fresh: Desk) -> None:
+    fresh.post("/reserve/port-pair", PAIR | COUNTS)
+    shown = fresh.get("/channels", **PAIR, failure="1").text
+    assert "no other channel between the two arrays is registered" in shown
 
 
 def test_a_form_without_the_token_of_its_page_is_refused(fresh: Desk) -> None:
@@ -303,7 +380,10 @@ def test_a_long_table_is_filtered_sorted_paged_and_taken_away(fresh: Desk) -> No
 
 def test_an_array_that_is_down_or_of_another_version_is_shown_and_not_a_crash(fresh: Desk) -> None:
     fresh.place.down("R")
-    fresh.place.master.rows["reservations"] = [{"state": 5, "target": "x", "reserved_units": None}, {"target": {}}]
+    fresh.place.master.rows["reservations"] = [
+        {"state": 5, "target": "x", "reserved_units": None},
+        {"target": {}},
+    ]
     fresh.place.master.rows["pools"] = [{"total_units": "many"}, {}]
     fresh.place.master.rows["copies"] = [{"copy_id": "c1"}, {"links": 7}]
     for page in PAGES:
@@ -360,7 +440,9 @@ def test_a_channel_has_its_history_as_a_page_and_as_data(fresh: Desk) -> None:
     assert fresh.get("/channels", local_port="x", remote_port="y").status_code == 422
 
 
-_TEXTS = st.text(max_size=12) | st.sampled_from([LOCAL, REMOTE, "port_pair", "connection", "1", "9" * 40, "1MiB"])
+_TEXTS = st.text(max_size=12) | st.sampled_from(
+    [LOCAL, REMOTE, "port_pair", "connection", "1", "9" * 40, "1MiB"]
+)
 _NAMES = (
     "kind", "local_port", "remote_port", "remote_port_number", "buffer_id", "name", "remote_name", "sessions",
     "connections_per_session", "mode", "size_bytes", "lease", "do", "new", "expand", "both_ends", "volume", "rtt",
@@ -371,9 +453,25 @@ _NAMES = (
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     path=st.sampled_from(
-        ["/reserve/port-pair", "/reserve/connection", "/reserve/volume-pair", "/size", "/copies/start"]
-        + ["/reservation/release", "/channels/measure", "/preferences", "/reservation", "/channels", "/size/preview"]
-        + ["/tables/pools", "/", "/alarms", "/events", "/copies"]
+        [
+            "/reserve/port-pair",
+            "/reserve/connection",
+            "/reserve/volume-pair",
+            "/size",
+            "/size/preview",
+            "/copies/start",
+            "/reservation",
+            "/reservation/release",
+            "/channels",
+            "/channels/measure",
+            "/preferences",
+            "/undo",
+            "/tables/pools",
+            "/",
+            "/alarms",
+            "/events",
+            "/copies",
+        ]
     ),
     fields=st.dictionaries(st.sampled_from(_NAMES), _TEXTS),
 )

@@ -14,6 +14,7 @@ import httpx
 
 from credits.errors import Code, Refused, Shortage
 from mgmt.api.app import make_app
+from mgmt.api.security.gate import Security
 from mgmt.http import ServerThread
 from mgmt.messages import (
     Envelope,
@@ -136,11 +137,13 @@ def error_at(answer: httpx.Response, field: str) -> str:
 
 def commands(answer: httpx.Response) -> list[str]:
     """Everything that the page offers to copy."""
-    return [html.unescape(text) for text in re.findall(r"<code>((?:sancredit|curl) [^<]*)</code>", answer.text)]
+    return [
+        html.unescape(text) for text in re.findall(r"<code>((?:sancredit|curl) [^<]*)</code>", answer.text)
+    ]
 
 
 @contextmanager
-def desk(directory: Path) -> Iterator[Desk]:
+def desk(directory: Path, security: Security | None = None) -> Iterator[Desk]:
     """A desk before a station with two stand-in arrays and a stand-in device."""
     with site(directory) as place:
         for name, port in (("M", LOCAL), ("R", REMOTE)):
@@ -152,7 +155,7 @@ def desk(directory: Path) -> Iterator[Desk]:
         path = f"{directory}/station.sock"
         transport = httpx.HTTPTransport(uds=path)
         with (
-            ServerThread(make_app(place.station, faces=(add_pages,)), f"unix:{path}"),
+            ServerThread(make_app(place.station, security=security, faces=(add_pages,)), f"unix:{path}"),
             httpx.Client(transport=transport, base_url="http://localhost", timeout=20) as client,
         ):
             yield Desk(client, place)

@@ -26,7 +26,13 @@ class Packet:
 
 
 def ipv4(
-    payload: bytes, source: str, destination: str, *, identification: int = 1, fragment: int = 0, total: int | None = None
+    payload: bytes,
+    source: str,
+    destination: str,
+    *,
+    identification: int = 1,
+    fragment: int = 0,
+    total: int | None = None,
 ) -> bytes:
     length = 20 + len(payload) if total is None else total
     return (
@@ -37,7 +43,9 @@ def ipv4(
     )
 
 
-def ipv6(payload: bytes, source: str, destination: str, *, extensions: Sequence[tuple[int, bytes]] = ()) -> bytes:
+def ipv6(
+    payload: bytes, source: str, destination: str, *, extensions: Sequence[tuple[int, bytes]] = ()
+) -> bytes:
     """``extensions``: type of each header and its bytes behind the first (next header)."""
     kinds = [kind for kind, _ in extensions] + [6]
     body = b"".join(bytes((kinds[n + 1],)) + rest for n, (_, rest) in enumerate(extensions)) + payload
@@ -50,11 +58,21 @@ def ipv6(payload: bytes, source: str, destination: str, *, extensions: Sequence[
 
 
 def tcp(
-    payload: bytes, ports: tuple[int, int], seq: int, ack: int = 0, flags: int = 0x10, options: bytes = b"", window: int = 8192
+    payload: bytes,
+    ports: tuple[int, int],
+    seq: int,
+    ack: int = 0,
+    flags: int = 0x10,
+    options: bytes = b"",
+    window: int = 8192,
 ) -> bytes:
     options += bytes(-len(options) % 4)
     offset = (20 + len(options)) // 4 << 4
-    return struct.pack("!HHIIBBHHH", *ports, seq & 0xFFFFFFFF, ack & 0xFFFFFFFF, offset, flags, window, 0, 0) + options + payload
+    return (
+        struct.pack("!HHIIBBHHH", *ports, seq & 0xFFFFFFFF, ack & 0xFFFFFFFF, offset, flags, window, 0, 0)
+        + options
+        + payload
+    )
 
 
 def ethernet(payload: bytes, ethertype: int = 0x0800, tags: Sequence[int] = ()) -> bytes:
@@ -82,13 +100,17 @@ def link(payload: bytes, link_type: int, *, version: int = 4, tags: Sequence[int
             return payload
 
 
-def segment(payload: bytes, seq: int, *, back: bool = False, flags: int = 0x18, ack: int = 0, **more: int) -> bytes:
+def segment(
+    payload: bytes, seq: int, *, back: bool = False, flags: int = 0x18, ack: int = 0, **more: int
+) -> bytes:
     """An Ethernet frame with a segment from initiator to target, or ``back``."""
     (a, a_port), (b, b_port) = (TARGET, INITIATOR) if back else (INITIATOR, TARGET)
     return ethernet(ipv4(tcp(payload, (a_port, b_port), seq, ack, flags, **more), a, b))  # type: ignore[arg-type]
 
 
-def pcap(packets: Iterable[Packet], *, link_type: int = 1, order: str = "<", nano: bool = True, snap: int = 262144) -> bytes:
+def pcap(
+    packets: Iterable[Packet], *, link_type: int = 1, order: str = "<", nano: bool = True, snap: int = 262144
+) -> bytes:
     magic = 0xA1B23C4D if nano else 0xA1B2C3D4
     out = [struct.pack(order + "IHHiIII", magic, 2, 4, 0, 0, snap, link_type)]
     for packet in packets:
@@ -113,7 +135,9 @@ def section(order: str = "<") -> bytes:
     return block(0x0A0D0D0A, struct.pack(order + "IHHq", 0x1A2B3C4D, 1, 0, -1), order)
 
 
-def interface(link_type: int = 1, *, resolution: int = 9, offset_s: int = 0, name: str = "", order: str = "<") -> bytes:
+def interface(
+    link_type: int = 1, *, resolution: int = 9, offset_s: int = 0, name: str = "", order: str = "<"
+) -> bytes:
     options = option(9, bytes((resolution,)), order)
     if offset_s:
         options += option(14, struct.pack(order + "q", offset_s), order)
@@ -122,7 +146,9 @@ def interface(link_type: int = 1, *, resolution: int = 9, offset_s: int = 0, nam
     return block(1, struct.pack(order + "HHI", link_type, 0, 0) + options + option(0, b"", order), order)
 
 
-def enhanced(packet: Packet, *, number: int = 0, units: int | None = None, order: str = "<", flags: int | None = None) -> bytes:
+def enhanced(
+    packet: Packet, *, number: int = 0, units: int | None = None, order: str = "<", flags: int | None = None
+) -> bytes:
     """``units``: the timestamp in the interface's units; else nanoseconds."""
     stamp = packet.time_ns if units is None else units
     original = len(packet.data) if packet.original is None else packet.original
@@ -138,14 +164,30 @@ def enhanced(packet: Packet, *, number: int = 0, units: int | None = None, order
 
 def login(keys: dict[str, str] | None = None) -> tuple[bytes, bytes]:
     """Login request and response of one step, with keys of the answer."""
-    said = {"InitiatorName": "iqn.2026-11.example:host", "TargetName": "iqn.2026-11.example:disk"} | (keys or {})
+    said = {"InitiatorName": "iqn.2026-11.example:host", "TargetName": "iqn.2026-11.example:disk"} | (
+        keys or {}
+    )
     request = LoginRequest(
-        transit=True, csg=1, nsg=3, isid=bytes.fromhex("400001370000"), initiator_task_tag=0, cmd_sn=1, exp_stat_sn=0,
+        transit=True,
+        csg=1,
+        nsg=3,
+        isid=bytes.fromhex("400001370000"),
+        initiator_task_tag=0,
+        cmd_sn=1,
+        exp_stat_sn=0,
         data=encode_text(said.items()),
     )
     response = LoginResponse(
-        transit=True, csg=1, nsg=3, isid=bytes.fromhex("400001370000"), tsih=1, initiator_task_tag=0, stat_sn=1,
-        exp_cmd_sn=1, max_cmd_sn=32, data=encode_text((keys or {}).items()),
+        transit=True,
+        csg=1,
+        nsg=3,
+        isid=bytes.fromhex("400001370000"),
+        tsih=1,
+        initiator_task_tag=0,
+        stat_sn=1,
+        exp_cmd_sn=1,
+        max_cmd_sn=32,
+        data=encode_text((keys or {}).items()),
     )
     return encode_pdu(request), encode_pdu(response)
 
@@ -154,7 +196,11 @@ def read_command(number: int, length: int = 512) -> bytes:
     cdb = bytes((0x28, 0)) + struct.pack("!I", number) + b"\0" + struct.pack("!H", length // 512) + bytes(7)
     return encode_pdu(
         ScsiCommandPdu(
-            read=True, initiator_task_tag=number, expected_data_transfer_length=length, cmd_sn=number, exp_stat_sn=number,
+            read=True,
+            initiator_task_tag=number,
+            expected_data_transfer_length=length,
+            cmd_sn=number,
+            exp_stat_sn=number,
             cdb=cdb,
         )
     )
@@ -163,8 +209,15 @@ def read_command(number: int, length: int = 512) -> bytes:
 def read_answer(number: int, data: bytes, max_cmd_sn: int | None = None) -> bytes:
     return encode_pdu(
         DataIn(
-            final=True, status_present=True, initiator_task_tag=number, stat_sn=number + 1, exp_cmd_sn=number + 1,
-            max_cmd_sn=number + 32 if max_cmd_sn is None else max_cmd_sn, data_sn=0, buffer_offset=0, data=data,
+            final=True,
+            status_present=True,
+            initiator_task_tag=number,
+            stat_sn=number + 1,
+            exp_cmd_sn=number + 1,
+            max_cmd_sn=number + 32 if max_cmd_sn is None else max_cmd_sn,
+            data_sn=0,
+            buffer_offset=0,
+            data=data,
         )
     )
 
@@ -172,7 +225,11 @@ def read_answer(number: int, data: bytes, max_cmd_sn: int | None = None) -> byte
 def response(number: int, status: int = 0, data: bytes = b"") -> bytes:
     return encode_pdu(
         ScsiResponse(
-            initiator_task_tag=number, stat_sn=number + 1, exp_cmd_sn=number + 1, max_cmd_sn=number + 32, status=status,
+            initiator_task_tag=number,
+            stat_sn=number + 1,
+            exp_cmd_sn=number + 1,
+            max_cmd_sn=number + 32,
+            status=status,
             data=data,
         )
     )

@@ -22,7 +22,7 @@ from mgmt.array.secrets import array_chap
 from tests import lab_guest
 from tests.mgmt.array_processes import MASTER, array, start_copy, start_requests
 from tests.mgmt.test_array_copy import Storm, all_up, until
-from tests.tools.test_lab_lio import CLEAR, driven
+from tools.lab.driver import CLEAR, apply
 
 pytestmark = lab_guest.MARKS
 
@@ -58,10 +58,10 @@ def remote(secret):
 def copied_to(lab):
     """The guest with the target, and a channel of 5 ms and 1 % loss each way out of it."""
     secret = b"the arrays share this"
-    driven(lab, 'driver.apply(load("remote.json"))', **{"remote.json": remote(secret)})
+    apply(lab, remote(secret))
     lab.run("modprobe sch_netem; tc qdisc replace dev eth0 root netem delay 5ms loss 1%")
     yield lab, secret
-    lab.run(f"tc qdisc del dev eth0 root; {CLEAR}; rm -rf /run/sancredit /tmp/copy.img")
+    lab.run(f"tc qdisc del dev eth0 root; {CLEAR}; rm -f /tmp/copy.img")
 
 
 def test_a_reservation_brings_the_copy_to_lio_through_a_storm_of_hosts(copied_to, tmp_path):

@@ -28,6 +28,7 @@ from iscsi_target.session.chap import Chap, Credentials
 from tests import lab_guest
 from tools.harness.initiator import BlockingInitiator
 from tools.harness.loop_thread import LoopThread
+from tools.lab.driver import CLEAR, drive
 from tools.lab.project import HOME, LIBRARIES
 
 pytestmark = lab_guest.MARKS
@@ -40,36 +41,11 @@ DEMO = {
     "demo_mode_write_protect": "0",
     "authentication": "0",
 }
-CLEAR = (
-    "test ! -d /sys/kernel/config/target"
-    " || python3 -c 'import rtslib_fb; rtslib_fb.RTSRoot().clear_existing(confirm=True)'"
-)
-SCRIPT = """
-import json, sys
-sys.path[:0] = ["/opt/sancredit"] + (["/opt/libraries/rtslib"] if {pypi} else [])
-from pathlib import Path
-from iscsi_target.lio import configfs, saveconfig
-from iscsi_target.lio.apply import Driver, Options
-from iscsi_target.lio.counters import read_sessions, read_targets
-from iscsi_target.lio.errors import LioError
-from iscsi_target.lio.present import description_of
-driver = Driver(state=Path("/run/sancredit/lio.json"))
-def load(name): return saveconfig.load(Path("/tmp") / name)
-def now(): return saveconfig.to_document(description_of(configfs.read()))
-def steps(plan): return [str(step) for step in plan.steps]
-answer = {{}}
-{body}
-print("ANSWER", json.dumps(answer))
-"""
 
 
 def driven(lab, body, *, pypi=False, **files):
     """Run ``body`` in the guest with a driver; what it put into ``answer``."""
-    for name, description in files.items():
-        lab.agent.put(saveconfig.dumps(description).encode(), f"/tmp/{name}")
-    lab.agent.put(SCRIPT.format(body=body, pypi=pypi).encode(), "/tmp/driven.py")
-    output = lab.run("python3 /tmp/driven.py", timeout_s=120)
-    return json.loads(output.rpartition("ANSWER ")[2])
+    return drive(lab, body, pypi=pypi, files=files)
 
 
 def described():
@@ -133,7 +109,7 @@ def described():
 def clean(lab):
     """The guest, without a target of the kernel before and after."""
     yield lab
-    lab.run(f"{CLEAR}; rm -rf /run/sancredit /tmp/disk.img")
+    lab.run(f"{CLEAR}; rm -f /tmp/disk.img")
 
 
 @pytest.fixture
@@ -194,9 +170,7 @@ answer["cleared"] = now() == before
     assert found["second"] == []
     assert "remove backstore ramdisk/ram (its contents are lost)" in found["changed"]
     assert f"remove target {CLOSED}" in found["changed"]
-    assert found["refused"].endswith(
-        "invalid argument; everything that this run did was undone"
-    )
+    assert found["refused"].endswith("invalid argument; everything that this run did was undone")
     assert found["as before"] is True
     assert found["third"] == []
     assert found["cleared"] is True
@@ -271,7 +245,11 @@ def test_chap_acl_and_alua_are_what_an_initiator_meets(clean, sessions):
     ).data_in
     groups = {int.from_bytes(data[at + 2 : at + 4], "big"): data[at] & 0x0F for at in _groups(data)}
     assert groups[17] == 1
-    rows = driven(clean, 'answer["sessions"] = read_sessions(); answer["targets"] = read_targets()')
+    rows = driven(
+        clean,
+        "from iscsi_target.lio.counters import read_sessions, read_targets\n"
+        'answer["sessions"] = read_sessions(); answer["targets"] = read_targets()',
+    )
     (row,) = [row for row in rows["sessions"] if row["initiator"] == HOST]
     assert row["target"] == CLOSED
     assert row["connections"] == [{"peer": "10.0.2.2"}]

@@ -102,7 +102,9 @@ def in_flight(path: Path, points: int = 100_000) -> InFlightReport:
     return analyse(read_file(path), lambda flow: flow.source == "10.99.0.1", points=points)
 
 
-def test_a_peer_that_withholds_acknowledgements_stops_the_sender_at_the_reserved_units(tmp_path: Path) -> None:
+def test_a_peer_that_withholds_acknowledgements_stops_the_sender_at_the_reserved_units(
+    tmp_path: Path,
+) -> None:
     """Claim 9: 40 units of 2048 bytes; each acknowledgement that is let pass frees as many bytes as it confirms."""
     reserved = 40 * UNIT
     file = tmp_path / "gate.pcapng"

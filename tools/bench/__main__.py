@@ -12,8 +12,12 @@ BENCHMARKS = {
     "credits": "tools.bench.credits_bench",
     "channel": "tools.bench.wan_bench",
     "copy": "tools.bench.copy_bench",
+    "replication": "tools.bench.replication_bench",
     "iscsi": "tools.bench.iscsi_bench",
     "harness": "tools.bench.harness_bench",
+    "api": "tools.bench.api_bench",
+    "web": "tools.bench.web_bench",
+    "capture": "tools.bench.capture_bench",
     "fc": "tools.bench.fc_bench",
     "fc-live": "tools.bench.fc_live_bench",
 }

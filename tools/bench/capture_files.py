@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -14,27 +15,29 @@ from tools.bench.iscsi_targets import sancredit
 
 LUN_BYTES = 256 << 20
 _FABRIC = """\
-[scenario]
-name = "capture-bench"
-duration = "{duration}"
+[fabric]
+duration = "{duration_us}us"
 
 [[switch]]
 name = "s1"
-domain = 1
 
 [[host]]
 name = "h1"
 switch = "s1"
+speed = "32G"
 
 [[host]]
 name = "h2"
 switch = "s1"
+speed = "32G"
 
 [[flow]]
+name = "copy"
 from = "h1"
 to = "h2"
-payload = "2048"
 """
+_FRAME_US = 0.64
+"""A full frame at 32GFC."""
 
 
 class CaptureMissing(Exception):
@@ -49,8 +52,20 @@ def make_iscsi(path: Path, *, commands: int, reads_percent: int = 70, block_byte
     with tempfile.TemporaryDirectory() as folder, sancredit("target", Path(folder), 0, LUN_BYTES) as target:
         program = compile_load(Path(folder))
         sniffer = subprocess.Popen(
-            [dumpcap, "-q", "-i", "lo", "-B", "256", "-s", "262144"]
-            + ["-f", f"tcp port {target.port}", "-w", str(path)],
+            [
+                dumpcap,
+                "-q",
+                "-i",
+                "lo",
+                "-B",
+                "256",
+                "-s",
+                "262144",
+                "-f",
+                f"tcp port {target.port}",
+                "-w",
+                str(path),
+            ],
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -71,6 +86,20 @@ def make_iscsi(path: Path, *, commands: int, reads_percent: int = 70, block_byte
         return target.port
 
 
+def make_fibre(path: Path, *, frames: int) -> int:
+    """Simulate a link that sends at least so many frames; how many are in the capture."""
+    scenario = path.with_suffix(".toml")
+    scenario.write_text(_FABRIC.format(duration_us=round(frames * _FRAME_US * 1.05)))
+    command = [sys.executable, "-m", "mgmt.cli", "fc", "simulate", str(scenario)]
+    done = subprocess.run(
+        [*command, "--pcap", str(path), "--link", "h1", "-o", "json"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return int(json.loads(done.stdout)["frames"])
+
+
 def _wait_until_still(path: Path) -> None:
     """Until the file has not grown for half a second."""
     size, since = -1, time.monotonic()
@@ -79,7 +108,3 @@ def _wait_until_still(path: Path) -> None:
         if now != size:
             size, since = now, time.monotonic()
         time.sleep(0.05)
-
-
-if __name__ == "__main__":
-    sys.stdout.write(f"{make_iscsi(Path(sys.argv[1]), commands=int(sys.argv[2]))}\n")

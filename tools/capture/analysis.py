@@ -6,6 +6,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tools.capture.exchange_kernel import Matcher
 from tools.capture.exchange_store import ExchangeStore
@@ -15,6 +16,9 @@ from tools.capture.scan import Scan
 from tools.capture.scan_kernel import Scanner
 from tools.capture.sessions import Sessions, endpoint, initiator_side, lun_text, vsan_of
 from tools.capture.task_kernel import Connection, Nexus
+
+if TYPE_CHECKING:
+    from tools.capture.live import LiveSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +99,14 @@ def analyse(
     *,
     ports: Sequence[int] = (),
     watch: Callable[[Scanner], Callable[[Part], None]] | None = None,
+    live: LiveSource | None = None,
 ) -> Analysis:
     """Read captures once. ``watch`` is given the scanner, and what it returns is shown each part of the table.
+    ``live``: a capture under way, after the files.
 
     Raises :class:`~tools.capture.scan.CaptureError` for what is no capture.
     """
-    scan = Scan(paths, ports=ports)
+    scan = Scan(paths, ports=ports, live=live)
     sessions = Sessions()
     matcher = Matcher(sessions)
     store = ExchangeStore()

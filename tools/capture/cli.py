@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import csv
+import functools
+import gc
+import importlib
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mgmt.cli.failures import BadValue, Failed
-from mgmt.cli.options import headers_option, output_option
+from mgmt.cli.options import SIZE, headers_option, output_option
 from mgmt.cli.output import say, show, show_one
 from mgmt.columns import delay, rate, size
 from mgmt.layouts import LAYOUTS
 
+if TYPE_CHECKING:
+    from tools.capture.live import LiveSource
+
 Command = Callable[..., Any]
-PATHS = click.argument(
-    "files", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True), metavar="FILE…"
-)
+PATHS = click.argument("files", nargs=-1, type=click.Path(path_type=Path, allow_dash=True), metavar="FILE…")
 PATH = click.Path(dir_okay=False, path_type=Path)
 PORT = click.option(
     "--port",
@@ -28,6 +32,94 @@ PORT = click.option(
     type=click.IntRange(1, 65535),
     help="iSCSI is on this TCP port only (may be repeated); default: 3260, and wherever it is recognised.",
 )
+
+
+def _source(command: Command) -> Command:
+    """FILE…, and what captures from an interface instead."""
+
+    @functools.wraps(command)
+    def wrapped(
+        *,
+        files: Sequence[Path],
+        interface: str | None,
+        seconds: float | None,
+        snap: int,
+        write: Path | None,
+        rotate: int | None,
+        keep: int,
+        **more: Any,
+    ) -> None:
+        gc.disable()  # a process for one command: what it makes, it keeps to its end
+        if bool(files) == (interface is not None):
+            raise click.UsageError("give FILE…, or -i INTERFACE")
+        if interface is None:
+            if write is not None or rotate or keep or seconds is not None:
+                raise click.UsageError("--seconds, --write, --rotate and --keep are for -i INTERFACE")
+            command(files=files, live=None, **more)
+            return
+        command(files=(), live=_open_live(interface, seconds, snap, write, rotate or 0, keep), **more)
+
+    found: Command = wrapped
+    for decorate in (
+        click.option(
+            "--keep", type=click.IntRange(0), default=0, help="With --rotate: keep the latest so many files."
+        ),
+        click.option("--rotate", type=SIZE, help="With --write: begin another file beyond this size."),
+        click.option(
+            "--write", type=PATH, metavar="FILE", help="With -i: keep the packets in this pcapng file."
+        ),
+        click.option(
+            "--snap",
+            type=click.IntRange(96, 65535),
+            default=65535,
+            help="With -i: keep so much of each packet.",
+        ),
+        click.option(
+            "--seconds",
+            type=click.FloatRange(0.1),
+            help="With -i: end after this time; default: with Ctrl-C.",
+        ),
+        click.option(
+            "-i", "--interface", metavar="NAME", help="Capture from this interface (privileges are dropped)."
+        ),
+        PATHS,
+    ):
+        found = decorate(found)
+    return found
+
+
+def _open_live(
+    interface: str, seconds: float | None, snap: int, write: Path | None, rotate: int, keep: int
+) -> LiveSource:
+    """Open the interface, then give privileges up."""
+    import signal
+
+    from tools.capture.live import LiveConfig, LiveSource, drop_privileges
+    from tools.capture.ring import UnsupportedInterface
+
+    config = LiveConfig(
+        interface=interface, seconds=seconds, snap_bytes=snap, write=write, rotate_bytes=rotate, files=keep
+    )
+    try:
+        live = LiveSource(config)
+    except PermissionError as error:
+        raise Failed(f"capturing from {interface} needs CAP_NET_RAW: run it as root") from error
+    except OSError as error:
+        where = f" to {error.filename}" if error.filename else ""
+        raise BadValue(
+            f"cannot capture from {interface}{where}: {(error.strerror or str(error)).lower()}"
+        ) from error
+    except UnsupportedInterface as error:
+        raise BadValue(str(error)) from error
+    for module in ("analysis", "flows", "listing", "summary", "tcp_credits", "fc_credits"):
+        importlib.import_module(f"tools.capture.{module}")  # the user that is left may not read our own files
+    for module in ("numpy", "tabulate"):
+        importlib.import_module(module)
+    user = drop_privileges()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: setattr(live, "stopped", True))
+    say(f"capturing from {interface} as {user}" + ("" if seconds else "; Ctrl-C ends it"))
+    return live
 
 
 def _refused(work: Callable[[], Any]) -> Any:
@@ -52,16 +144,18 @@ def _remarks(scanner: Any) -> None:
 
 
 @click.command(epilog="Example: sancredit capture summary capture.pcapng -o json")
-@PATHS
+@_source
 @PORT
 @output_option
 @headers_option
-def summary(files: Sequence[Path], ports: tuple[int, ...], output: str, no_headers: bool) -> None:
+def summary(
+    files: Sequence[Path], live: LiveSource | None, ports: tuple[int, ...], output: str, no_headers: bool
+) -> None:
     """What is in captures: packets, PDUs by opcode, frames by type, and what is wrong with them."""
     from tools.capture.scan import Scan
     from tools.capture.summary import summary_of
 
-    scan = Scan(files, ports=ports)
+    scan = Scan(files, ports=ports, live=live)
     _refused(scan.run)
     found = summary_of(scan)
     if output in ("table", "wide", "csv"):
@@ -107,7 +201,7 @@ def _say_totals(found: Mapping[str, Any]) -> None:
 
 
 @click.command(epilog="Example: sancredit capture flows capture.pcapng -o wide")
-@PATHS
+@_source
 @PORT
 @click.option("--violations", is_flag=True, help="The rules that were broken instead, with their clauses.")
 @click.option(
@@ -118,11 +212,14 @@ def _say_totals(found: Mapping[str, Any]) -> None:
 )
 @click.option("--plot", type=PATH, metavar="FILE", help="Draw it over time: .png, .svg or .html.")
 @click.option("--parquet", type=PATH, metavar="FILE", help="Write every command to a Parquet file.")
-@click.option("--scheduler", metavar="ADDRESS", help="Spread the files over the workers of this dask scheduler.")
+@click.option(
+    "--scheduler", metavar="ADDRESS", help="Spread the files over the workers of this dask scheduler."
+)
 @output_option
 @headers_option
 def flows(
     files: Sequence[Path],
+    live: LiveSource | None,
     ports: tuple[int, ...],
     violations: bool,
     interval: float | None,
@@ -147,7 +244,7 @@ def flows(
         rows = _refused(lambda: _drawn(lambda: spread_flows(files, ports, scheduler)))
         show(rows, "capture-flows", output, headers=not no_headers)
         return
-    with _refused(lambda: analyse(files, ports=ports)) as analysis:
+    with _refused(lambda: analyse(files, ports=ports, live=live)) as analysis:
         _remarks(analysis.scanner)
         if plot is not None:
             from tools.capture.plots import draw_flows
@@ -195,12 +292,17 @@ FILTER = click.option(
 LIMIT = click.option("--limit", type=click.IntRange(1), help="End after so many lines.")
 SHOW = click.option("--show", "wanted", type=click.IntRange(1), metavar="N", help="Line N in full instead.")
 SEQUENCE = click.option(
-    "--sequence", type=PATH, metavar="FILE", help="With --show: draw the exchange of line N, .png, .svg or .html."
+    "--sequence",
+    type=PATH,
+    metavar="FILE",
+    help="With --show: draw the exchange of line N, .png, .svg or .html.",
 )
 
 
-@click.command(epilog="Example: sancredit capture pdus capture.pcapng --filter 'iscsi.opcode == 0x01' --limit 20")
-@PATHS
+@click.command(
+    epilog="Example: sancredit capture pdus capture.pcapng --filter 'iscsi.opcode == 0x01' --limit 20"
+)
+@_source
 @PORT
 @FILTER
 @LIMIT
@@ -210,6 +312,7 @@ SEQUENCE = click.option(
 @headers_option
 def pdus(
     files: Sequence[Path],
+    live: LiveSource | None,
     ports: tuple[int, ...],
     expression: str,
     limit: int | None,
@@ -221,11 +324,13 @@ def pdus(
     """iSCSI PDUs, one line each, in the order in which they were complete; or one of them in full (--show)."""
     from tools.capture.listing import ISCSI_KINDS
 
-    _list(files, ISCSI_KINDS, ports, expression, limit, wanted, sequence, output, not no_headers)
+    _list(files, live, ISCSI_KINDS, ports, expression, limit, wanted, sequence, output, not no_headers)
 
 
-@click.command(epilog="Example: sancredit capture frames capture.pcapng --filter 'fc.type == 0x08' --limit 20")
-@PATHS
+@click.command(
+    epilog="Example: sancredit capture frames capture.pcapng --filter 'fc.type == 0x08' --limit 20"
+)
+@_source
 @FILTER
 @LIMIT
 @SHOW
@@ -234,6 +339,7 @@ def pdus(
 @headers_option
 def frames(
     files: Sequence[Path],
+    live: LiveSource | None,
     expression: str,
     limit: int | None,
     wanted: int | None,
@@ -244,11 +350,12 @@ def frames(
     """Fibre Channel frames, ordered sets and FIP, one line each; or one of them in full (--show)."""
     from tools.capture.listing import FC_KINDS
 
-    _list(files, FC_KINDS, (), expression, limit, wanted, sequence, output, not no_headers)
+    _list(files, live, FC_KINDS, (), expression, limit, wanted, sequence, output, not no_headers)
 
 
 def _list(
     files: Sequence[Path],
+    live: LiveSource | None,
     kinds: Sequence[Any],
     ports: tuple[int, ...],
     expression: str,
@@ -272,7 +379,7 @@ def _list(
             raise click.UsageError("--sequence FILE draws the exchange of one line: --show N")
         steps, ends, title = _refused(lambda: Listing(files, kinds, ports=ports).exchange(wanted))
         _drawn(lambda: draw_sequence(steps, ends, sequence, title))
-    listing = Listing(files, kinds, ports=ports, keep_all=wanted is not None)
+    listing = Listing(files, kinds, ports=ports, keep_all=wanted is not None, live=live)
     if wanted is not None:
         found = _refused(lambda: listing.full(wanted))
         if found is None:
@@ -318,15 +425,20 @@ def _stream_lines(lines: Iterator[Mapping[str, Any]], output: str, headers: bool
 
 
 @click.command(epilog="Example: sancredit capture credits capture.pcapng --explain")
-@PATHS
+@_source
 @PORT
-@click.option("--speed", help="Speed of the Fibre Channel link, 1G … 128G; default: as the spacing of frames tells.")
+@click.option(
+    "--speed", help="Speed of the Fibre Channel link, 1G … 128G; default: as the spacing of frames tells."
+)
 @click.option("--explain", is_flag=True, help="Show every term of what is needed.")
-@click.option("--plot", type=PATH, metavar="FILE", help="Draw credits or bytes in flight: .png, .svg or .html.")
+@click.option(
+    "--plot", type=PATH, metavar="FILE", help="Draw credits or bytes in flight: .png, .svg or .html."
+)
 @output_option
 @headers_option
 def credits(
     files: Sequence[Path],
+    live: LiveSource | None,
     ports: tuple[int, ...],
     speed: str | None,
     explain: bool,
@@ -347,7 +459,7 @@ def credits(
         watches.append(CreditWatch(scanner.names))
         return watches[0]
 
-    with _refused(lambda: analyse(files, ports=ports, watch=watch)) as analysis:
+    with _refused(lambda: analyse(files, ports=ports, watch=watch, live=live)) as analysis:
         tcp = tcp_rows(analysis)
         fibre = watches[0].rows(bytes_per_second=_bytes_per_second(speed))
         _remarks(analysis.scanner)

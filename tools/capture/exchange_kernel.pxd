@@ -26,7 +26,7 @@ cdef class Matcher(Tasks):
     cdef long long _login(self, Connection connection, long long opcode, long long kept) except -1
     @cython.locals(nexus=Nexus)
     cdef long long _residual(self, Task task, long long flags) except -1
-    @cython.locals(cmd_sn="long long", immediate="long long", free="long long", used="long long")
+    @cython.locals(cmd_sn="long long", immediate="long long", free="long long", used="long long", beyond="bint")
     cdef long long _cmd_sn(self, Connection connection, const unsigned char[::1] octets, long long at) except -1
     @cython.locals(stat_sn="long long", exp_cmd_sn="long long", max_cmd_sn="long long", bears="long long", size="long long")
     cdef long long _numbers(self, Connection connection, const unsigned char[::1] octets, long long at, long long opcode) except -1

@@ -11,6 +11,7 @@ Compiled by Cython where a compiler is at hand (types in the .pxd beside), plain
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from tools.capture import exchanges, rows
@@ -25,7 +26,11 @@ ISCSI, FC = int(rows.RowKind.ISCSI), int(rows.RowKind.FC)
 CUT, AFTER_GAP = int(rows.Note.CUT), int(rows.Note.AFTER_GAP)
 FC_PAYLOAD_AT = rows.FC_PAYLOAD_AT
 
-CMD_SN_ORDER, CMD_SN_WINDOW, EXP_STAT_SN = int(Rule.CMD_SN_ORDER), int(Rule.CMD_SN_WINDOW), int(Rule.EXP_STAT_SN)
+CMD_SN_ORDER, CMD_SN_WINDOW, EXP_STAT_SN = (
+    int(Rule.CMD_SN_ORDER),
+    int(Rule.CMD_SN_WINDOW),
+    int(Rule.EXP_STAT_SN),
+)
 TASK_TAG_IN_USE, IMMEDIATE_DATA = int(Rule.TASK_TAG_IN_USE), int(Rule.IMMEDIATE_DATA)
 FIRST_BURST, UNSOLICITED_DATA = int(Rule.FIRST_BURST), int(Rule.UNSOLICITED_DATA)
 DATA_OUT_SN, DATA_OUT_OFFSET = int(Rule.DATA_OUT_SN), int(Rule.DATA_OUT_OFFSET)
@@ -44,21 +49,21 @@ FIBRE, MANAGEMENT = int(exchanges.Flag.FIBRE), int(exchanges.Flag.MANAGEMENT)
 MASK, HALF, HIGH_LIMIT = 0xFFFFFFFF, 0x80000000, 0x7FFFFFFF
 
 
-def u16(data: Any, at: int) -> int:
+def u16(data: Sequence[int], at: int) -> int:
     """Two bytes, big-endian."""
     high = data[at]
     return high << 8 | data[at + 1]
 
 
-def u32(data: Any, at: int) -> int:
+def u32(data: Sequence[int], at: int) -> int:
     """Four bytes, big-endian."""
     b0, b1, b2, b3 = data[at], data[at + 1], data[at + 2], data[at + 3]
     return b0 << 24 | b1 << 16 | b2 << 8 | b3
 
 
 class Matcher(Tasks):
-    """Takes the parts of a table in order. ``listener.login(connection, opcode, packet, pdu)`` is told of each login PDU
-    that was kept."""
+    """Takes the parts of a table in order. ``listener.login(connection, opcode, packet, pdu)`` is told of each
+    login PDU that was kept."""
 
     def __init__(self, listener: Any) -> None:
         Tasks.__init__(self)
@@ -151,6 +156,7 @@ class Matcher(Tasks):
         elif opcode == 0x03:
             connection.cmd_sn = u32(octets, at + 24)
             connection.stat_sn = -1
+            connection.gap = 0
             self._login(connection, opcode, words[row + 5] >> 32)
         elif opcode == 0x23:
             self._login(connection, opcode, words[row + 5] >> 32)
@@ -174,7 +180,12 @@ class Matcher(Tasks):
         """CmdSN and ExpStatSN of a request."""
         cmd_sn = u32(octets, at + 24)
         immediate = octets[at] & 0x40
-        if connection.cmd_sn >= 0 and connection.shared == 0 and cmd_sn != connection.cmd_sn and not connection.gap:
+        if (
+            connection.cmd_sn >= 0
+            and connection.shared == 0
+            and cmd_sn != connection.cmd_sn
+            and not connection.gap
+        ):
             self.violation(connection, CMD_SN_ORDER)
         if immediate == 0:
             connection.cmd_sn = (cmd_sn + 1) & MASK
@@ -191,11 +202,10 @@ class Matcher(Tasks):
                 used = (cmd_sn + 1 - connection.exp_cmd_sn) & MASK
                 if used < HALF:
                     connection.window_sum += used
-                    if used > connection.window_used:
-                        connection.window_used = used
-        if connection.stat_sn >= 0 and not connection.gap:
-            if (u32(octets, at + 28) - connection.stat_sn - 1) & MASK < HALF:
-                self.violation(connection, EXP_STAT_SN)
+                    connection.window_used = max(connection.window_used, used)
+        beyond = (u32(octets, at + 28) - connection.stat_sn - 1) & MASK < HALF
+        if beyond and connection.stat_sn >= 0 and not connection.gap:
+            self.violation(connection, EXP_STAT_SN)
         return 0
 
     def _numbers(self, connection: Connection, octets: Any, at: int, opcode: int) -> int:
@@ -223,8 +233,7 @@ class Matcher(Tasks):
         if connection.exp_cmd_sn < 0 or (exp_cmd_sn - connection.exp_cmd_sn) & MASK < HALF:
             connection.exp_cmd_sn = exp_cmd_sn
         size = max_cmd_sn + 1 - exp_cmd_sn & MASK
-        if size > connection.window_max:
-            connection.window_max = size
+        connection.window_max = max(connection.window_max, size)
         return 0
 
     def _command(self, connection: Connection, octets: Any, at: int, words: Any, row: int, key: int) -> int:
@@ -294,7 +303,9 @@ class Matcher(Tasks):
         task.bytes_in += length
         return 0
 
-    def _data_out(self, connection: Connection, octets: Any, at: int, begin: int, key: int, notes: int) -> int:
+    def _data_out(
+        self, connection: Connection, octets: Any, at: int, begin: int, key: int, notes: int
+    ) -> int:
         """SCSI Data-Out, RFC 7143 section 11.7."""
         found = self.tasks.get(key)
         if found is None:
@@ -361,8 +372,7 @@ class Matcher(Tasks):
         task.open_r2ts += 1
         if connection.outstanding_r2t > 0 and task.open_r2ts > connection.outstanding_r2t and not task.cut:
             self.violation(connection, R2T_OUTSTANDING)
-        if offset + length > task.burst_end:
-            task.burst_end = offset + length
+        task.burst_end = max(task.burst_end, offset + length)
         return 0
 
     def _managed(self, key: int, flow: int, response: int) -> int:
@@ -421,8 +431,7 @@ class Matcher(Tasks):
                 length -= (df_ctl & 0x20) >> 1
                 length -= df_ctl & 0x10 and 32
                 length -= 8 << (df_ctl & 3) if df_ctl & 3 else 0
-            if length < 0:
-                length = 0
+            length = max(length, 0)
             self._sequence(connection, task, octets, at)
             offset = u32(octets, at + 20)
             if responder:

@@ -1,8 +1,8 @@
 """Buffer-to-buffer credits of captured Fibre Channel links.
 
-Where a capture has R_RDY and VC_RDY, credits in use are counted: a frame takes one, a ready gives one back. Where it has
-none, they can only be bounded, and the row says under which assumption. Credits are also inferred from the spacing of
-frames at the sender: as long as credits last, frames follow each other without a hole; the first hole of a burst comes
+Where a capture has R_RDY and VC_RDY, credits in use are counted: a frame takes one, a ready gives one back. Where it
+has none, they can only be bounded, and the row says under which assumption. Credits are also inferred from the spacing
+of frames at the sender: as long as credits last, frames follow each other without a hole; the first hole of a burst comes
 after as many frames as there are credits (reliable where bursts are longer than that and pauses longer than the loop).
 """
 
@@ -25,12 +25,11 @@ LEVELS = 1 << 16
 SPACING_FRAMES = 100_000
 MOST_CREDITS = 2048
 _NOISE_NS = 200
+_CLOSE = 1.03
 _CREDIT_TYPES = (0x01, 0x22)
 
 EXACT = "R_RDY and VC_RDY counted"
-BOUND = (
-    "no primitives captured: a credit counts as in use until the receiver answered in the same exchange (upper bound)"
-)
+BOUND = "no primitives captured: a credit counts as in use until the receiver answered in the exchange (upper bound)"
 
 
 @dataclass(slots=True)
@@ -335,7 +334,10 @@ class CreditWatch:
         base = LEVELS // 2 + side.lowest  # what was in use when the capture began shows when it goes below 0
         spans = side.level_ns[base:] if len(side.level_ns) == LEVELS else np.zeros(1, dtype=np.int64)
         used = np.flatnonzero(spans)
-        most = max(int(used[-1]) if len(used) else 0, max((v for _, v in side.peaks.points()), default=0) - side.lowest)
+        most = max(
+            int(used[-1]) if len(used) else 0,
+            max((v for _, v in side.peaks.points()), default=0) - side.lowest,
+        )
         assumed = credits or most
         back = self._return_ns(side, assumed)
         if back:
@@ -425,7 +427,9 @@ class CreditWatch:
         good = gaps > 0
         if not good.any():
             return Inferred(None, 0, None)
-        per_byte = float((gaps[good] / lengths[:-1][good]).min())
+        ratios = gaps[good] / lengths[:-1][good]
+        # Frames without a hole between them, give or take the clock of the capture.
+        per_byte = float(ratios[ratios <= ratios.min() * _CLOSE].mean())
         line = np.concatenate([[0], np.cumsum(lengths)]) * per_byte
         for count in range(1, min(MOST_CREDITS, len(times) - 1)):
             late = (times[count:] - times[:-count]) - (line[count : len(times)] - line[: len(times) - count])

@@ -1,12 +1,13 @@
 """Fields of a row by the names that Wireshark has for them, where it has any: what filters compare.
 
-A field is a function of the row; None where the row has no such field, as with Wireshark: then every comparison is false.
+A field is a function of the row; None where the row has no such field: then every comparison is
+false, as with Wireshark.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tools.capture.rows import FC_PAYLOAD_AT, Carrier, Note, Row, RowKind
 
@@ -104,7 +105,11 @@ def _bytes(seen: Seen, at: int, size: int, opcodes: frozenset[int]) -> Value:
 
 def _text(seen: Seen) -> Value:
     row = seen.row
-    if row.kind != RowKind.ISCSI or row.header[0] & 0x3F not in (0x03, 0x04, 0x23, 0x24) or seen.whole is None:
+    if (
+        row.kind != RowKind.ISCSI
+        or row.header[0] & 0x3F not in (0x03, 0x04, 0x23, 0x24)
+        or seen.whole is None
+    ):
         return None
     return seen.whole[48:].decode(errors="replace").replace("\0", "\n")
 
@@ -249,5 +254,3 @@ FIELDS: Mapping[str, Fetch] = {
 def _port(endpoint: str) -> Value:
     port = endpoint.rpartition(":")[2]
     return int(port) if ":" in endpoint and port.isdigit() else None
-
-

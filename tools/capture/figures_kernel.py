@@ -7,6 +7,7 @@ Compiled by Cython where a compiler is at hand (types in the .pxd beside), plain
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from tools.capture import exchanges
@@ -18,7 +19,7 @@ MASK = 0xFFFFFFFF
 COMPLETION, FIRST_DATA, HOST_RESPONSE, SIZE = 0, 1, 2, 3
 
 
-def value(words: Any, at: int, metric: int) -> int:
+def value(words: Sequence[int], at: int, metric: int) -> int:
     """One figure of the exchange at this place; -1: it has none. Ends before their beginnings count as 0."""
     start = words[at]
     found = -1

@@ -18,6 +18,7 @@ import operator
 import re
 from collections.abc import Callable
 from difflib import get_close_matches
+from typing import Any
 
 from tools.capture.fields import FIELDS, Seen, Value
 
@@ -31,7 +32,7 @@ _TOKEN = re.compile(
       |(?P<word>[^\s()!=<>&|"]+))""",
     re.VERBOSE,
 )
-_COMPARE: dict[str, Callable[[object, object], bool]] = {
+_COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     "==": operator.eq,
     "!=": operator.ne,
     "<": operator.lt,
@@ -39,7 +40,17 @@ _COMPARE: dict[str, Callable[[object, object], bool]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
-_WORDS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "and": "&&", "or": "||", "not": "!"}
+_WORDS = {
+    "eq": "==",
+    "ne": "!=",
+    "lt": "<",
+    "le": "<=",
+    "gt": ">",
+    "ge": ">=",
+    "and": "&&",
+    "or": "||",
+    "not": "!",
+}
 _TIMES = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
 
 
@@ -144,11 +155,11 @@ def _comparison(field: Callable[[Seen], Value], sign: str, kind: str, text: str)
             return text in (value if isinstance(value, str) else str(value))
         if isinstance(value, int):
             if number is not None:
-                return compare(value, number)
-            return octets is not None and compare(value, int.from_bytes(octets, "big"))
+                return bool(compare(value, number))
+            return octets is not None and bool(compare(value, int.from_bytes(octets, "big")))
         if isinstance(value, bytes):
-            return octets is not None and compare(value, octets)
-        return compare(value, text)
+            return octets is not None and bool(compare(value, octets))
+        return bool(compare(value, text))
 
     return passes
 

@@ -1,8 +1,8 @@
 """Who did how much I/O with whom, and how long it took: one row per initiator, target and LUN.
 
-The three latencies are those of Cisco's SAN Analytics: exchange completion time (command to status), data access latency
-(command to the first answer of any kind), host response latency (R2T or XFER_RDY to the host's data). Percentiles are
-exact, by the nearest rank.
+The three latencies are those of Cisco's SAN Analytics: exchange completion time (command to status), data access
+latency (command to the first answer of any kind), host response latency (R2T or XFER_RDY to the host's
+data). Percentiles are exact, by the nearest rank.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from tools.capture.stream_kernel cimport Direction, Streams
 
 cdef long long ROW_WORDS, HEADER_BYTES, FC, ORDERED_SET, FIP, NATIVE, FCOE, FCIP, CUT, PAYLOAD_CUT, OTHER_STREAM, CACHE
 cdef long long DIRECTION_LIMIT, FRAME_HEADER, DELIMITERS, FCIP_HEADER, FCIP_FRAME_LIMIT, FCIP_WORD
-cdef const unsigned char[::1] EOF_CODES
+cdef long long DELIMITER_CACHE
 
 cdef long long u16(const unsigned char[::1] data, long long at) except? -1
 @cython.locals(b0="long long", b1="long long", b2="long long", b3="long long")
@@ -14,13 +14,16 @@ cdef long long u32(const unsigned char[::1] data, long long at) except? -1
 cdef class Frames(Streams):
     cdef public dict directions
     cdef list cache
-    cdef long long[::1] r_ctls, types
+    cdef long long[::1] r_ctls, types, sof_words, sof_codes, eof_words, eof_codes, eof_known
     cdef public long long others, frames, frame_bytes, ordered_sets, fips
 
     cpdef Direction pair(self, bytes key, bytes back)
+    @cython.locals(one="long long")
+    cdef long long _is_eof(self, long long code) except -1
     @cython.locals(content_end="long long", eof="long long")
     cdef long long fcoe(self, long long at, long long end, long long wire_end) except -1
-    @cython.locals(place="long long", i="long long", sof="long long", eof="long long", frame_end="long long")
+    @cython.locals(place="long long", i="long long", sof="long long", eof="long long", frame_end="long long",
+        word="long long", index="long long")
     cdef long long delimited(self, long long at, long long end, long long wire_end) except -1
     @cython.locals(start="long long", vsan="long long", first="long long", step="long long", d=Direction,
         payload="long long", df_ctl="long long", notes="long long", length="long long", offset="long long",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 
-from tools.capture import links, rows
+from tools.capture import rows
 from tools.capture.stream_kernel import Direction, Streams
 
 COMPILED = not __file__.endswith(".py")
@@ -27,7 +27,7 @@ FRAME_HEADER = 24
 DELIMITERS = 12
 """Start of frame, CRC and end of frame, as they count on a Fibre Channel link."""
 FCIP_HEADER, FCIP_FRAME_LIMIT, FCIP_WORD = 28, 4096, 0x0101FEFE
-EOF_CODES = array("B", links.eof_codes())
+DELIMITER_CACHE = 256
 
 
 def u16(data: bytes, at: int) -> int:
@@ -42,13 +42,37 @@ def u32(data: bytes, at: int) -> int:
     return b0 << 24 | b1 << 16 | b2 << 8 | b3
 
 
+def delimiter(word: int, start: bool) -> int:
+    """The one-byte code of a start or end of frame, 0 for what is none. Seldom called: the answers are remembered."""
+    from tools.capture import links
+
+    octets = word.to_bytes(4, "big")
+    return links.sof_of(octets) if start else links.eof_of(octets)
+
+
+def eof_table() -> bytes:
+    """1 at each code of an end of frame."""
+    from tools.capture import links
+
+    return links.eof_codes()
+
+
+BLANK = Direction(-1, 0, b"")
+"""What is in the cache where nothing is."""
+
+
 class Frames(Streams):
     """Takes frames one by one. What finds them in packets is a subclass of it."""
 
     def __init__(self, ports: tuple[int, ...] = (), keep_all: bool = False) -> None:
         Streams.__init__(self, ports, keep_all)
         self.directions: dict[bytes, Direction] = {}
-        self.cache = [Direction(-1, 0, b"") for _ in range(CACHE)]
+        self.sof_words = array("q", (-1,)) * DELIMITER_CACHE
+        self.sof_codes = array("q", bytes(8 * DELIMITER_CACHE))
+        self.eof_words = array("q", (-1,)) * DELIMITER_CACHE
+        self.eof_codes = array("q", bytes(8 * DELIMITER_CACHE))
+        self.eof_known = array("q", bytes(8 * 256))
+        self.cache = [BLANK] * CACHE
         self.r_ctls = array("q", bytes(8 * 256))
         self.types = array("q", bytes(8 * 256))
         self.others = self.frames = self.frame_bytes = self.ordered_sets = self.fips = 0
@@ -78,11 +102,15 @@ class Frames(Streams):
         for key, d in list(self.directions.items()):
             if d.protocol == OTHER_STREAM or (d.protocol == 0 and d.frames == 0):
                 del self.directions[key]
-        self.cache = [Direction(-1, 0, b"") for _ in range(CACHE)]
+        self.cache = [BLANK] * CACHE
         followed = {id(d) for d in self.directions.values()}
         empty = (Direction(-1, 0, b""), Direction(-1, 1, b""))
         for number, pair in enumerate(self.flows):
-            if id(pair[0]) not in followed and id(pair[1]) not in followed and pair[0].pdus + pair[1].pdus == 0:
+            if (
+                id(pair[0]) not in followed
+                and id(pair[1]) not in followed
+                and pair[0].pdus + pair[1].pdus == 0
+            ):
                 self.flows[number] = empty
 
     # --- Fibre Channel ---
@@ -98,20 +126,37 @@ class Frames(Streams):
         eof = 0
         if end == wire_end:
             eof = data[end - 4]
-            if not EOF_CODES[eof] and end - at >= 14 + FRAME_HEADER + 12 and EOF_CODES[data[end - 8]]:
+            if self._is_eof(eof) == 0 and end - at >= 14 + FRAME_HEADER + 12 and self._is_eof(data[end - 8]):
                 content_end = wire_end - 8  # the capture has Ethernet's own check sequence
                 eof = data[end - 8]
         return self.frame(
-            at + 14, end if end < content_end - 4 else content_end - 4, content_end - 4, at, data[at + 13], eof, FCOE
+            at + 14,
+            end if end < content_end - 4 else content_end - 4,
+            content_end - 4,
+            at,
+            data[at + 13],
+            eof,
+            FCOE,
         )
+
+    def _is_eof(self, code: int) -> int:
+        """Whether this is the one-byte code of an end of frame."""
+        if self.eof_known[0x41] == 0:
+            codes = eof_table()
+            for one in range(256):
+                self.eof_known[one] = codes[one]
+        return self.eof_known[code]
 
     def delimited(self, at: int, end: int, wire_end: int) -> int:
         """Link type 225: SOF, frame, CRC, EOF; or one or two ordered sets."""
         data = self.data
         if wire_end - at <= 8:
             while end - at >= 4:
-                place = self.row(self.now, self.base + at, self.interface * 2, 4, ORDERED_SET, 0)
                 self.ordered_sets += 1
+                if self.figures_only:
+                    at += 4
+                    continue
+                place = self.row(self.now, self.base + at, self.interface * 2, 4, ORDERED_SET, 0)
                 for i in range(HEADER_BYTES):
                     self.octets[place + i] = data[at + i] if i < 4 else 0
                 at += 4
@@ -120,8 +165,20 @@ class Frames(Streams):
             self.others += 1
             self.remark("a Fibre Channel record is too short", -1)
             return 0
-        sof = links.sof_of(bytes(self.view[at : at + 4]))
-        eof = links.eof_of(bytes(self.view[end - 4 : end])) if end == wire_end else 0
+        word = u32(data, at)
+        index = (word >> 16 ^ word) & DELIMITER_CACHE - 1
+        if self.sof_words[index] != word:
+            self.sof_words[index] = word
+            self.sof_codes[index] = delimiter(word, True)
+        sof = self.sof_codes[index]
+        eof = 0
+        if end == wire_end:
+            word = u32(data, end - 4)
+            index = (word >> 16 ^ word) & DELIMITER_CACHE - 1
+            if self.eof_words[index] != word:
+                self.eof_words[index] = word
+                self.eof_codes[index] = delimiter(word, False)
+            eof = self.eof_codes[index]
         frame_end = wire_end - 8
         return self.frame(at + 4, end if end < frame_end else frame_end, frame_end, at, sof, eof, NATIVE)
 
@@ -137,7 +194,7 @@ class Frames(Streams):
         for _ in range(4):  # extended headers (FC-FS)
             first = data[at]
             if first == 0x50:
-                vsan = u16(data, at + 1) >> 1 & 0xFFF
+                vsan = u16(data, at + 2) >> 1 & 0xFFF
                 step = 8
             elif first == 0x51:
                 step = 8
@@ -148,7 +205,9 @@ class Frames(Streams):
             if end - at < FRAME_HEADER + step:
                 break
             at += step
-        d = self._addresses(data[at + 1] << 16 | u16(data, at + 2), data[at + 5] << 16 | u16(data, at + 6), vsan)
+        d = self._addresses(
+            data[at + 1] << 16 | u16(data, at + 2), data[at + 5] << 16 | u16(data, at + 6), vsan
+        )
         payload = at + FRAME_HEADER
         df_ctl = data[at + 13]
         if df_ctl:
@@ -174,6 +233,13 @@ class Frames(Streams):
             if d.first_ns < 0:
                 d.first_ns = self.now
             d.last_ns = self.now
+        frame_type, r_ctl = data[at + 8], data[at]
+        self.types[frame_type] += 1
+        self.r_ctls[r_ctl] += 1
+        self.frames += 1
+        self.frame_bytes += length
+        if self.figures_only:
+            return 0
         place = self.row(self.now, offset, flow, length, FC, notes)
         words, octets = self.words, self.octets
         word = (self.count - 1) * ROW_WORDS
@@ -183,11 +249,6 @@ class Frames(Streams):
             octets[place + i] = data[at + i]
         for i in range(HEADER_BYTES - FRAME_HEADER):
             octets[place + FRAME_HEADER + i] = data[payload + i] if payload + i < end else 0
-        frame_type, r_ctl = data[at + 8], data[at]
-        self.types[frame_type] += 1
-        self.r_ctls[r_ctl] += 1
-        self.frames += 1
-        self.frame_bytes += length
         if self.keep_all or frame_type != 0x08 or (r_ctl == 0x07 and wire_end - payload > 24):
             self.keep_bytes(bytes(self.view[start:end]))
         return 0

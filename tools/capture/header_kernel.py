@@ -4,26 +4,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 COMPILED = not __file__.endswith(".py")
 
 NO_TAG = 0xFFFFFFFF
 
 
-def u16(data: Any, at: int) -> int:
+def u16(data: Sequence[int], at: int) -> int:
     """Two bytes, big-endian."""
     high = data[at]
     return high << 8 | data[at + 1]
 
 
-def u32(data: Any, at: int) -> int:
+def u32(data: Sequence[int], at: int) -> int:
     """Four bytes, big-endian."""
     b0, b1, b2, b3 = data[at], data[at + 1], data[at + 2], data[at + 3]
     return b0 << 24 | b1 << 16 | b2 << 8 | b3
 
 
-def plausible(data: Any, at: int, role: int) -> int:
+def plausible(data: Sequence[int], at: int, role: int) -> int:
     """Whether a header segment that keeps to RFC 7143 section 11 can stand there; its opcode + 1, or 0.
 
     ``role``: 1 as an initiator sends it, 2 as a target does, 0 either.
@@ -80,7 +80,7 @@ def plausible(data: Any, at: int, role: int) -> int:
     return opcode + 1 if good else 0
 
 
-def known(data: Any, at: int) -> int:
+def known(data: Sequence[int], at: int) -> int:
     """Whether a header segment that stands where one must stand has an opcode of RFC 7143 section 11.2.1.2."""
     opcode = data[at] & 0x3F
     return (

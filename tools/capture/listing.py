@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tools.capture.fields import Seen
 from tools.capture.filters import Filter
@@ -12,6 +12,9 @@ from tools.capture.rows import Row, RowKind
 from tools.capture.scan import Scan
 from tools.capture.sessions import endpoint
 from tools.capture.words import Describer
+
+if TYPE_CHECKING:
+    from tools.capture.live import LiveSource
 
 ISCSI_KINDS = (RowKind.ISCSI,)
 FC_KINDS = (RowKind.FC, RowKind.FIP, RowKind.ORDERED_SET)
@@ -27,8 +30,9 @@ class Listing:
         *,
         ports: Sequence[int] = (),
         keep_all: bool = False,
+        live: LiveSource | None = None,
     ) -> None:
-        self.scan = Scan(paths, ports=ports, keep_all=keep_all)
+        self.scan = Scan(paths, ports=ports, keep_all=keep_all, live=live)
         self.describer = Describer()
         self._kinds = frozenset(int(kind) for kind in kinds)
         self._ends: dict[int, tuple[str, str]] = {}
@@ -92,7 +96,6 @@ class Listing:
                 return list(self.describer.full(seen, number))
             self.describer.remember(seen)
         return None
-
 
     def exchange(self, wanted: int) -> tuple[list[tuple[int, bool, str]], tuple[str, str], str]:
         """The exchange that the row of this number belongs to: its steps in order (time, whether toward the target,

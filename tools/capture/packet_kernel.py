@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from tools.capture import rows
 from tools.capture.fragments import Fragments
-from tools.capture.frame_kernel import Frames
+from tools.capture.frame_kernel import BLANK, Frames
 from tools.capture.stream_kernel import Direction
 
 COMPILED = not __file__.endswith(".py")
@@ -43,7 +43,9 @@ class Packets(Frames):
     def __init__(self, ports: tuple[int, ...] = (), keep_all: bool = False) -> None:
         Frames.__init__(self, ports, keep_all)
         self.fragments = Fragments()
-        self.bytes = self.cut_packets = self.unknown_links = self.fragmented = self.tcp_packets = self.vlan = 0
+        self.bytes = self.cut_packets = self.unknown_links = self.fragmented = self.tcp_packets = (
+            self.vlan
+        ) = 0
         self.family = self.addresses_at = 0
         self.a0 = self.a1 = self.a2 = self.a3 = self.b0 = self.b1 = self.b2 = self.b3 = 0
 
@@ -108,9 +110,8 @@ class Packets(Frames):
             return self.fcoe(at, end, wire_end)
         if ethertype == 0x8914:
             return self.fip(at, end, wire_end)
-        if 0x8100 == ethertype or ethertype == 0x88A8:
-            if end - at >= 4:  # a tag behind a cooked header
-                return self._network(u16(self.data, at + 2) | 0x10000, at + 4, end, wire_end)
+        if (ethertype == 0x8100 or ethertype == 0x88A8) and end - at >= 4:  # a tag behind a cooked header
+            return self._network(u16(self.data, at + 2) | 0x10000, at + 4, end, wire_end)
         if ethertype >= 0x10000:
             return self._network(ethertype & 0xFFFF, at, end, wire_end) if ethertype & 0xFFFF != 0x8100 else 0
         self.others += 1
@@ -130,15 +131,25 @@ class Packets(Frames):
         if header < 20 or ip_end < at + header or end - at < header:
             self.others += 1
             return 0
-        if ip_end > wire_end:
-            ip_end = wire_end
-        if ip_end < end:
-            end = ip_end  # the rest is Ethernet's padding
+        ip_end = min(ip_end, wire_end)
+        end = min(end, ip_end)  # the rest is Ethernet's padding
         fragment = u16(data, at + 6)
         if fragment & 0x3FFF:
-            key = bytes(self.view[at + 12 : at + 20]) + bytes(self.view[at + 4 : at + 6]) + bytes((data[at + 9],))
+            key = (
+                bytes(self.view[at + 12 : at + 20])
+                + bytes(self.view[at + 4 : at + 6])
+                + bytes((data[at + 9],))
+            )
             return self._fragment(
-                key, data[at + 9], at, 20, at + header, end, ip_end, (fragment & 0x1FFF) * 8, fragment & 0x2000
+                key,
+                data[at + 9],
+                at,
+                20,
+                at + header,
+                end,
+                ip_end,
+                (fragment & 0x1FFF) * 8,
+                fragment & 0x2000,
             )
         if data[at + 9] != 6:
             self.others += 1
@@ -157,10 +168,8 @@ class Packets(Frames):
             return 0
         length = u16(data, at + 4)
         ip_end = at + 40 + length if length else wire_end
-        if ip_end > wire_end:
-            ip_end = wire_end
-        if ip_end < end:
-            end = ip_end
+        ip_end = min(ip_end, wire_end)
+        end = min(end, ip_end)
         next_header = data[at + 6]
         place = at + 40
         for _ in range(16):
@@ -255,16 +264,17 @@ class Packets(Frames):
             return 0
         wire = ip_end - at - header
         captured = end - at - header
-        if captured < 0:
-            captured = 0
+        captured = max(captured, 0)
         if flags & SYN:
-            if d.syn_ns >= 0 and d.initial != seq or d.started and d.syn_ns < 0 and not flags & ACK:
+            if (d.syn_ns >= 0 and d.initial != seq) or (d.started and d.syn_ns < 0 and not flags & ACK):
                 d = self._again(d)
                 peer = d.peer
             self._syn(d, seq, flags, at + 20, at + header if at + header < end else end)
             seq = (seq + 1) & MASK
         elif peer.syn_ns >= 0 and peer.handshake_ns < 0 and d.syn_ns >= 0 and flags & ACK:
-            peer.handshake_ns = d.handshake_ns = self.now - (d.syn_ns if d.syn_ns < peer.syn_ns else peer.syn_ns)
+            peer.handshake_ns = d.handshake_ns = self.now - (
+                d.syn_ns if d.syn_ns < peer.syn_ns else peer.syn_ns
+            )
         d.packets += 1
         if d.first_ns < 0:
             d.first_ns = self.now
@@ -331,7 +341,7 @@ class Packets(Frames):
         fresh.source_port, fresh.destination_port = source, destination
         fresh.peer.source_port, fresh.peer.destination_port = destination, source
         self._address(fresh, ports)
-        self.cache = [Direction(-1, 0, b"") for _ in range(CACHE)]
+        self.cache = [BLANK] * CACHE
         return fresh
 
     def _syn(self, d: Direction, seq: int, flags: int, at: int, end: int) -> int:
@@ -381,10 +391,9 @@ class Packets(Frames):
                 if flight > d.max_in_flight:
                     d.max_in_flight = flight
                     d.max_in_flight_ns = self.now
-                if d.window > 0 and flight + d.mss >= d.window:
-                    if d.full_since < 0:
-                        d.full_since = self.now
-                        d.window_fulls += 1
+                if d.window > 0 and flight + d.mss >= d.window and d.full_since < 0:
+                    d.full_since = self.now
+                    d.window_fulls += 1
         return 0
 
     def _acknowledge(self, d: Direction, number: int, window: int, acker: Direction, syn: int) -> int:
@@ -400,8 +409,7 @@ class Packets(Frames):
             if acker.window_scale > 0 and d.window_scale >= 0:
                 window = window << acker.window_scale
             d.window = window
-            if window > d.window_max:
-                d.window_max = window
+            d.window_max = max(d.window_max, window)
             if window == 0:
                 d.zero_windows += 1
         if d.timed_ns >= 0 and (number - d.timed_end) & MASK < HALF:

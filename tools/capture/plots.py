@@ -107,7 +107,7 @@ def draw_flows(analysis: Analysis, path: Path) -> None:
     rate = np.bincount(steps, minlength=len(bins)) / width * 1e9
     right.plot(positions, rate, color="#9467bd", linewidth=1, linestyle=":", label="IOPS")
     right.set_ylabel("IOPS (dotted)")
-    right.set_ylim(bottom=0)
+    right.set_ylim(0, max(1.0, float(rate.max()) * 1.4))
     deepest = np.zeros(len(bins), dtype=np.int64)
     np.maximum.at(deepest, steps, columns["depth"][order].astype(np.int64))
     depth.step(positions, deepest, where="mid", color="#8c564b", linewidth=1)
@@ -121,7 +121,9 @@ def draw_flows(analysis: Analysis, path: Path) -> None:
     save(figure, path, title)
 
 
-def draw_series(series: Mapping[str, Sequence[tuple[int, int]]], path: Path, what: str, *, in_bytes: bool) -> None:
+def draw_series(
+    series: Mapping[str, Sequence[tuple[int, int]]], path: Path, what: str, *, in_bytes: bool
+) -> None:
     """Lines over time: (nanoseconds since the first, value). Raises :class:`ValueError` for nothing to draw."""
     shown = {name: points for name, points in series.items() if points}
     if not shown:
@@ -133,7 +135,11 @@ def draw_series(series: Mapping[str, Sequence[tuple[int, int]]], path: Path, wha
     for name in largest:
         points = shown[name]
         axes.step(
-            [at / factor for at, _ in points], [value for _, value in points], where="post", label=name, linewidth=1
+            [at / factor for at, _ in points],
+            [value for _, value in points],
+            where="post",
+            label=name,
+            linewidth=1,
         )
     if in_bytes:
         _ticks(axes.yaxis, size)
@@ -155,7 +161,9 @@ def draw_credits(watch: Any, files: Sequence[Path], ports: Sequence[int], path: 
     from tools.capture.pcapng import read_file
 
     found: dict[str, Sequence[tuple[int, int]]] = {}
-    flights = InFlightAnalysis(lambda flow: not ports or flow.destination_port in ports or flow.source_port in ports)
+    flights = InFlightAnalysis(
+        lambda flow: not ports or flow.destination_port in ports or flow.source_port in ports
+    )
     for file in files:
         for packet in read_file(file, allow_truncated=True):
             flights.receive(packet)
@@ -163,7 +171,9 @@ def draw_credits(watch: Any, files: Sequence[Path], ports: Sequence[int], path: 
     draw_series(found, path, "bytes in flight (peaks)", in_bytes=True)
 
 
-def draw_sequence(steps: Sequence[tuple[int, bool, str]], ends: tuple[str, str], path: Path, title: str) -> None:
+def draw_sequence(
+    steps: Sequence[tuple[int, bool, str]], ends: tuple[str, str], path: Path, title: str
+) -> None:
     """One exchange as a sequence diagram: (nanoseconds, whether toward the second end, text) in order of time."""
     if not steps:
         raise ValueError("there is no exchange to draw")
@@ -173,7 +183,10 @@ def draw_sequence(steps: Sequence[tuple[int, bool, str]], ends: tuple[str, str],
         level = -number
         begin, end = (0.0, 1.0) if forward else (1.0, 0.0)
         axes.annotate(
-            "", xy=(end, level - 0.25), xytext=(begin, level), arrowprops={"arrowstyle": "->", "color": "#1f77b4"}
+            "",
+            xy=(end, level - 0.25),
+            xytext=(begin, level),
+            arrowprops={"arrowstyle": "->", "color": "#1f77b4"},
         )
         axes.text(0.5, level + 0.02, text, ha="center", va="bottom", fontsize="small")
         axes.text(-0.02, level, delay(at - first), ha="right", va="center", fontsize="small", color="#555")

@@ -1,12 +1,11 @@
-"""Captures scanned: files, compressed files and pipes in one pass, part by part of the table of :mod:`tools.capture.rows`.
+"""Captures scanned: files, compressed files and pipes in one pass, part by part (:mod:`tools.capture.rows`).
 
-A plain file is mapped and never copied; gzip, zstd and pipes are streamed in blocks. Memory does not grow with the file:
-a part has at most 8192 rows, and what has been looked at can be dropped.
+A plain file is mapped and never copied; gzip, zstd and pipes are streamed in blocks. Memory does not grow with the
+file: a part has at most 8192 rows, and what has been looked at can be dropped.
 """
 
 from __future__ import annotations
 
-import gzip
 import importlib
 import io
 import mmap
@@ -15,7 +14,7 @@ import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from tools.capture.rows import Part
 from tools.capture.scan_kernel import Scanner
@@ -24,6 +23,9 @@ BLOCK_BYTES = 4 << 20
 """How much of a stream is decompressed at a time."""
 _WINDOW_LIMIT_BYTES = 40 << 20
 """More than the longest record and its successor: a stream that brings no record in so much is given up."""
+if TYPE_CHECKING:
+    from tools.capture.live import LiveSource
+
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
 
@@ -35,7 +37,7 @@ class Scan:
     """One pass over files, in the order given: connections go on from one file to the next, as rotated captures do.
 
     ``ports``: TCP ports on which iSCSI is expected; empty: wherever it is recognised, and on 3260. ``keep_all``: keep
-    every PDU and frame whole with its row. ``packet_limit``: stop after so many packets.
+    every PDU and frame whole with its row. ``live``: a capture under way, read after the files (if any).
     """
 
     def __init__(
@@ -44,7 +46,9 @@ class Scan:
         *,
         ports: Sequence[int] = (),
         keep_all: bool = False,
+        live: LiveSource | None = None,
     ) -> None:
+        self.live = live
         self.paths = [Path(path) for path in paths]
         self.scanner = Scanner(tuple(ports), keep_all)
         if not ports:
@@ -73,11 +77,29 @@ class Scan:
                 "neither" in what for _, _, what in scanner.remarks[remarks:]
             ):
                 raise CaptureError(f"{path} is neither a pcapng nor a pcap file")
+        if self.live is not None:
+            self.sources.append((self.live.config.interface, scanner.packet + 1))
+            scanner.begin()
+            yield from self._live(self.live)
         scanner.end()
         yield from scanner.take()
 
+    def _live(self, live: LiveSource) -> Iterator[Part]:
+        """What comes in, turn by turn: rows are shown as soon as they are complete."""
+        scanner = self.scanner
+        base = 0
+        for window in live.blocks():
+            at = 0
+            while at < len(window):
+                at = scanner.feed(window, at, len(window), base, False)
+                yield from scanner.take()
+            base += at
+            scanner.finish_part()
+            yield from scanner.take()
+
     def run(self) -> Scanner:
-        """Only the figures: every part is dropped at once."""
+        """Only the figures: no table is written."""
+        self.scanner.figures_only = 1
         for _ in self.parts():
             pass
         return self.scanner
@@ -92,6 +114,8 @@ class Scan:
             magic = file.read(4)
             file.seek(0) if file.seekable() else None
             if magic[:2] == _GZIP:
+                import gzip
+
                 with gzip.open(file) as stream:
                     yield from self._stream(stream)
             elif magic == _ZSTD:
@@ -162,11 +186,14 @@ def _zstd(file: BinaryIO) -> Any:
     try:
         zstandard = importlib.import_module("zstandard")
     except ModuleNotFoundError as error:
-        raise CaptureError("a .zst file needs the library zstandard: pip install 'sancredit[capture]'") from error
+        raise CaptureError(
+            "a .zst file needs the library zstandard: pip install 'sancredit[capture]'"
+        ) from error
     head = file.read(18)
     file.seek(0)
     stream = _ZstdStream(
-        zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(file, read_across_frames=True), 1 << 16
+        zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(file, read_across_frames=True),
+        1 << 16,
     )
     size = zstandard.frame_content_size(head)
     stream.expected_bytes = size if 0 < size < 1 << 62 else 0

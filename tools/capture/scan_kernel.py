@@ -159,20 +159,20 @@ class Scanner(Packets):
                 return at
             if end - at - header < captured:
                 break
-            if original < captured:
-                original = captured
+            original = max(original, captured)
             self.now = seconds * NS_PER_S + fraction * scale
             self._timed()
             self.packet += 1
-            self.one_packet(link_type, at + header, captured, original if original < RECORD_LIMIT else captured)
+            self.one_packet(
+                link_type, at + header, captured, original if original < RECORD_LIMIT else captured
+            )
             at += header + captured
         return at
 
     def _timed(self) -> int:
         if self.first_ns == 0 or self.now < self.first_ns:
             self.first_ns = self.now
-        if self.now > self.last_ns:
-            self.last_ns = self.now
+        self.last_ns = max(self.last_ns, self.now)
         return 0
 
     # --- pcapng ---
@@ -206,7 +206,7 @@ class Scanner(Packets):
                 self.first_interface = len(self.names)
             elif kind == INTERFACE:
                 self._describe(bytes(self.view[at + 8 : at + length - 4]), at)
-            elif kind == SIMPLE or kind == OLD_PACKET:
+            elif kind in (SIMPLE, OLD_PACKET):
                 self._other_packet(kind, at + 8, at + length - 4)
             elif kind == STATISTICS:
                 self._statistics(bytes(self.view[at + 8 : at + length - 4]))

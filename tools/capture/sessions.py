@@ -1,4 +1,4 @@
-"""Who talks to whom: names and parameters out of logins (RFC 7143 sections 6, 13), addresses where none was captured."""
+"""Who talks to whom: names and parameters out of logins (RFC 7143 sections 6, 13), else addresses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the sizing policies work from, measured in a capture: ``recommend --capture`` and ``reserve --size capture:FILE``."""
+"""What the sizing policies work from, out of a capture: ``recommend --capture``, ``reserve --size capture:FILE``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ class NothingMeasured(ValueError):
     """A capture does not show what a size is computed from; the text says what is missing."""
 
 
-def measured_inputs(paths: Sequence[Path | str], unit_bytes: int | None = None) -> tuple[Inputs, dict[str, Any]]:
+def measured_inputs(
+    paths: Sequence[Path | str], unit_bytes: int | None = None
+) -> tuple[Inputs, dict[str, Any]]:
     """Inputs out of captures, and each measured term with its meaning.
 
     iSCSI: the busiest direction's bandwidth over all its connections, the longest round trip, sessions and connections.
@@ -72,7 +74,10 @@ def _of_iscsi(analysis: Any, unit_bytes: int) -> tuple[Inputs, dict[str, Any]]:
         unit_bytes=unit_bytes, bandwidth_bps=each, rtt_ns=rtt, sessions=count, connections=connections
     )
     terms = {
-        "bandwidth_bps": (each, "bandwidth of one connection: that of the busier direction, over all connections"),
+        "bandwidth_bps": (
+            each,
+            "bandwidth of one connection: that of the busier direction, over all connections",
+        ),
         "measured_bps": (bandwidth, "payload of the busier direction over the time that it was there"),
         "rtt_ns": (rtt, "the longest round trip of a connection"),
         "sessions": (count, "sessions in the capture"),
@@ -88,7 +93,7 @@ def _of_iscsi(analysis: Any, unit_bytes: int) -> tuple[Inputs, dict[str, Any]]:
 def _of_fibre(watch: CreditWatch, unit_bytes: int | None) -> tuple[Inputs, dict[str, Any]]:
     rows = [row for row in watch.rows() if row.get("recommended_credits")]
     if not rows:
-        missing = {row.get("missing") for row in watch.rows() if row.get("missing")}
+        missing = {str(row["missing"]) for row in watch.rows() if row.get("missing")}
         raise NothingMeasured(
             "the capture does not show a credit loop: " + ("; ".join(sorted(missing)) or "no frames")
         )
@@ -106,4 +111,3 @@ def _of_fibre(watch: CreditWatch, unit_bytes: int | None) -> tuple[Inputs, dict[
     return inputs, {name: (one["value"], one["meaning"]) for name, one in terms.items()} | {
         "port": (row["port"], "the port whose frames these are")
     }
-

@@ -30,11 +30,11 @@ cdef class Direction:
     cdef public long long high, any_acknowledged, acknowledged, max_in_flight, max_in_flight_ns, window, window_scale, mss
     cdef public long long window_max, window_full_ns, full_since
     cdef public long long first_ns, last_ns, syn_ns, handshake_ns, timed_end, timed_ns, rtt_min_ns, rtt_sum_ns, rtt_count
-    cdef public long long family, opened, high_known, window_fulls, zero_windows, wire_bytes
+    cdef public long long family, opened, high_known, fresh, window_fulls, zero_windows, wire_bytes
 
 
 cdef class Streams(Rows):
-    cdef public long long held_bytes, only_ports, keep_all, incomplete, cut_headers
+    cdef public long long held_bytes, only_ports, keep_all, incomplete, cut_headers, figures_only
     cdef public list flows
     cdef public object ports
     cdef long long[::1] opcodes

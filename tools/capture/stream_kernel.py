@@ -13,6 +13,7 @@ Compiled by Cython where a compiler is at hand (types in the .pxd beside), plain
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from typing import Any
 
 from tools.capture import rows
@@ -48,13 +49,13 @@ KEPT_OPCODES = (1 << 0x03) | (1 << 0x23) | (1 << 0x04) | (1 << 0x24) | (1 << 0x3
 """Login, text, asynchronous messages, rejects, and SCSI responses (for their sense data)."""
 
 
-def u16(data: Any, at: int) -> int:
+def u16(data: Sequence[int], at: int) -> int:
     """Two bytes, big-endian."""
     high = data[at]
     return high << 8 | data[at + 1]
 
 
-def u32(data: Any, at: int) -> int:
+def u32(data: Sequence[int], at: int) -> int:
     """Four bytes, big-endian."""
     b0, b1, b2, b3 = data[at], data[at + 1], data[at + 2], data[at + 3]
     return b0 << 24 | b1 << 16 | b2 << 8 | b3
@@ -71,12 +72,20 @@ class Direction:
         self.b2 = self.b3 = self.ports = self.source_port = self.destination_port = self.protocol = 0
         self.role = self.tries = self.score = self.sure = self.agreed = self.slipped = 0
         self.lost = self.started = self.expected = self.have = self.skip = self.total = 0
-        self.last_length = self.begin_ns = self.begin_offset = self.notes = self.header_digest = self.data_digest = 0
-        self.wanted_header = self.wanted_data = self.held_bytes = self.initial = self.packets = self.payload = 0
+        self.last_length = self.begin_ns = self.begin_offset = self.notes = self.header_digest = (
+            self.data_digest
+        ) = 0
+        self.wanted_header = self.wanted_data = self.held_bytes = self.initial = self.packets = (
+            self.payload
+        ) = 0
         self.pdus = self.frames = self.retransmitted = self.out_of_order = self.gaps = self.gap_bytes = 0
-        self.cut_headers = self.high = self.any_acknowledged = self.acknowledged = self.max_in_flight = self.max_in_flight_ns = 0
+        self.cut_headers = self.high = self.any_acknowledged = self.acknowledged = self.max_in_flight = (
+            self.max_in_flight_ns
+        ) = 0
         self.window = self.mss = self.window_max = self.window_full_ns = self.timed_end = self.rtt_sum_ns = 0
-        self.rtt_count = self.family = self.opened = self.high_known = self.window_fulls = self.zero_windows = 0
+        self.rtt_count = self.family = self.opened = self.high_known = self.window_fulls = self.fresh = (
+            self.zero_windows
+        ) = 0
         self.wire_bytes = 0
         self.window_scale = self.full_since = -1
         self.first_ns = self.last_ns = self.syn_ns = self.handshake_ns = self.timed_ns = self.rtt_min_ns = -1
@@ -92,7 +101,7 @@ class Streams(Rows):
 
     def __init__(self, ports: tuple[int, ...] = (), keep_all: bool = False) -> None:
         Rows.__init__(self)
-        self.held_bytes = self.cut_headers = self.incomplete = 0
+        self.held_bytes = self.cut_headers = self.incomplete = self.figures_only = 0
         self.flows: list[tuple[Direction, Direction]] = []
         self.ports = frozenset(ports)
         self.only_ports = 1 if ports else 0
@@ -106,8 +115,9 @@ class Streams(Rows):
         if d.started == 0:
             d.started = 1
             d.expected = seq
-            d.lost = 1
-            d.notes = AFTER_GAP
+            if d.fresh == 0:
+                d.lost = 1
+                d.notes = AFTER_GAP
         ahead = (seq - d.expected) & MASK
         if ahead >= HALF:
             behind = HALF * 2 - ahead
@@ -249,14 +259,16 @@ class Streams(Rows):
         mine = self.ours(d)
         opcode = plausible(self.data, at, 0) - 1 if captured >= BHS else -1
         login = opcode == 0x03 or opcode == 0x23
-        if login or (mine and opcode >= 0):
-            if not login or not self.only_ports or mine:
-                if opcode >= 0:
-                    d.role = 2 if opcode >= 0x20 else 1
-                    peer.role = 3 - d.role
-                d.protocol = peer.protocol = ISCSI_STREAM
-                d.lost = 0
-                return 1
+        if (login or (mine and opcode >= 0)) and (not login or not self.only_ports or mine):
+            if opcode >= 0:
+                d.role = 2 if opcode >= 0x20 else 1
+                peer.role = 3 - d.role
+            d.protocol = peer.protocol = ISCSI_STREAM
+            d.lost = 0
+            if login:
+                d.notes = peer.notes = 0  # this is where the connection begins
+                peer.fresh = 1
+            return 1
         if mine and captured >= BHS:
             # Mid-stream on a port for iSCSI: a header may begin anywhere in this segment.
             place = self._search(d, at, 0, captured, 1)
@@ -329,11 +341,10 @@ class Streams(Rows):
         d.payload += wire
         if d.protocol == OTHER_STREAM:
             return 0
-        if d.protocol == UNDECIDED:
-            if d.prefix is not None or captured < BHS:
-                return self._deliver_beginning(d, at, captured, wire)
-            if self._decide(d, at, captured) == 0:
-                return 0
+        if d.prefix is not None or (d.protocol == UNDECIDED and captured < BHS):
+            return self._deliver_beginning(d, at, captured, wire)
+        if d.protocol == UNDECIDED and self._decide(d, at, captured) == 0:
+            return 0
         if d.protocol == FCIP_STREAM:
             return self.deliver_fcip(d, at, captured, wire)
         p = 0
@@ -390,20 +401,17 @@ class Streams(Rows):
 
     def _deliver_beginning(self, d: Direction, at: int, captured: int, wire: int) -> int:
         """What a connection carries is found out from its first bytes together, however small its segments are."""
-        if d.prefix is None:
-            d.prefix = b""
-        d.prefix += bytes(self.view[at : at + captured])
-        if len(d.prefix) < BHS and captured == wire:
-            return 0
-        octets = d.prefix
+        octets = (d.prefix if d.prefix is not None else b"") + bytes(self.view[at : at + captured])
         d.prefix = None
-        if len(octets) < BHS:
+        if d.protocol == UNDECIDED and len(octets) < BHS:
+            if captured == wire:
+                d.prefix = octets
             return 0
         d.payload -= len(octets)
         before = self.data, self.view, self.base
         self.data, self.view, self.base = octets, memoryview(octets), -1
         try:
-            if self._decide(d, 0, len(octets)):
+            if d.protocol != UNDECIDED or self._decide(d, 0, len(octets)):
                 self._deliver(d, 0, len(octets), len(octets) + wire - captured)
             else:
                 d.payload += len(octets)
@@ -483,9 +491,8 @@ class Streams(Rows):
         d.last_length = length
         d.skip = body
         wanted = self.keep_all or lengths >> 24 or (KEPT_OPCODES >> opcode) & 1 or opcode == 0x3F
-        if wanted and (length or self.keep_all or lengths >> 24):
-            if self.keep_all or length <= KEPT_LIMIT:
-                d.keeping = bytearray(header)
+        if wanted and (length or self.keep_all or lengths >> 24) and (self.keep_all or length <= KEPT_LIMIT):
+            d.keeping = bytearray(header)
         if body > left:
             d.notes |= SPLIT
         if body == 0:
@@ -507,19 +514,21 @@ class Streams(Rows):
         header = d.header
         opcode = header[0] & 0x3F
         back = 1 if opcode >= 0x20 else 0
-        at = self.row(d.begin_ns, d.begin_offset, d.number * 2 + back, d.total, ISCSI, d.notes & 0x7F)
-        octets = self.octets
-        for i in range(BHS):
-            octets[at + i] = header[i]
-        for i in range(BHS, HEADER_BYTES):
-            octets[at + i] = 0
+        if self.figures_only == 0:
+            at = self.row(d.begin_ns, d.begin_offset, d.number * 2 + back, d.total, ISCSI, d.notes & 0x7F)
+            octets = self.octets
+            for i in range(BHS):
+                octets[at + i] = header[i]
+            for i in range(BHS, HEADER_BYTES):
+                octets[at + i] = 0
         self.opcodes[opcode] += 1
         d.pdus += 1
         d.notes = 0
         if d.keeping is not None:
             whole = bytes(d.keeping)
             d.keeping = None
-            self.keep_bytes(whole)
+            if self.figures_only == 0:
+                self.keep_bytes(whole)
             if opcode == 0x03 or opcode == 0x23:
                 self._login(d, whole)
         elif opcode == 0x23:

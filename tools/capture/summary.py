@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fcsim.wire.codes import FcType
 from iscsi_target.wire.opcodes import Opcode
 from tools.capture.scan import Scan
 from tools.capture.stream_kernel import Direction
@@ -35,7 +34,12 @@ def opcode_name(opcode: int) -> str:
 
 def type_name(code: int) -> str:
     """The TYPE of a Fibre Channel frame as people say it."""
-    return _TYPES.get(code) or FcType(code).name or f"{code:#04x}"
+    known = _TYPES.get(code)
+    if known is None:
+        from fcsim.wire.codes import FcType
+
+        known = FcType(code).name or f"{code:#04x}"
+    return known
 
 
 def summary_of(scan: Scan) -> dict[str, Any]:
@@ -95,6 +99,7 @@ def summary_of(scan: Scan) -> dict[str, Any]:
         "dropped_by_capture": sum(scanner.reported_drops.values()),
         "remarks": dict(sorted(scanner.remarked.items())),
         "first_remarks": [
-            {"packet": packet, "offset": offset, "what": what} for packet, offset, what in scanner.remarks[:20]
+            {"packet": packet, "offset": offset, "what": what}
+            for packet, offset, what in scanner.remarks[:20]
         ],
     }

@@ -28,7 +28,7 @@ OPEN_LIMIT = 1 << 18
 class Nexus:
     """One initiator, target and LUN on one connection or pair of addresses: what is counted for it.
 
-    ``flow`` has the direction from the initiator in its last bit, as rows have it. ``statuses``: answers by SCSI status.
+    ``flow`` has the direction from the initiator in its last bit, as rows have it. ``statuses``: answers by status.
     """
 
     def __init__(self, number: int, flow: int, lun: bytes, fibre: int) -> None:
@@ -153,8 +153,7 @@ class Tasks:
         if nexus.outstanding > 0 and now > nexus.changed_ns:
             nexus.busy_ns += now - nexus.changed_ns
             nexus.depth_ns += (now - nexus.changed_ns) * nexus.outstanding
-        if now > nexus.changed_ns:
-            nexus.changed_ns = now
+        nexus.changed_ns = max(nexus.changed_ns, now)
         return 0
 
     def open(self, key: int, task: Task) -> int:
@@ -170,8 +169,7 @@ class Tasks:
             self.depth(nexus, self.now)
             nexus.outstanding += 1
             task.depth = nexus.outstanding
-            if nexus.outstanding > nexus.outstanding_max:
-                nexus.outstanding_max = nexus.outstanding
+            nexus.outstanding_max = max(nexus.outstanding_max, nexus.outstanding)
         return 0
 
     def drop(self, task: Task) -> int:
@@ -198,8 +196,7 @@ class Tasks:
         nexus.bytes_in += task.bytes_in
         nexus.bytes_out += task.bytes_out
         nexus.r2ts += task.r2ts
-        if self.now > nexus.last_ns:
-            nexus.last_ns = self.now
+        nexus.last_ns = max(nexus.last_ns, self.now)
         if status or response:
             if response:
                 nexus.failures += 1

@@ -18,7 +18,9 @@ def rtt_of(side: Direction) -> tuple[int | None, str]:
     if side.handshake_ns > 0:
         return int(side.handshake_ns), "SYN to the first ACK: the whole round trip, wherever it was captured"
     if side.rtt_min_ns > 0:
-        return int(side.rtt_min_ns), "shortest time from data to its acknowledgement: whole at the sender only"
+        return int(
+            side.rtt_min_ns
+        ), "shortest time from data to its acknowledgement: whole at the sender only"
     return None, "neither a handshake nor an acknowledgement of new data was captured"
 
 
@@ -63,11 +65,14 @@ def _row(side: Direction) -> dict[str, Any]:
         "recommended_bytes": None if needed is None else max(needed, side.max_in_flight),
         "terms": {
             "rtt_ns": {"value": rtt, "meaning": how},
-            "rate_bps": {"value": rate, "meaning": "payload of this direction over the time that it was there"},
+            "rate_bps": {
+                "value": rate,
+                "meaning": "payload of this direction over the time that it was there",
+            },
             "bandwidth_delay_bytes": {"value": needed, "meaning": "rate × round trip"},
             "in_flight_max_bytes": {
                 "value": side.max_in_flight,
-                "meaning": "the most that was sent and not yet acknowledged; the recommendation is the larger of the two",
+                "meaning": "the most that was sent and not yet acknowledged; the larger of the two is needed",
             },
         },
     }

@@ -98,7 +98,10 @@ def write_parquet(analysis: Analysis, path: Path) -> int:
     arrow: Any = importlib.import_module("pyarrow")
     parquet: Any = importlib.import_module("pyarrow.parquet")
     names, numbers = analysis.group_numbers()
-    labels = {key: arrow.array([getattr(name, key) for name in names] or [""]) for key in ("initiator", "target", "lun")}
+    labels = {
+        key: arrow.array([getattr(name, key) for name in names] or [""])
+        for key in ("initiator", "target", "lun")
+    }
     wanted = (
         *("start_ns", "first_ns", "end_ns", "ready_ns", "data_ns", "tag", "bytes_in", "bytes_out", "edtl"),
         *("packet", "end_packet", "status", "response", "flags", "depth", "r2ts"),

@@ -7,7 +7,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from fcsim.errors import MalformedFrame
-from fcsim.wire.codes import FcType, FCtl, RCtl
+from fcsim.wire.codes import FCtl, FcType, RCtl
 from fcsim.wire.fip import decode_fip
 from fcsim.wire.frame import Frame, decode_frame
 from fcsim.wire.ordered_sets import decode_ordered_set
@@ -172,7 +172,10 @@ class Describer:
         yield "offset in the file", str(row.offset) if row.offset >= 0 else "in several packets"
         yield "length", f"{row.length_bytes} bytes"
         if row.notes:
-            yield "notes", ", ".join(note.name.lower().replace("_", " ") for note in Note(row.notes) if note.name)
+            yield (
+                "notes",
+                ", ".join(note.name.lower().replace("_", " ") for note in Note(row.notes) if note.name),
+            )
         if row.kind == RowKind.ISCSI:
             yield from self._full_iscsi(row, seen.whole or row.header[:BHS_BYTES])
         elif row.kind == RowKind.FC:
@@ -236,7 +239,7 @@ class Describer:
             return
         for name, value in _spread("", frame.header):
             if name == "f_ctl":
-                value += " " + ", ".join(one.name.lower() for one in FCtl(frame.header.f_ctl) if one.name)
+                value += " " + ", ".join(one.name.lower() for one in FCtl if one.name and frame.header.f_ctl & one)
             yield name, value
         for extra in frame.extended:
             yield from _spread(type(extra).__name__ + ".", extra)

@@ -26,7 +26,9 @@ _LONGEST_DIRECTORY = 80
 
 
 @click.command(epilog="Example: sancredit demo --bandwidth 50Mbit --rtt 40ms --report /tmp/report")
-@click.option("--transport", type=click.Choice(["tcp"]), default="tcp", show_default=True)
+@click.option("--transport", type=click.Choice(["tcp", "fc"]), default="tcp", show_default=True)
+@click.option("--speed", default="1G", show_default=True, help="Of the line, with --transport fc.")
+@click.option("--distance", default="500km", show_default=True, help="Of the line, with --transport fc.")
 @click.option(
     "--image", type=click.Path(path_type=Path), help="Copy this file. Default: a new ext4 file system."
 )
@@ -75,6 +77,8 @@ _LONGEST_DIRECTORY = 80
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def demo(
     transport: str,
+    speed: str,
+    distance: str,
     image: Path | None,
     bandwidth: int,
     rtt: int,
@@ -121,7 +125,7 @@ def demo(
         raise BadValue(str(error)) from None
     except OSError as error:
         raise BadValue(f"report directory {report}: {error.strerror}") from None
-    passed = _perform(settings, output)
+    passed = _perform(settings, output) if transport == "tcp" else _over_fc(settings, speed, distance, output)
     if not passed:
         sys.exit(1)
 
@@ -144,6 +148,47 @@ def _perform(settings: Any, output: str) -> bool:
         raise Failed(f"{error}; a process of the demo has gone") from None
     except OSError as error:
         raise Failed(f"{error.filename or 'demo'}: {error.strerror}") from None
+
+
+def _over_fc(settings: Any, speed: str, distance: str, output: str) -> bool:
+    from credits.quantities import parse_distance
+    from fcsim.speeds import parse_speed
+    from mgmt.http import PeerRefused, PeerUnreachable
+    from tools.demo import fc
+    from tools.demo.image import ImageError
+    from tools.demo.narration import Narrator
+    from tools.demo.processes import ProcessFailed
+
+    try:
+        asked = fc.FcSettings(
+            parse_speed(speed),
+            parse_distance(distance),
+            settings.sessions,
+            settings.connections,
+            settings.image,
+            settings.image_bytes,
+            settings.report,
+        )
+    except ValueError as error:
+        raise BadValue(str(error)) from None
+    try:
+        with _until_told_to_stop(), _directory() as directory:
+            verdict = fc.play(asked, directory, Narrator())
+            if settings.report is not None:
+                (settings.report / "demo.json").write_text(json.dumps(verdict.as_json(), indent=2) + "\n")
+                shutil.copyfile(directory / "copy.pcapng", settings.report / "copy.pcapng")
+    except ImageError as error:
+        raise BadValue(str(error)) from None
+    except (PeerRefused, PeerUnreachable, ProcessFailed) as error:
+        raise Failed(str(error)) from None
+    except OSError as error:
+        raise Failed(f"{error.filename or 'demo'}: {error.strerror}") from None
+    if output == "json":
+        click.echo(json.dumps(verdict.as_json(), indent=2))
+    else:
+        _tables(verdict.reserved.tables, ("reservations", "allocations", "pools"))
+        _claims([(holds, name, figures) for name, holds, figures in verdict.claims()])
+    return verdict.passed
 
 
 def _play(settings: Any, output: str, directory: Path) -> bool:
@@ -204,16 +249,24 @@ def _show(verdict: Any, output: str) -> None:
     if output == "json":
         click.echo(json.dumps(verdict.as_json(), indent=2))
         return
-    from tabulate import tabulate
+    _tables(verdict.reserved.tables, ("reservations", "channels", "allocations", "pools"))
+    _claims([(claim.holds, claim.name, claim.figures) for claim in verdict.claims()])
 
+
+def _tables(tables: Any, names: tuple[str, ...]) -> None:
     from mgmt.layouts import LAYOUTS
     from mgmt.tables import draw
 
     click.echo("\nThe tables, half-way through the copy")
-    for name in ("reservations", "channels", "allocations", "pools"):
-        click.echo(f"\n{LAYOUTS[name].title}\n{draw(name, verdict.reserved.tables[name], style='simple')}")
+    for name in names:
+        click.echo(f"\n{LAYOUTS[name].title}\n{draw(name, tables.get(name, []), style='simple')}")
+
+
+def _claims(claims: list[tuple[bool | None, str, str]]) -> None:
+    from tabulate import tabulate
+
     words = {True: "yes", False: "NO", None: "not judged"}
-    rows = [(words[claim.holds], claim.name, claim.figures) for claim in verdict.claims()]
+    rows = [(words[holds], name, figures) for holds, name, figures in claims]
     click.echo(f"\nVerdict\n{tabulate(rows, headers=('holds', 'claim', 'figures'), tablefmt='simple')}")
 
 

@@ -97,12 +97,7 @@ class TargetFactory:
         return "\n".join([*said, f"captures and PDU logs: {directory}"])
 
     def _directory(self) -> Path:
-        name = re.sub(r"[^\w.\[\]-]+", "_", self._node_id)
-        if len(name) > _NAME_LIMIT or name != self._node_id:
-            digest = hashlib.sha256(self._node_id.encode()).hexdigest()[:8]
-            name = f"{name[:_NAME_LIMIT]}-{digest}"
-        base = Path(self._artifacts) if self._artifacts else self._temporary() / "target-artifacts"
-        return base / name
+        return artifact_directory(self._node_id, self._artifacts, self._temporary)
 
     def _keep(self, target: RunningTarget, directory: Path, name: str) -> list[str]:
         target.finish_capture()
@@ -125,3 +120,13 @@ class TargetFactory:
         lines = target.log.describe(LAST_PDUS).splitlines()
         (directory / f"{name}.last-pdus.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
         return [*said, *(f"  {line}" for line in lines)]
+
+
+def artifact_directory(node_id: str, artifacts: str | None, temporary: Callable[[], Path]) -> Path:
+    """Where a failed test's artefacts go: a directory of its own in ``artifacts``, else in a temporary one."""
+    name = re.sub(r"[^\w.\[\]-]+", "_", node_id)
+    if len(name) > _NAME_LIMIT or name != node_id:
+        digest = hashlib.sha256(node_id.encode()).hexdigest()[:8]
+        name = f"{name[:_NAME_LIMIT]}-{digest}"
+    base = Path(artifacts) if artifacts else temporary() / "target-artifacts"
+    return base / name

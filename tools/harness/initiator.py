@@ -52,6 +52,9 @@ class BlockingInitiator:
 
     def call(self, work: Callable[[Initiator], Coroutine[Any, Any, T]]) -> T:
         """Run ``work(session)`` to its end: ``initiator.call(lambda session: session.nop(b"x"))``."""
+        return self._call(work)
+
+    def _call(self, work: Callable[[Initiator], Coroutine[Any, Any, T]]) -> T:
         return self._loop.call(work(self.session), self._timeout_s + _GRACE_S, "a call of the initiator")
 
     def submit(self, work: Callable[[Initiator], Coroutine[Any, Any, T]]) -> concurrent.futures.Future[T]:
@@ -70,12 +73,12 @@ class BlockingInitiator:
 
     def read(self, lba: int, blocks: int = 1, *, lun: int = 0) -> bytes:
         """READ(16)."""
-        data = self.call(lambda session: session.read(lun, lba, blocks, block_bytes=self.block_bytes))
+        data = self._call(lambda session: session.read(lun, lba, blocks, block_bytes=self.block_bytes))
         return bytes(data)
 
     def write(self, lba: int, data: Buffer, *, lun: int = 0) -> None:
         """WRITE(16)."""
-        self.call(lambda session: session.write(lun, lba, data, block_bytes=self.block_bytes))
+        self._call(lambda session: session.write(lun, lba, data, block_bytes=self.block_bytes))
 
     def execute(
         self,
@@ -89,7 +92,7 @@ class BlockingInitiator:
     ) -> ScsiAnswer:
         """Any CDB, once: a unit attention is an answer here, and not tried again. ``check``: raise for a status other
         than GOOD."""
-        return self.call(
+        return self._call(
             lambda session: session.execute(
                 lun, cdb, data_out=data_out, data_in_length=data_in_length, check=check, timeout_s=timeout_s
             )
@@ -97,31 +100,31 @@ class BlockingInitiator:
 
     def capacity(self, *, lun: int = 0) -> tuple[int, int]:
         """READ CAPACITY(16): number of blocks, bytes per block."""
-        return self.call(lambda session: session.read_capacity(lun))
+        return self._call(lambda session: session.read_capacity(lun))
 
     def inquiry(self, page: int | None = None, *, lun: int = 0) -> bytes:
         """INQUIRY: standard data, or a page of vital product data."""
-        return self.call(lambda session: session.inquiry(lun, page))
+        return self._call(lambda session: session.inquiry(lun, page))
 
     def report_luns(self) -> Sequence[int]:
         """REPORT LUNS."""
-        return self.call(lambda session: session.report_luns())
+        return self._call(lambda session: session.report_luns())
 
     def test_unit_ready(self, *, lun: int = 0) -> None:
         """TEST UNIT READY."""
-        self.call(lambda session: session.test_unit_ready(lun))
+        self._call(lambda session: session.test_unit_ready(lun))
 
     def synchronize_cache(self, *, lun: int = 0) -> None:
         """SYNCHRONIZE CACHE(16) of the whole LUN."""
-        self.call(lambda session: session.synchronize_cache(lun))
+        self._call(lambda session: session.synchronize_cache(lun))
 
     def nop(self, data: bytes = b"") -> bytes:
         """NOP-Out ping; the echo."""
-        return self.call(lambda session: session.nop(data))
+        return self._call(lambda session: session.nop(data))
 
     def task_management(self, function: int, *, lun: int = 0, **referenced: int) -> int:
         """A task management function; the response code."""
-        return self.call(lambda session: session.task_management(function, lun, **referenced))
+        return self._call(lambda session: session.task_management(function, lun, **referenced))
 
     # -- the session --------------------------------------------------------------------------------------------
 

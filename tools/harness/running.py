@@ -71,6 +71,10 @@ class RunningTarget:
     with its options.
     """
 
+    kind = "emulator"
+    lun = 0
+    """Of the first logical unit, as every kind of target says it."""
+
     def __init__(self, options: TargetOptions, *, seed: int, timeout_s: float, capture_to: Path) -> None:
         self.options = options
         self.seed = seed

@@ -108,13 +108,13 @@ UP = "SANCREDIT-LAB-UP"
 INITRAMFS_INIT = """#!/bin/busybox sh
 export PATH=/bin
 /bin/busybox --install -s /bin
-mkdir -p /proc /sys /dev /root
+mkdir -p /proc /sys /dev /new
 mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs dev /dev
 for m in $(cat /order); do insmod /m/$m 2>/dev/null; done
 n=0; while [ ! -b /dev/vda ] && [ $n -lt 200 ]; do sleep 0.05; n=$((n+1)); done
-mount -t ext4 -o rw,noatime /dev/vda /root || { echo no root file system; poweroff -f; }
-mount --move /dev /root/dev; umount /sys /proc
-exec switch_root /root /sbin/lab-init
+mount -t ext4 -o rw,noatime /dev/vda /new || { echo no root file system; poweroff -f; }
+mount --move /dev /new/dev; umount /sys /proc
+exec switch_root /new /sbin/lab-init
 """
 
 #: The whole of a boot that only asks whether this accelerator works.

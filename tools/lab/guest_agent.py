@@ -131,8 +131,12 @@ def main() -> None:
     pieces: list[bytes] = []
     while True:
         data = os.read(port, 1 << 16)
-        if not data:  # Nobody is connected. What came is kept: the news of a client's end may overtake the next one's
-            time.sleep(0.02)  # first bytes, and a client begins with a line end, which closes what another left.
+        if (
+            not data
+        ):  # Nobody is connected. What came is kept: the news of a client's end may overtake the next one's
+            time.sleep(
+                0.02
+            )  # first bytes, and a client begins with a line end, which closes what another left.
             continue
         pieces.append(data)
         if b"\n" not in data:

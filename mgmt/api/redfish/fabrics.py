@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any
@@ -10,6 +11,7 @@ from mgmt.api.redfish.shapes import Resource, collection, identifier, link, oem,
 from mgmt.api.redfish.storage import port_path
 
 Row = Mapping[str, Any]
+_WWPN = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){7}|[0-9a-f]{16}", re.IGNORECASE)
 #: The fabrics: Id → (name, FabricType, protocol of an endpoint).
 _FABRICS: Mapping[str, tuple[str, str, str]] = {
     "FC": ("Fibre Channel", "FC", "FCP"),
@@ -18,12 +20,8 @@ _FABRICS: Mapping[str, tuple[str, str, str]] = {
 
 
 def fabric_of(address: str) -> str:
-    """``IP`` for an IP address, else ``FC``."""
-    try:
-        ip_address(address)
-    except ValueError:
-        return "FC"
-    return "IP"
+    """``FC`` for a WWPN, else ``IP``. A WWPN is looked for first: with its colons it could be an IPv6 address."""
+    return "FC" if _WWPN.fullmatch(address) else "IP"
 
 
 class Fabrics:

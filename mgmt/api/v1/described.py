@@ -109,7 +109,17 @@ def list_response(fields: Sequence[str], title: str) -> dict[int | str, dict[str
 
 def message_response(*kinds: type, about: str) -> dict[int | str, dict[str, Any]]:
     """The 200 of a change whose answer is one of these messages, with what the station adds to it."""
-    schemas = [TypeAdapter(kind).json_schema(ref_template="#/components/schemas/{model}") for kind in kinds]
-    for schema in schemas:
-        schema.pop("$defs", None)
+    found = [TypeAdapter(kind).json_schema() for kind in kinds]
+    schemas = [_inlined(schema, schema.pop("$defs", {})) for schema in found]
     return {200: {"description": about, "content": {"application/json": {"schema": {"anyOf": schemas}}}}}
+
+
+def _inlined(schema: Any, definitions: Mapping[str, Any]) -> Any:
+    """``schema`` with what it refers to in its place: it stands in an answer, where its own definitions cannot."""
+    if isinstance(schema, list):
+        return [_inlined(item, definitions) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if (reference := schema.get("$ref")) is not None:
+        return _inlined(definitions[str(reference).rpartition("/")[2]], definitions)
+    return {name: _inlined(value, definitions) for name, value in schema.items()}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
 from fastapi.responses import JSONResponse
@@ -15,7 +16,13 @@ from mgmt.pair_messages import GroupStatus
 from mgmt.station import groups
 
 Group = Annotated[str, Path(min_length=1, max_length=128)]
-Verb = Literal["split", "resync", "takeover", "swap", "delete"]
+_VERBS: Mapping[str, str] = {
+    "split": "PSUS: the secondary gets what is written until now; later changes are noted.",
+    "resync": "COPY of what has changed (everything with `full`), then PAIR.",
+    "takeover": "SSWS: the hosts of the remote array write from here on.",
+    "swap": "Change the direction; only what has changed is copied.",
+    "delete": "SMPL: dissolve the group at both ends; with `force` at those that answer.",
+}
 
 
 def add_groups(router: APIRouter, api: Api) -> None:
@@ -52,12 +59,22 @@ def add_groups(router: APIRouter, api: Api) -> None:
         """Compare some MiB of a volume at both ends by checksums; again from where it ended."""
         return asdict(groups.compare(station, group, volume, offset_bytes))
 
-    @router.post(
-        "/groups/{group}/{verb}",
+    for verb, about in _VERBS.items():
+        _add_verb(router, api, verb, about)
+
+
+def _add_verb(router: APIRouter, api: Api, verb: str, about: str) -> None:
+    def act(group: Group, body: GroupVerbBody) -> JSONResponse:
+        answer = groups.wish(api.station, group, verb, full=body.full, force=body.force)
+        return JSONResponse(plain(answer))
+
+    router.add_api_route(
+        f"/groups/{{group}}/{verb}",
+        act,
+        methods=["POST"],
+        name=f"{verb} group",
+        summary=about,
         tags=["groups"],
         response_class=JSONResponse,
         responses=message_response(GroupStatus, about="How the group stands"),
     )
-    def act(group: Group, verb: Verb, body: GroupVerbBody) -> JSONResponse:
-        """Split, resync, takeover, swap or delete."""
-        return JSONResponse(plain(groups.wish(station, group, verb, full=body.full, force=body.force)))

@@ -102,7 +102,7 @@ class CacheMemory:
     # -- hosts and remote copy ------------------------------------------------------------------------------
 
     def write(self, volume: int, offset: int, data: Buffer) -> None:
-        """Keep ``data``, whole sectors, for the volume's disk. Raises StoreError: the disk fails, and there is no room."""
+        """Keep ``data``, whole sectors, for the volume's disk. Raises StoreError where there is no room."""
         view = memoryview(data).cast("B")
         for part in _parts(offset, len(view)):
             key = volume, part.page

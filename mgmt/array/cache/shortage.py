@@ -1,7 +1,8 @@
 """When a copy asks for a larger reservation because the cache memory is short (embodiment 5, paragraph 104). Sans-IO.
 
-Looked at now and then while a copy is under way: free at the warning threshold or below asks once for each target (M12),
-and again only after the cache has been well above it: at the threshold and five percent of the cache more (GAP-21).
+Looked at now and then while a copy is under way: free at the warning threshold or below asks once for each target
+(M12), and again only after the cache has been well above it: at the threshold and five percent of the cache more
+(GAP-21).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The cache's memory: slots of a page each, and beside every slot which sectors of which volume its disk lacks.
 
-With a file the memory is a shared mapping of it: what a write has put there stays in the kernel's page cache however the
-process ends (a file on tmpfs costs no disk; one on a disk survives the machine as far as the kernel has written it). The
-order of the stores is what makes it safe: data first, then the sectors' bits. A slot gets another page only when all of
-its bits are clear, and a bit is cleared only when the disk has the sector.
+With a file the memory is a shared mapping of it: what a write has put there stays in the kernel's page cache
+however the process ends (a file on tmpfs costs no disk; one on a disk survives the machine as far as the kernel
+has written it). The order of the stores is what makes it safe: data first, then the sectors' bits. A slot gets
+another page only when all of its bits are clear, and a bit is cleared only when the disk has the sector.
 """
 
 from __future__ import annotations
@@ -114,8 +114,8 @@ class CacheSlots:
 def recover(file: Path, volumes: Mapping[str, int], write: Callable[[Left], None]) -> int:
     """Hand what an earlier run has left in ``file`` to ``write``; returns the sectors. A missing file has nothing.
 
-    Raises :class:`CacheFileError` for a file that is in use, is no cache, or holds sectors of a volume that is not among
-    ``volumes`` with the same size; and what ``write`` raises. The file stays as it is.
+    Raises :class:`CacheFileError` for a file that is in use, is no cache, or holds sectors of a volume that is not
+    among ``volumes`` with the same size; and what ``write`` raises. The file stays as it is.
     """
     try:
         with file.open("rb") as opened:
@@ -171,8 +171,8 @@ def _recover(file: Path, view: memoryview, volumes: Mapping[str, int], write: Ca
     if missing:
         name, count = next(iter(missing.items()))
         raise CacheFileError(
-            f"the cache {file} holds {count} sectors that were acknowledged for volume {name}, which is not here in that "
-            "size: configure it as it was, or move the file away to lose them"
+            f"the cache {file} holds {count} sectors that were acknowledged for volume {name}, which is not here in "
+            "that size: configure it as it was, or move the file away to lose them"
         )
     for slot, page, sectors, name in left:
         start = data_at + slot * PAGE_BYTES

@@ -10,7 +10,7 @@ from mgmt.array.cache.memory import CacheMemory
 
 
 class CachedStore:
-    """Implements :class:`iscsi_target.scsi.stores.store.BackingStore`: writes stay in the cache, and go to ``disk`` later.
+    """Implements :class:`iscsi_target.scsi.stores.store.BackingStore`: writes go to ``disk`` later.
 
     ``volume`` is the disk's number in the cache. Writes with ``durable`` (FUA) and discards go past it to the disk.
     Closing it leaves both to their owners.

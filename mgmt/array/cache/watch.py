@@ -34,7 +34,7 @@ Copied = Callable[[], Iterable[tuple[Target, int]]]
 
 
 class CacheWatch:
-    """A thread that collects the free size of ``cache`` periodically. Without ``station`` it only keeps the threshold."""
+    """A thread that collects the free size of ``cache`` periodically. Without ``station`` it keeps the threshold."""
 
     def __init__(
         self, array: str, cache: CacheMemory, station: Peer | Station | None, copied: Copied

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from iscsi_target.scsi.errors import StoreError
+from mgmt.array.cache.memory import CacheMemory
 from mgmt.array.errors import CannotServe
 from mgmt.array.replication.bitmap import BitmapError
 from mgmt.array.replication.group import GroupSettings
@@ -58,6 +59,7 @@ def load_pairs(
     transport: MakeTransport,
     allocation_units: int | None,
     settings: GroupSettings | None = None,
+    cache: CacheMemory | None = None,
 ) -> ArrayPairs:
     """The pairs of earlier runs, recovered; blocking, before hosts are served. :class:`CannotServe`."""
     links = PairLinks(buffers, transport, allocation_units)
@@ -73,6 +75,8 @@ def load_pairs(
         settings or GroupSettings(),
         links,
         guards,
+        cache=cache,
+        cache_fill=lambda: 0.0 if cache is None else _fill(cache),
         reserved_units=lambda target: buffers().reserved_units((target,)),
     )
     try:
@@ -80,6 +84,11 @@ def load_pairs(
     except (RecordError, BitmapError, JournalError, StoreError, PairRefused) as error:
         raise CannotServe(str(error)) from None
     return ArrayPairs(pairs, PairControl(pairs, links.reserved_bytes), volumes, identity.name)
+
+
+def _fill(cache: CacheMemory) -> float:
+    statistics = cache.statistics()
+    return 1 - statistics.free_bytes / statistics.size_bytes
 
 
 class ArrayPairs:

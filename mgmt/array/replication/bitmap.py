@@ -67,8 +67,8 @@ class ChangeBitmap:
             if before != boot:
                 self._count_announced()
         self._write_header(boot)
-        self._map.flush()
-        self._dirty = self._count(self._fine_at, self._end)
+        self._map.flush(0, mmap.PAGESIZE)
+        self._dirty = 0 if fresh else self._count(self._fine_at, self._end)
 
     def _write_header(self, boot: str) -> None:
         fields = (_MAGIC, _VERSION, self.size_bytes, boot.encode("ascii"))
@@ -140,7 +140,7 @@ class ChangeBitmap:
             whole, past = -(-first // 8), end // 8
             self._change(first, whole * 8, set_them=set_them)
             at = self._fine_at
-            before = self._count(at + whole, at + past)
+            before = self._count(at + whole, at + past) if self._dirty else 0
             filling = b"\xff" if set_them else b"\0"
             self._map[at + whole : at + past] = filling * (past - whole)
             self._dirty += ((past - whole) * 8 if set_them else 0) - before

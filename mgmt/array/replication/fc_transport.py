@@ -9,24 +9,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
 
 from credits.allocation import Allocation
 from credits.durable import DurablePool
 from fcsim.errors import CreditMisuse, FibreChannelError
 from fcsim.fcp.initiator import CommandCompleted
+from fcsim.live.capture import LinkCapture
 from fcsim.live.fcp import connect_as_initiator, end_config
-from fcsim.live.live_end import Capture, LiveEnd
+from fcsim.live.live_end import LiveEnd
 from fcsim.live.shell import Address, LiveLink
 from fcsim.port.channel import ChannelStatistics
+from iscsi_target.trace.pcapng import PcapngWriter
 from iscsi_target.wire.lun import lun_to_bytes
 from mgmt.array.replication import remote_disk
 from mgmt.array.replication.job import Slot
 from mgmt.array.replication.transport import Buffer, LinkLost, LinkTraffic, ScsiOutcome
 
 #: Writes worth having under way at once, for every connection.
-_OUTSTANDING = 8
+_OUTSTANDING = 16
 _CLOSE_S = 2.0
 
 
@@ -39,6 +44,8 @@ class FcDestination:
     lun: int
     port_name: int
     connect_timeout_s: float
+    capture: Path | None = None
+    """What crosses the line is written here (pcapng), as this end sees it."""
 
 
 @dataclass(slots=True)
@@ -50,6 +57,9 @@ class _Line:
     block_bytes: int = 0
     capacity_bytes: int = 0
     most_frames: int = 0
+    sharing: int = 1
+    """How many connections have been on it at once."""
+    capture: BinaryIO | None = None
 
     def set_ceiling(self) -> None:
         """As many frames under way as there are units, and no more than the login granted."""
@@ -60,6 +70,16 @@ class _Line:
 
         self.link.call(limit)
 
+    async def unplug(self) -> None:
+        """Close the link, and the capture of it."""
+        try:
+            with contextlib.suppress(TimeoutError, FibreChannelError):
+                async with asyncio.timeout(_CLOSE_S):
+                    await self.link.close()
+        finally:
+            if self.capture is not None:
+                self.capture.close()
+
     def channel(self) -> ChannelStatistics:
         """The counters of the credits."""
         (channel,) = self.link.end.statistics().channels
@@ -68,7 +88,7 @@ class _Line:
     def frames_under_way(self) -> int:
         """Frames whose R_RDY has not come."""
         channel = self.channel()
-        frames = channel.transmit_bb_credit - channel.transmit_remaining
+        frames = min(channel.transmit_bb_credit, channel.transmit_ceiling) - channel.transmit_remaining
         self.most_frames = max(self.most_frames, frames)
         return frames
 
@@ -76,10 +96,9 @@ class _Line:
 class FcCopyTransport:
     """Implements :class:`~mgmt.array.replication.transport.CopyTransport` for one copy or group."""
 
-    def __init__(self, destination: FcDestination, pool: DurablePool, capture: Capture | None = None) -> None:
+    def __init__(self, destination: FcDestination, pool: DurablePool) -> None:
         self._destination = destination
         self._pool = pool
-        self._capture = capture
         self._opening = asyncio.Lock()
         self._line: _Line | None = None
 
@@ -92,6 +111,7 @@ class FcCopyTransport:
                     self._line = await self._open()
                 line = self._line
             line.allocations[slot] = allocation
+            line.sharing = max(line.sharing, len(line.allocations))
             undo.callback(line.allocations.pop, slot, None)
             with _translating(self._destination.where):
                 line.set_ceiling()
@@ -99,17 +119,23 @@ class FcCopyTransport:
         return FcCopyLink(line, slot, self._destination, self._pool)
 
     async def _open(self) -> _Line:
-        mine = end_config("copy", port_name=self._destination.port_name, wants_targets=True)
-        with _translating(self._destination.where):
-            async with asyncio.timeout(self._destination.connect_timeout_s):
-                link = await connect_as_initiator(self._destination.address, mine, capture=self._capture)
-        line = _Line(link, {})
+        destination = self._destination
+        mine = end_config("copy", port_name=destination.port_name, wants_targets=True)
+        with _translating(destination.where), contextlib.ExitStack() as undo:
+            file, capture = None, None
+            if destination.capture is not None:
+                file = undo.enter_context(destination.capture.open("wb"))
+                capture = LinkCapture(PcapngWriter(file), "copy", epoch_ns=time.time_ns())
+            async with asyncio.timeout(destination.connect_timeout_s):
+                link = await connect_as_initiator(destination.address, mine, capture=capture)
+            undo.pop_all()
+        line = _Line(link, {}, capture=file)
         try:
             blocks, line.block_bytes = await remote_disk.read_capacity(
                 _LineCarrier(line, self._destination.where), self._destination.lun
             )
         except BaseException:
-            await link.close()
+            await line.unplug()
             raise
         line.capacity_bytes = blocks * line.block_bytes
         return line
@@ -201,7 +227,7 @@ class FcCopyLink:
 
     def traffic(self) -> LinkTraffic:
         """Its share of what is on the line: frames are not told apart by connection."""
-        sharing = max(1, len(self._line.allocations))
+        sharing = self._line.sharing
         unit_bytes = self._pool.config.unit_bytes
         frames = 0 if self._line.link.closed.done() else self._line.frames_under_way()
         return LinkTraffic(
@@ -217,9 +243,7 @@ class FcCopyLink:
         self._held = False
         self._line.allocations.pop(self._slot, None)
         if not self._line.allocations:
-            with contextlib.suppress(TimeoutError, FibreChannelError):
-                async with asyncio.timeout(_CLOSE_S):
-                    await self._line.link.close()
+            await self._line.unplug()
         self._pool.free(self._allocation)
 
 

@@ -24,7 +24,14 @@ from mgmt.array.replication.admission import Finding, RemoteUnfit
 from mgmt.array.replication.bitmap import ChangeBitmap
 from mgmt.array.replication.group_record import Fence, GroupFiles, GroupRecord, Mode, RecordError
 from mgmt.array.replication.journal import Journal, JournalError
-from mgmt.array.replication.lanes import Capture, JournalSide, PrimaryLane, Suspended
+from mgmt.array.replication.lanes import (
+    CacheShare,
+    Capture,
+    ChargedCache,
+    JournalSide,
+    PrimaryLane,
+    Suspended,
+)
 from mgmt.array.replication.link_set import LinkSet
 from mgmt.array.replication.pair_state import TRANSITIONS, PairInput, PairState, Role
 from mgmt.array.replication.remote_log import Superblock
@@ -71,7 +78,7 @@ class PrimaryGroup:
         open_links: OpenLinks,
         executor: Executor,
         primary: str,
-        slow_down: Callable[[GroupRecord, int], None] = lambda record, length: None,
+        cache: ChargedCache | None = None,
         clock: Callable[[], int] = time.monotonic_ns,
         *,
         fresh: bool = False,
@@ -99,12 +106,15 @@ class PrimaryGroup:
         ]
         self.journal = Journal(files.journal(record.name), settings.journal_bytes, clock)
         self.side = JournalSide(
-            self.journal, self.trackers, patience_s=settings.room_patience_s, wake=self._wake_from_thread
+            self.journal,
+            self.trackers,
+            patience_s=settings.room_patience_s,
+            wake=self._wake_from_thread,
+            cache=CacheShare(record.name, cache),
         )
         self.side.on_overflow = self._overflowed
         self.lanes = [
-            PrimaryLane(index, tracker, self.side, self, lambda length: slow_down(self.record, length))
-            for index, tracker in enumerate(self.trackers)
+            PrimaryLane(index, tracker, self.side, self) for index, tracker in enumerate(self.trackers)
         ]
         self.side.lanes = self.lanes
         if fresh:
@@ -305,6 +315,8 @@ class PrimaryGroup:
             except (StoreError, JournalError, RecordError) as failed:
                 await self._thread(partial(self._suspend, str(failed)))
             finally:
+                if self._stream is not None:
+                    self._resynced_bytes += self._stream.resynced_bytes
                 self._stream = None
                 self.side.draining = False
                 self.side.released()
@@ -348,7 +360,6 @@ class PrimaryGroup:
         await stream.tell()
         self.side.draining = True
         checkpoint_ns = self._clock()
-        counted = 0
         while self._wants_channel and not self._closing:
             if links.lost is not None:
                 raise LinkLost(links.lost)
@@ -358,8 +369,6 @@ class PrimaryGroup:
             busy = bool(await stream.send_epoch())
             self.side.released()
             busy |= await self._copy(stream)
-            self._resynced_bytes += stream.resynced_bytes - counted
-            counted = stream.resynced_bytes
             pending = any(tracker.pending for tracker in self.trackers)
             if pending and (self._clock() - checkpoint_ns) / 1e9 >= self._settings.checkpoint_s:
                 await stream.checkpoint()
@@ -453,7 +462,7 @@ class PrimaryGroup:
     # -- verbs ------------------------------------------------------------------------------------------------
 
     async def split(self) -> None:
-        """PSUS: what was written until now goes to the secondary first where the channel is up; then changes are noted."""
+        """PSUS: the secondary gets what was written until now, where the channel is up; then changes are noted."""
         await self.freeze_all()
         try:
             await self.drain()
@@ -463,7 +472,9 @@ class PrimaryGroup:
         self.wake()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.drain_s):
-                while self._stream is not None:  # until the secondary was told, and nothing is under way any more
+                while (
+                    self._stream is not None
+                ):  # until the secondary was told, and nothing is under way any more
                     await asyncio.sleep(0.01)
 
     def _split(self) -> None:
@@ -526,7 +537,7 @@ class PrimaryGroup:
     @property
     def resynced_bytes(self) -> int:
         """Of them, those that were copied because a bitmap said so."""
-        return self._resynced_bytes
+        return self._resynced_bytes + (0 if self._stream is None else self._stream.resynced_bytes)
 
     @property
     def superblock(self) -> Superblock | None:

@@ -7,7 +7,8 @@ says so. This is also what keeps an old primary out after a takeover (fencing).
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from iscsi_target.executor import Deferred, LogicalUnits, ResetKind, ScsiCommand, ScsiResult
 from iscsi_target.scsi.sense import Condition, SenseData
@@ -85,11 +86,17 @@ class Door:
 
 class GuardedUnits:
     """Logical units (:class:`~iscsi_target.executor.LogicalUnits`) that are changed only through their ``doors``, by
-    LUN."""
+    LUN; ``delay_ns`` says how long the answer to a change is held back, while nobody waits in a thread."""
 
-    def __init__(self, units: LogicalUnits, doors: Mapping[int, Door]) -> None:
+    def __init__(
+        self,
+        units: LogicalUnits,
+        doors: Mapping[int, Door],
+        delay_ns: Callable[[int], int] | None = None,
+    ) -> None:
         self._units = units
         self._doors = doors
+        self._delay_ns = delay_ns
 
     def data_out_length(self, command: ScsiCommand) -> int:
         """See :class:`iscsi_target.executor.LogicalUnits`."""
@@ -107,9 +114,13 @@ class GuardedUnits:
         if not door.enter():
             return ScsiResult(Status.CHECK_CONDITION, sense=SenseData(Condition.WRITE_PROTECTED).fixed())
         try:
-            return self._units.execute(command)
+            result = self._units.execute(command)
         finally:
             door.leave()
+        if self._delay_ns is None or isinstance(result, Deferred):
+            return result
+        delay_ns = self._delay_ns(command.lun)
+        return Deferred(time.monotonic_ns() + delay_ns, result) if delay_ns else result
 
     def abandon(self, command: ScsiCommand) -> None:
         """See :class:`iscsi_target.executor.LogicalUnits`."""
@@ -133,17 +144,19 @@ class GuardedUnits:
 
 
 class Guards:
-    """The doors of all volumes, by LUN: those of hosts and those of other arrays. They stand open until pairs close them."""
+    """The doors of all volumes, by LUN: those of hosts and those of other arrays. Pairs close them."""
 
     def __init__(self, luns: Iterable[int]) -> None:
         self.hosts: dict[int, Door] = {}
         self.partners: dict[int, Door] = {}
         for lun in luns:
             self.hosts[lun], self.partners[lun] = Door(), Door()
+        self.delay_ns: Callable[[int], int] = lambda lun: 0
+        """How long the answer to a host's write to a volume is held back now."""
 
     def for_hosts(self, units: LogicalUnits) -> LogicalUnits:
         """What hosts see."""
-        return GuardedUnits(units, self.hosts)
+        return GuardedUnits(units, self.hosts, lambda lun: self.delay_ns(lun))
 
     def for_arrays(self, units: LogicalUnits) -> LogicalUnits:
         """What other arrays see."""

@@ -33,6 +33,18 @@ class Suspended(Exception):
     """The secondary cannot have this write; the pair is suspended, and one line says why."""
 
 
+class ChargedCache(Protocol):
+    """The cache memory as far as others keep something in it."""
+
+    def charge(self, holder: str, size_bytes: int) -> bool:
+        """Take so much; False where there is not so much free."""
+        ...
+
+    def discharge(self, holder: str, size_bytes: int) -> None:
+        """Give so much back."""
+        ...
+
+
 class SyncChannel(Protocol):
     """The engine's side of synchronous writes; called on hosts' threads, waits."""
 
@@ -45,6 +57,27 @@ class SyncChannel(Protocol):
         ...
 
 
+class CacheShare:
+    """What the journal keeps in the cache memory 102, if there is one: as many bytes as it holds in memory."""
+
+    def __init__(self, name: str, cache: ChargedCache | None) -> None:
+        self._name = f"pair {name}"
+        self._cache = cache
+        self._charged = 0
+
+    def keep(self, size_bytes: int) -> bool:
+        """Have ``size_bytes`` charged from here on; False, and nothing is changed, where there is no room for more."""
+        if self._cache is None:
+            return True
+        more = size_bytes - self._charged
+        if more > 0 and not self._cache.charge(self._name, more):
+            return False
+        if more < 0:
+            self._cache.discharge(self._name, -more)
+        self._charged = size_bytes
+        return True
+
+
 class JournalSide:
     """The journal with everybody who writes to it: who waits for room, and what happens when there is none."""
 
@@ -55,12 +88,14 @@ class JournalSide:
         *,
         patience_s: float,
         wake: Callable[[], None],
+        cache: CacheShare,
     ) -> None:
         self.journal = journal
         self.lock = threading.Lock()
         self._trackers = trackers
         self._patience_s = patience_s
         self._wake = wake
+        self._cache = cache
         self._room = threading.Condition(self.lock)
         self.draining = False
         """Whether records are on their way to the secondary, so that waiting for room makes sense."""
@@ -71,6 +106,7 @@ class JournalSide:
     def released(self) -> None:
         """Records have left, or the channel has changed."""
         with self.lock:
+            self._cache.keep(self.journal.pending_bytes)
             self._room.notify_all()
 
     def append(self, lane: PrimaryLane, offset: int, data: Buffer | None, length: int) -> bool:
@@ -78,6 +114,8 @@ class JournalSide:
         with self.lock:
             while lane.capture is Capture.JOURNAL:
                 try:
+                    if not self._cache.keep(self.journal.pending_bytes + length):
+                        raise JournalFull
                     self.journal.append(lane.index, offset, data, length)
                 except JournalFull:
                     self.waits += 1
@@ -104,6 +142,7 @@ class JournalSide:
             if lane.capture is Capture.JOURNAL:
                 lane.capture = Capture.NOTE
         self.journal.reset()
+        self._cache.keep(0)
         self._room.notify_all()
         if reason:
             self.on_overflow(reason)
@@ -119,7 +158,6 @@ class PrimaryLane:
         tracker: ChangeTracker,
         side: JournalSide,
         channel: SyncChannel,
-        slow_down: Callable[[int], None],
     ) -> None:
         self.index = index
         self.tracker = tracker
@@ -128,13 +166,11 @@ class PrimaryLane:
         """Fence DATA: a write that the secondary cannot have fails."""
         self._side = side
         self._channel = channel
-        self._slow_down = slow_down
 
     def write(self, store: BackingStore, offset: int, data: Buffer, *, durable: bool) -> None:
         """One write."""
         length = len(data)
         if self.capture is Capture.JOURNAL:
-            self._slow_down(length)
             self._journalled(offset, data, length, lambda: store.write(offset, data, durable=durable))
         else:
             self._tracked(offset, data, length, lambda: store.write(offset, data, durable=durable), durable)

@@ -89,7 +89,7 @@ class PairControl:
         return self.status(request.group)
 
     async def carry_out(self, request: PairRequest) -> GroupStatus:
-        """A wish about a group; its status afterwards (before, where it is gone). BadMessage, PairRefused, NoSuchGroup."""
+        """A wish about a group; its status afterwards. BadMessage, PairRefused, NoSuchGroup."""
         name, pairs = request.group, self._pairs
         match request.verb:
             case "status":
@@ -162,6 +162,7 @@ class PairControl:
             resynced_bytes=0 if primary is None else primary.resynced_bytes,
             local_port=record.local_port,
             remote_port="" if record.remote is None else record.remote.host,
+            delay_ns=0 if primary is None else self._pairs.delay_of(primary),
             error=record.error,
         )
 

@@ -20,14 +20,16 @@ from credits.targets import Target
 from iscsi_target.scsi.errors import StoreError
 from mgmt.array.replication.bitmap import BLOCK_BYTES, BitmapError
 from mgmt.array.replication.group import GroupSettings, OpenLinks, PrimaryGroup
-from mgmt.array.replication.group_record import GroupFiles, GroupRecord, RecordError, RemotePlace
+from mgmt.array.replication.group_record import GroupFiles, GroupRecord, Mode, RecordError, RemotePlace
 from mgmt.array.replication.guard import Door, Guards
 from mgmt.array.replication.journal import JournalError
+from mgmt.array.replication.lanes import ChargedCache
 from mgmt.array.replication.pair_errors import NoSuchGroup, PairRefused
 from mgmt.array.replication.pair_state import PairInput, PairState, Role, WrongState, after
 from mgmt.array.replication.remote_log import APPLIED_AT, PAIRS_LIMIT, LogDamaged
 from mgmt.array.replication.replicated_store import ReplicatedStore
 from mgmt.array.replication.secondary_group import SecondaryGroup, TakeoverRefused
+from mgmt.array.replication.slow_down import SlowDownPolicy, begins, delay_ns, standing
 from mgmt.array.replication.stream import JOURNAL_VOLUME_LEAST_BYTES
 from mgmt.array.replication.transport import LinkLost, RemoteRefused
 
@@ -73,7 +75,9 @@ class Pairs:
         settings: GroupSettings,
         open_links: OpenLinks,
         guards: Guards | None = None,
-        slow_down: Callable[[GroupRecord, int], None] = lambda record, length: None,
+        cache: ChargedCache | None = None,
+        cache_fill: Callable[[], float] = lambda: 0.0,
+        policy: SlowDownPolicy | None = None,
         reserved_units: Callable[[Target], int] = lambda target: 0,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
@@ -82,7 +86,10 @@ class Pairs:
         self._files = files
         self._settings = settings
         self._open_links = open_links
-        self._slow_down = slow_down
+        self._cache = cache
+        self._cache_fill = cache_fill
+        self._policy = policy or SlowDownPolicy()
+        self._slowed: dict[int, tuple[PrimaryGroup, float]] = {}
         self._reserved_units = reserved_units
         self._clock = clock
         self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="pairs")
@@ -91,6 +98,7 @@ class Pairs:
         self._verbs = asyncio.Lock()
         guards = guards or Guards(volume.lun for volume in volumes.values())
         self.hosts, self.partners = guards.hosts, guards.partners
+        guards.delay_ns = self.delay_ns
 
     # -- life -------------------------------------------------------------------------------------------------
 
@@ -147,12 +155,13 @@ class Pairs:
             self._open_links,
             self._executor,
             self._identity.name,
-            self._slow_down,
+            self._cache,
             self._clock,
             fresh=fresh,
         )
         self._primaries[record.name] = group
         self._set_doors(record)
+        self._rank()
         return group
 
     def _make_secondary(self, record: GroupRecord) -> SecondaryGroup:
@@ -177,6 +186,37 @@ class Pairs:
                 record.role is Role.SECONDARY and not written_here if not journal_here else not written_here
             )
             _set(self.partners[lun], partner)
+
+    # -- when the cache runs low (embodiment 5) ---------------------------------------------------------------
+
+    def _rank(self) -> None:
+        """Who is slowed down from which fill on, anew."""
+        order = begins(
+            self._policy,
+            (
+                standing(name, group.record.priority, synchronous=group.record.mode is Mode.SYNC)
+                for name, group in self._primaries.items()
+            ),
+        )
+        self._slowed = {
+            self._volume(pair.volume).lun: (group, order[name])
+            for name, group in self._primaries.items()
+            for pair in group.record.pairs
+        }
+
+    def delay_ns(self, lun: int) -> int:
+        """How long the answer to a host's write to a volume is held back now; on any thread."""
+        found = self._slowed.get(lun)
+        if found is None:
+            return 0
+        group, begin = found
+        journal = group.journal
+        fill = max(journal.used_bytes / journal.capacity_bytes, self._cache_fill())
+        return delay_ns(self._policy, begin, fill)
+
+    def delay_of(self, group: PrimaryGroup) -> int:
+        """The same for a group's volumes."""
+        return self.delay_ns(self._volume(group.record.pairs[0].volume).lun)
 
     # -- making -----------------------------------------------------------------------------------------------
 
@@ -341,6 +381,7 @@ class Pairs:
                 await group.close()
                 await self._say_goodbye(group.record)
                 del self._primaries[name]
+                self._rank()
             else:
                 del self._secondaries[name]
             await self._thread(partial(self._dissolve, group))
@@ -407,6 +448,7 @@ class Pairs:
             await group.drain()
             await group.close()
             del self._primaries[name]
+            self._rank()
             await self._thread(partial(self._demote, group))
 
     def _shut_hosts(self, group: PrimaryGroup) -> None:

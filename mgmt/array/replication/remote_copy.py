@@ -19,7 +19,7 @@ from credits.targets import (
     port_pair,
     port_pair_number,
 )
-from mgmt.array.configuration import CopyConfig
+from mgmt.array.description import CopyConfig
 from mgmt.array.replication.engine import Progress, RunningCopy, share
 from mgmt.array.replication.job import CopyJob, JobStatistics, Slot, StartRefused, State
 from mgmt.array.replication.transport import CopyTransport, LinkLost, RemoteRefused

@@ -1,4 +1,4 @@
-"""A consistency group at its secondary: the journal volume's lane, and the way to become the one that hosts write to."""
+"""A consistency group at its secondary: the journal volume's lane, and the way to be written by hosts."""
 
 from __future__ import annotations
 

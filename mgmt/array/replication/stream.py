@@ -31,6 +31,8 @@ T = TypeVar("T")
 _SPARE_BYTES = 512 * 1024
 """Of the journal volume's epoch area, for the table."""
 _RECORDS_LIMIT = 4096
+_EPOCH_S = 1.0
+_EPOCH_LEAST_BYTES = 256 * 1024
 _READ_BYTES = 1 << 20
 JOURNAL_VOLUME_LEAST_BYTES = 4 << 20
 
@@ -70,6 +72,8 @@ class Stream:
         self._primary = primary
         self._superblock: Superblock | None = None
         self._epoch_bytes = limits.epoch_bytes
+        self._pace_bytes = limits.epoch_bytes
+        """About what the channel takes in :data:`_EPOCH_S`: a host that waits for room waits for an epoch."""
         self._direct: set[int] = set()
         """Logical units written since their last flush."""
         self._consistent_from = 0
@@ -218,9 +222,10 @@ class Stream:
 
     async def send_epoch(self) -> int:
         """The oldest writes of the journal become the newest in the remote image; their bytes, 0 for none."""
-        records = self._journal.batch(self._epoch_bytes, _RECORDS_LIMIT)
+        records = self._journal.batch(min(self._epoch_bytes, self._pace_bytes), _RECORDS_LIMIT)
         if not records:
             return 0
+        began = asyncio.get_running_loop().time()
         epoch, blob = await self._thread(partial(_built, records))
         record = self._record()
         await self._flush_direct()
@@ -246,6 +251,8 @@ class Stream:
         if not record.self_applying:
             await self._apply(_pieces(epoch, blob, record, step), named)
         await self._thread(partial(self._journal.release, epoch.last_seq, named.epoch))
+        took_s = max(1e-3, asyncio.get_running_loop().time() - began)
+        self._pace_bytes = max(_EPOCH_LEAST_BYTES, int(len(blob) / took_s * _EPOCH_S))
         return sum(entry.length_bytes for entry in epoch.entries)
 
     async def _apply(self, pieces: list[Piece], named: Superblock) -> None:

@@ -73,7 +73,7 @@ def whatif(
         found = predictions(
             files,
             {name: text.split(",") for name, text in wanted.items() if text is not None},
-            captured=_pairs(captured),
+            captured=captured_pairs(captured),
             ports=ports,
         )
     except (CaptureError, SettingError, InvalidScenario) as error:
@@ -110,7 +110,8 @@ def _said(flow: dict[str, Any]) -> str:
     return f"{channel['speed']}, {channel['distance_m']} m, {channel['bb_credit']} credits"
 
 
-def _pairs(text: str | None) -> dict[str, str]:
+def captured_pairs(text: str | None) -> dict[str, str]:
+    """``--captured NAME=VALUE,…``. Raises :class:`~mgmt.cli.failures.BadValue`."""
     found = {}
     for pair in (text or "").split(","):
         if pair:

@@ -54,6 +54,16 @@ class WhatIf:
         self._after_write_ns = 0
         self._after_write_ns = self._tail_of_writes(captured)
 
+    @property
+    def unseen_ns(self) -> int:
+        """What of the round trip the captured times do not contain."""
+        return self._unseen_ns
+
+    @property
+    def after_write_ns(self) -> int:
+        """What the target is taken to need after the last byte of a write."""
+        return self._after_write_ns
+
     def measured(self) -> dict[str, int] | None:
         """Completion times as captured, with the way to the initiator that the capture did not see."""
         return latencies([arrival.ect_ns + self._unseen_ns for arrival in self.arrivals])

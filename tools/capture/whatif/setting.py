@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -109,31 +109,60 @@ def predictions(
 
     Raises :class:`SettingError` and :class:`tools.capture.scan.CaptureError`.
     """
-    flows = []
     with analyse(paths, ports=ports) as analysis:
-        groups: dict[int, list[Exchange]] = {}
-        for exchange in analysis.store.exchanges():
-            if exchange.end_ns and not exchange.flags & Flag.MANAGEMENT:
-                groups.setdefault(exchange.flow >> 1, []).append(exchange)
-        for flow, exchanges in groups.items():
-            flows.append(_flow(analysis, flow, exchanges, wanted, captured))
+        flows = [_flow(flow, wanted) for flow in captured_flows(analysis, captured)]
     return {"flows": flows, "remarks": []}
 
 
-def _flow(
-    analysis: Analysis,
-    flow: int,
-    exchanges: list[Exchange],
-    wanted: Mapping[str, Sequence[str]],
-    captured: Mapping[str, str],
-) -> dict[str, Any]:
-    arrivals = [_arrival(one) for one in exchanges]
-    pair = analysis.scanner.flows[flow]
-    own = _fc_setting(arrivals) if exchanges[0].flags & Flag.FIBRE else _tcp_setting(pair, arrivals)
-    for name, text in captured.items():
-        own = changed(own, name, text)
-    there, back = own.pipes()
-    model = WhatIf(arrivals, (there, back), _seen_rtt_ns(pair, there.one_way_ns + back.one_way_ns))
+@dataclass(frozen=True, slots=True)
+class CapturedFlow:
+    """The commands of a pair of ports that have an answer, and what is known of the channel they were captured on.
+
+    ``arrivals`` are in the order of ``exchanges``; ``seen_rtt_ns`` as in :class:`~tools.capture.whatif.predict.WhatIf`.
+    """
+
+    initiator: str
+    target: str
+    connection: str
+    exchanges: list[Exchange]
+    arrivals: list[Arrival]
+    setting: Setting
+    seen_rtt_ns: int
+    model: WhatIf
+
+
+def captured_flows(analysis: Analysis, captured: Mapping[str, str]) -> Iterator[CapturedFlow]:
+    """The pairs of ports of a capture; ``captured`` is what it cannot tell of its channel.
+
+    Raises :class:`SettingError`.
+    """
+    groups: dict[int, list[Exchange]] = {}
+    for exchange in analysis.store.exchanges():
+        if exchange.end_ns and not exchange.flags & Flag.MANAGEMENT:
+            groups.setdefault(exchange.flow >> 1, []).append(exchange)
+    for flow, exchanges in groups.items():
+        arrivals = [_arrival(one) for one in exchanges]
+        pair = analysis.scanner.flows[flow]
+        own = _fc_setting(arrivals) if exchanges[0].flags & Flag.FIBRE else _tcp_setting(pair, arrivals)
+        for name, text in captured.items():
+            own = changed(own, name, text)
+        there, back = own.pipes()
+        seen_rtt_ns = _seen_rtt_ns(pair, there.one_way_ns + back.one_way_ns)
+        nexus = analysis.name_of(analysis.matcher.nexuses[exchanges[0].nexus])
+        yield CapturedFlow(
+            nexus.initiator,
+            nexus.target,
+            f"{endpoint(pair[0])} {endpoint(pair[1])}",
+            exchanges,
+            arrivals,
+            own,
+            seen_rtt_ns,
+            WhatIf(arrivals, (there, back), seen_rtt_ns),
+        )
+
+
+def _flow(flow: CapturedFlow, wanted: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    own, model = flow.setting, flow.model
     settings = _settings(own, wanted)
     if len(settings) > _MOST_SETTINGS:
         raise SettingError(f"{len(settings)} combinations are more than {_MOST_SETTINGS}")
@@ -153,13 +182,12 @@ def _flow(
                 "error": _error(found.ect_ns, measured) if setting is own else None,
             }
         )
-    nexus = analysis.name_of(analysis.matcher.nexuses[exchanges[0].nexus])
     sweep = [field for field, values in wanted.items() if len(values) > 1]
     return {
-        "initiator": nexus.initiator,
-        "target": nexus.target,
-        "connection": f"{endpoint(pair[0])} {endpoint(pair[1])}",
-        "commands": len(arrivals),
+        "initiator": flow.initiator,
+        "target": flow.target,
+        "connection": flow.connection,
+        "commands": len(flow.arrivals),
         "captured": own.plain(),
         "rows": rows,
         "sweep": sweep[0] if len(sweep) == 1 else None,

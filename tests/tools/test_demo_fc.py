@@ -1,0 +1,55 @@
+"""The main job over Fibre Channel: real processes, an emulated line, credits instead of bytes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+
+def demo(*flags: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mgmt.cli", "demo", "--transport", "fc", *flags]
+    return subprocess.run(command, capture_output=True, text=True, timeout=170, check=False)
+
+
+def test_the_demo_over_fibre_channel_starves_without_a_reservation_and_not_with_it(tmp_path: Path) -> None:
+    told = demo("--size", "6MiB", "--distance", "200km", "--report", str(tmp_path), "-o", "json")
+    verdict = json.loads(told.stdout)
+    assert verdict == json.loads((tmp_path / "demo.json").read_text())
+    assert verdict["transport"] == "fc"
+    baseline, reserved = verdict["baseline"], verdict["reserved"]
+    assert baseline["granted_credits"] == 2
+    assert baseline["channel_utilisation"] < 0.3
+    assert reserved["granted_credits"] == 2 + verdict["reserved_units"]
+    assert reserved["goodput_bps"] > 4 * baseline["goodput_bps"]
+    assert reserved["sha256_match"] is True
+    assert 0 < reserved["max_in_flight_bytes"] <= verdict["reserved_bytes"]
+    assert verdict["conservation_ok"] is True
+    tshark = shutil.which("tshark")
+    if tshark is None:
+        pytest.skip("the stream was not opened: tshark is missing (apt-get install tshark)")
+    fields = ["-T", "fields", "-e", "_ws.col.Protocol", "-e", "_ws.malformed"]
+    lines = subprocess.run(
+        [tshark, "-r", str(tmp_path / "copy.pcapng"), *fields],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout.splitlines()
+    protocols = {line.split("\t")[0] for line in lines}
+    assert "FCP" in protocols
+    assert not [line for line in lines if line.split("\t")[1:] not in ([""], [])]
+
+
+@pytest.mark.parametrize(("flag", "text"), [(("--speed", "3G"), "3G"), (("--distance", "far"), "far")])
+def test_a_line_that_cannot_be_is_wrong_usage(flag: tuple[str, str], text: str) -> None:
+    told = demo(*flag)
+    assert told.returncode == 2
+    assert text in told.stderr
+    assert "Traceback" not in told.stderr
