@@ -4,7 +4,7 @@
 set -eu
 room=$(mktemp -d)
 children=
-trap 'kill $children 2>/dev/null; wait; rm -rf "$room"' EXIT
+trap 'kill $children 2>/dev/null || true; wait; rm -rf "$room"' EXIT
 export SANCREDIT_STATION="unix:$room/station.sock"
 
 serve() { # serve NAME COMMAND...: start in the background and wait for its first line

@@ -22,7 +22,7 @@ def _errors(row: Row) -> int | None:
 def _short(value: str) -> str:
     """An iSCSI name's own part, where a table has no room for the rest."""
     name = value.partition(":")[2] if value.startswith(("iqn.", "eui.", "naa.")) and ":" in value else value
-    return name if len(name) <= 24 else f"…{name[-23:]}"
+    return name if len(name) <= 14 else f"…{name[-13:]}"
 
 
 def _setting(value: Mapping[str, Any]) -> str:
@@ -85,7 +85,7 @@ CAPTURE_LAYOUTS: Mapping[str, Layout] = {
             Column("MEASURED P50", at("measured_ns.p50"), delay, numeric=True),
             Column("P99", at("measured_ns.p99"), delay, numeric=True),
             Column("ERROR P50", at("error.p50"), percent, numeric=True),
-            Column("RATE", at("rate_bps"), rate, numeric=True),
+            Column("RATE", at("rate_bps"), rate, numeric=True, wide=True),
             Column("STALLS", at("stalls"), numeric=True),
             Column("STALLED", at("stalled_ns"), delay, numeric=True),
         ),
@@ -124,7 +124,7 @@ CAPTURE_LAYOUTS: Mapping[str, Layout] = {
             Column("INITIATOR", at("initiator"), _short),
             Column("TARGET", at("target"), _short),
             Column("LUN", at("lun"), numeric=True),
-            Column("COMMANDS", at("commands"), numeric=True),
+            Column("CMDS", at("commands"), numeric=True),
             Column("READS", at("reads"), numeric=True, wide=True),
             Column("WRITES", at("writes"), numeric=True, wide=True),
             Column("IOPS", at("iops"), lambda value: f"{value:.0f}", numeric=True, wide=True),
@@ -139,7 +139,7 @@ CAPTURE_LAYOUTS: Mapping[str, Layout] = {
             Column("HRL P99", at("hrl_ns.p99"), delay, numeric=True, wide=True),
             Column("QD", at("outstanding_max"), numeric=True),
             Column("UNANSWERED", at("unanswered"), lambda n: str(n) if n else "-", numeric=True, wide=True),
-            Column("ERRORS", _errors, numeric=True),
+            Column("ERR", _errors, numeric=True),
         ),
         (
             *(
@@ -185,9 +185,9 @@ CAPTURE_LAYOUTS: Mapping[str, Layout] = {
     "capture-violations": Layout(
         "Rules that were broken",
         (
-            Column("FLOW", at("flow"), numeric=True),
+            Column("FLOW", at("flow"), wide=True),
             Column("TIMES", at("count"), numeric=True),
-            Column("FIRST PACKET", at("packet"), numeric=True),
+            Column("PACKET", at("packet"), numeric=True),
             Column("CLAUSE", at("clause")),
             Column("WHAT", at("text"), sentence=True),
         ),
@@ -215,7 +215,7 @@ CAPTURE_LAYOUTS: Mapping[str, Layout] = {
         (
             Column("PORT", at("port")),
             Column("FRAMES", at("frames"), numeric=True),
-            Column("AVG FRAME", at("frame_bytes_mean"), size, numeric=True),
+            Column("AVG FRAME", at("frame_bytes_mean"), size, numeric=True, wide=True),
             Column("LOGIN", at("login_credit"), numeric=True),
             Column("IN USE", at("outstanding_max"), numeric=True),
             Column("MEAN", at("outstanding_mean"), numeric=True, wide=True),
@@ -223,7 +223,7 @@ CAPTURE_LAYOUTS: Mapping[str, Layout] = {
             Column("BURSTS", at("supporting_bursts"), numeric=True, wide=True),
             Column("AT ZERO", at("zero_share"), percent, numeric=True),
             Column("NEEDED", at("recommended_credits"), numeric=True),
-            Column("BASIS", at("basis")),
+            Column("BASIS", at("exact"), lambda exact: "counted" if exact else "bound"),
         ),
         (
             *(
@@ -249,12 +249,12 @@ CAPTURE_LAYOUTS: Mapping[str, Layout] = {
         "Bytes in flight of captured connections",
         (
             Column("FLOW", at("flow")),
-            Column("SENT", at("payload_bytes"), size, numeric=True),
+            Column("SENT", at("payload_bytes"), size, numeric=True, wide=True),
             Column("IN FLIGHT", at("in_flight_max_bytes"), size, numeric=True),
-            Column("WINDOW", at("window_max_bytes"), size, numeric=True),
+            Column("WINDOW", at("window_max_bytes"), size, numeric=True, wide=True),
             Column("AT LIMIT", at("window_limited_share"), percent, numeric=True, wide=True),
             Column("RTT", at("rtt_ns"), delay, numeric=True),
-            Column("RATE", at("rate_bps"), rate, numeric=True),
+            Column("RATE", at("rate_bps"), rate, numeric=True, wide=True),
             Column("NEEDED", at("recommended_bytes"), size, numeric=True),
         ),
         (

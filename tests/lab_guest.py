@@ -9,7 +9,11 @@ import pytest
 
 from tools.lab import session
 from tools.lab.errors import LabUnavailable
+from tools.lab.image import cache_directory
 from tools.lab.machine import Machine
+
+#: Where packages and the image are; a pytest that a test starts has another home directory.
+CACHE = str(cache_directory().parent)
 
 #: slow: real kernels take their time; the group keeps them in one worker; the time-out covers building the image.
 MARKS = [

@@ -18,7 +18,8 @@ _TICK_S = 1.0
 class Expiry:
     """A thread that calls :meth:`credits.durable.DurablePool.expire`, which waits for the journal, when it is time.
 
-    ``clock`` is the pool's, in nanoseconds; ``on_change`` is called, on this thread, when something has ended. A hold or lease shorter than a second ends up to a second late.
+    ``clock`` is the pool's, in nanoseconds; ``on_change`` is called, on this thread, when something has ended. A hold
+    or lease shorter than a second ends up to a second late.
     """
 
     def __init__(

@@ -230,7 +230,9 @@ class FcPort:
         self._peer = peer
         n_port = config.n_port
         offer = replace(n_port.offer, bb_credit=granted.bb_credit)
-        return LiveEnd(replace(config, n_port=replace(n_port, offer=offer)), peer_port_name, executor=executor)
+        return LiveEnd(
+            replace(config, n_port=replace(n_port, offer=offer)), peer_port_name, executor=executor
+        )
 
     def _log_out(self) -> None:
         peer, self._peer = self._peer, None

@@ -119,13 +119,20 @@ async def running(
             for one in received.values():
                 one.reservations_changed()
 
+        loop = asyncio.get_running_loop()
+
+        def tell() -> None:
+            loop.call_soon_threadsafe(changed)
+
+        for pool in pools.values():
+            stack.enter_context(Expiry(pool, time.monotonic_ns, tell))
         watch = _watch(config, asked, cache, interfaces, stack)
         control = Control(
             config.name,
             interfaces,
             volumes,
             remote_copy,
-            asyncio.get_running_loop(),
+            loop,
             lambda: _port_rows(config, iscsi_ports, fc),
             changed,
             history,
@@ -165,7 +172,10 @@ def serve(
     on_ready: Callable[[Listening], None],
     credentials: ServerCredentials | None = None,
 ) -> None:
-    """Run an array in this thread until SIGTERM or SIGINT; ``credentials`` guard its control API. Raises what :func:`running` does."""
+    """Run an array in this thread until SIGTERM or SIGINT. Raises what :func:`running` does.
+
+    ``credentials`` guard its control API.
+    """
 
     async def until_stopped() -> None:
         stop = asyncio.Event()
@@ -209,7 +219,6 @@ def _open_pool(config: ArrayConfig, interface: Interface, stack: AsyncExitStack)
     except StoreError as error:
         raise CannotServe(str(error)) from None
     stack.callback(pool.close)
-    stack.enter_context(Expiry(pool, time.monotonic_ns))
     return pool
 
 

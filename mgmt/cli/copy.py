@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import click
 
@@ -174,8 +174,8 @@ def _compare(peer: Peer, group: str, rows: Sequence[Mapping[str, Any]], output: 
     for row in [row for row in rows if row.get("role") == "P-VOL"]:
         offset, total, pieces = 0, int(row["total_bytes"]), []
         while offset < total:
-            body = {"volume": row["volume"], "offset_bytes": offset}
-            part = peer.post(group_path(group, "compare"), body)
+            asked = urlencode({"volume": row["volume"], "offset_bytes": offset})
+            part = peer.get(f"{group_path(group, 'compare')}?{asked}")
             checked(peer, part, compared_bytes=int, total_bytes=int, different=list)
             if part["compared_bytes"] <= 0:
                 break

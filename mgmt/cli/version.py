@@ -11,7 +11,7 @@ from pathlib import Path
 def kernels() -> dict[str, bool]:
     """Every kernel module by its dotted name, and whether Python would load its compiled form."""
     found = {}
-    for package in ("fcsim", "iscsi_target"):
+    for package in ("fcsim", "iscsi_target", "tools"):
         spec = find_spec(package)
         for place in (spec.submodule_search_locations or ()) if spec is not None else ():
             for source in sorted(Path(place).rglob("*_kernel.py")):

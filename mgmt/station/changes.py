@@ -51,7 +51,8 @@ class Done:
     previous_units: int | None = None
     remembered: bool = True
     """Whether it is one reservation: a change of several at once is found in table 101 (embodiment 4)."""
-    also: Callable[[Transaction], None] = lambda transaction: None
+    also: Callable[[Transaction], policies.Changed] = lambda transaction: None
+    """What else is written with it: the target's policy, and then what it was."""
 
 
 def carry_out(station: Station, asked: Asked, send: Callable[[], T], read: Callable[[T], Done]) -> T:
@@ -115,12 +116,10 @@ def _conclude(
     done: Done,
 ) -> None:
     inputs: Collection[Input] = (asked.wish, done.happened)
-    policy_before = policies.known(transaction, done.target)
-    done.also(transaction)
-    policy_after = policies.known(transaction, done.target)
+    changed = done.also(transaction)
     inputs_kept = dict(asked.inputs)
-    if policy_before != policy_after:
-        inputs_kept["policy_before"] = None if policy_before is None else to_plain(policy_before)
+    if changed is not None:
+        inputs_kept["policy_before"] = None if changed[0] is None else to_plain(changed[0])
     trail.append(
         transaction,
         station,

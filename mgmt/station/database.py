@@ -38,6 +38,8 @@ class Transaction:
 
     connection: Connection
     afterwards: list[Callable[[], None]] = field(default_factory=list)
+    memory: dict[str, Any] = field(default_factory=dict)
+    """What earlier changes know of the store as it is now; emptied whenever a change is not made."""
 
     def execute(self, statement: Executable, values: Any = None) -> Any:
         """Run one statement."""
@@ -74,6 +76,7 @@ class Database:
         self._turn: Any = threading.RLock() if single else nullcontext()
         self._waiting: queue.Queue[_Waiting | None] = queue.Queue(_WAITING_LIMIT)
         self._closed = False
+        self._memory: dict[str, Any] = {}
         self._writer = threading.Thread(target=self._run, name="station-writer", daemon=True)
         self._writer.start()
 
@@ -158,13 +161,15 @@ class Database:
                 for waiting in batch:
                     try:
                         with connection.begin_nested() if len(batch) > 1 else nullcontext():
-                            transaction = Transaction(connection, waiting.afterwards)
+                            transaction = Transaction(connection, waiting.afterwards, self._memory)
                             outcomes.append((waiting, waiting.change(transaction), None))
                     except SQLAlchemyError as error:
                         if len(batch) == 1 or connection.invalidated:
                             raise
+                        self._memory.clear()
                         outcomes.append((waiting, None, self.failure(error)))
                     except BaseException as error:  # noqa: BLE001 - the change's own refusal goes to who asked
+                        self._memory.clear()
                         if len(batch) == 1:
                             connection.rollback()
                         outcomes.append((waiting, None, error))
@@ -174,6 +179,7 @@ class Database:
             outcomes = [(waiting, None, error) for waiting in batch]
         for waiting, result, refusal in outcomes:
             if refusal is not None:
+                self._memory.clear()
                 waiting.done.set_exception(refusal)
                 continue
             for do in waiting.afterwards:

@@ -26,6 +26,8 @@ TEXT_LIMIT = 1000
 #: Who did what no user asked for.
 STATION = "station"
 
+_INSERT = insert(EVENTS)
+
 Listener = Callable[[Event], None]
 
 
@@ -77,7 +79,7 @@ def note(
         "text": one_line(text),
         "by": by,
     }
-    number = transaction.execute(insert(EVENTS).values(values)).inserted_primary_key[0]
+    number = transaction.execute(_INSERT, values).inserted_primary_key[0]
     event = Event(**(values | {"number": number, "severity": severity}))
     transaction.afterwards.append(lambda: station.feed.announce(event))
     return event

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, delete, func, insert, select, update
+from sqlalchemy import and_, bindparam, delete, func, insert, select, update
 
 from credits.targets import Target
 from mgmt.plain import to_plain
@@ -71,7 +71,7 @@ OVER = (HoldingState.RELEASED, HoldingState.LAPSED)
 
 def find(connection: Any, array: str, target: Target) -> Holding | None:
     """What the station knows of a target on an array."""
-    row = connection.execute(select(HOLDINGS).where(_at(array, target))).mappings().first()
+    row = connection.execute(_FIND, _key(array, target)).mappings().first()
     return None if row is None else _holding(dict(row))
 
 
@@ -118,9 +118,9 @@ def put(
     if known is None:
         blank: dict[str, Any] = dict.fromkeys(_VALUES, 0) | {"lease_s": None}
         row = {"array": array, "target_key": target_key(target)} | blank | written
-        transaction.execute(insert(HOLDINGS).values(row))
+        transaction.execute(insert(HOLDINGS), row)
     else:
-        transaction.execute(update(HOLDINGS).where(where).values(written))
+        transaction.execute(_UPDATE, _key(array, target) | written)
     return state
 
 
@@ -144,6 +144,17 @@ def thin(transaction: Transaction) -> int:
     newest = select(HOLDINGS.c.changed_at).where(over).order_by(HOLDINGS.c.changed_at.desc())
     limit = transaction.execute(newest.limit(1).offset(OVER_LIMIT)).scalar()
     return int(transaction.execute(delete(HOLDINGS).where(over, HOLDINGS.c.changed_at <= limit)).rowcount)
+
+
+_THE_ONE = and_(
+    HOLDINGS.c.array == bindparam("the_array"), HOLDINGS.c.target_key == bindparam("the_target_key")
+)
+_FIND = select(HOLDINGS).where(_THE_ONE)
+_UPDATE = update(HOLDINGS).where(_THE_ONE)
+
+
+def _key(array: str, target: Target) -> dict[str, Any]:
+    return {"the_array": array, "the_target_key": target_key(target)}
 
 
 _VALUES = ("requested_bytes", "reserved_units", "reserved_bytes", "epoch", "lease_s")

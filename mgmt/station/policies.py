@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import bindparam, delete, func, insert, select, update
 
 from credits.errors import Code, InvalidRequest
 from credits.targets import Target, TargetKind
@@ -40,6 +40,10 @@ BOUNDS: Mapping[str, tuple[int, int]] = {
     "lease_s": (30, 30 * 86_400),
     "priority": (0, 1000),
 }
+
+
+#: The policy there was before a change, where there was one; ``None``: it was not changed.
+Changed = tuple[Policy | None] | None
 
 
 def changed(policy: Policy, **values: Any) -> Policy:
@@ -171,7 +175,7 @@ def follow_size(
     lease_s: int | None,
     *,
     by: str,
-) -> None:
+) -> Changed:
     """A reservation was made with ``size_bytes``, or automatically: its policy says so, its other rules stay."""
     known = _find(transaction.connection, target)
     sizing = Sizing.AUTOMATIC if size_bytes is None else Sizing.MANUAL
@@ -179,8 +183,10 @@ def follow_size(
     wanted = replace(
         base, sizing=sizing, size_bytes=size_bytes, via=via or base.via, lease_s=lease_s or base.lease_s
     )
-    if wanted != known:
-        write(transaction, station, wanted, by=by)
+    if wanted == known:
+        return None
+    write(transaction, station, wanted, by=by)
+    return (known,)
 
 
 def remove(
@@ -241,9 +247,11 @@ def read(plain: Any) -> Policy:
     return found
 
 
+_FIND = select(POLICIES.c.policy).where(POLICIES.c.target_key == bindparam("the_target_key"))
+
+
 def _find(connection: Any, target: Target) -> Policy | None:
-    wanted = select(POLICIES.c.policy).where(POLICIES.c.target_key == target_key(target))
-    found = connection.execute(wanted).scalar()
+    found = connection.execute(_FIND, {"the_target_key": target_key(target)}).scalar()
     return None if found is None else _policy(found)
 
 

@@ -35,11 +35,12 @@ from mgmt.station.sizes import Advice, advise, suppose
 A = TypeVar("A")
 _SECOND_NS = 10**9
 #: What is written in the same commit as the end of a change.
-Also = Callable[[Transaction], None]
+Also = Callable[[Transaction], policies.Changed]
 
 
-def _nothing(transaction: Transaction) -> None:
+def _nothing(_: Transaction) -> policies.Changed:
     """Nothing else is written."""
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,10 +118,10 @@ def reserve(
     manual_bytes = size_bytes if advice is None else None
     lease_s = None if lease_ns is None else max(1, lease_ns // _SECOND_NS)
 
-    def also(transaction: Transaction, made: Target) -> None:
+    def also(transaction: Transaction, made: Target) -> policies.Changed:
         kept_s = lease_s if lease_s is not None and lease_s >= policies.BOUNDS["lease_s"][0] else None
         route = via or _own_pair(target)
-        policies.follow_size(transaction, station, made, route, manual_bytes, kept_s, by=by)
+        return policies.follow_size(transaction, station, made, route, manual_bytes, kept_s, by=by)
 
     answer = reserve_on(
         station,
@@ -152,7 +153,7 @@ def reserve_on(
     request_id: str | None = None,
     sharing: Sharing | None = None,
     via: str | None = None,
-    also: Callable[[Transaction, Target], None],
+    also: Callable[[Transaction, Target], policies.Changed],
 ) -> BufferReserveResponse:
     """Steps 810-812 on an array that is known: M5 and M6. ``also`` is written with what they left."""
     peer = station.arrays[array]
@@ -223,9 +224,9 @@ def update(
     array, peer = holder(station, target, via)
     manual_bytes = size_bytes if advice is None else None
 
-    def also(transaction: Transaction) -> None:
+    def also(transaction: Transaction) -> policies.Changed:
         route = via or _own_pair(target)
-        policies.follow_size(transaction, station, target, route, manual_bytes, None, by=by)
+        return policies.follow_size(transaction, station, target, route, manual_bytes, None, by=by)
 
     answer = bring_to(
         station,

@@ -34,6 +34,9 @@ LIST_LIMIT = 10_000
 ORIGIN = "0" * 64
 _ANCHOR = "trail-anchor"
 _CHUNK = 5000
+_HEAD = "trail-head"
+_INSERT = insert(TRAIL)
+_NAMES = tuple(column.name for column in TRAIL.columns)
 
 
 def append(
@@ -75,7 +78,8 @@ def append(
         previous_hash=previous,
     )
     record = replace(record, hash=hash_of(record))
-    transaction.execute(insert(TRAIL).values(_values(record)))
+    transaction.execute(_INSERT, _values(record))
+    transaction.memory[_HEAD] = record.number, record.hash
     return record
 
 
@@ -224,6 +228,9 @@ def thin(transaction: Transaction) -> int:
 
 
 def _head(transaction: Transaction) -> tuple[int, str]:
+    known: tuple[int, str] | None = transaction.memory.get(_HEAD)
+    if known is not None:
+        return known
     newest = select(TRAIL.c.number, TRAIL.c.hash).order_by(TRAIL.c.number.desc()).limit(1)
     found = transaction.execute(newest).first()
     return _anchor(transaction.connection) if found is None else (found[0], found[1])
@@ -263,7 +270,7 @@ def _parse_head(head: str | None) -> tuple[int, str] | None:
 
 
 def _values(record: Record) -> dict[str, Any]:
-    return asdict(record) | {
+    return {name: getattr(record, name) for name in _NAMES} | {
         "stage": record.stage.value,
         "cause": record.cause.value,
         "target": target_text(record.target),

@@ -19,7 +19,7 @@ from mgmt.station.context import LOCAL_USER
 from mgmt.station.database import Transaction
 from mgmt.station.open_ends import VERB as BOTH_ENDS
 from mgmt.station.records import Cause, Record, Stage
-from mgmt.station.reservations import bring_to, release, reserve_on
+from mgmt.station.reservations import Also, bring_to, release, reserve_on
 
 if TYPE_CHECKING:
     from mgmt.station.context import Station
@@ -109,7 +109,7 @@ def _bring_back(
     before: Mapping[str, Any] | None,
     after: Mapping[str, Any] | None,
     by: str,
-    restore: Callable[[Transaction], None],
+    restore: Also,
 ) -> str:
     """Bring one reservation to what it was; one that is so already is left alone."""
     found = _row_of(station, array, target)
@@ -195,14 +195,15 @@ _WAYS: Mapping[str, Callable[[Station, Record, str], list[str]]] = {
 _UNCHANGED: Any = object()
 
 
-def _restore_policy(station: Station, target: Target, before: Any, by: str) -> Callable[[Transaction], None]:
+def _restore_policy(station: Station, target: Target, before: Any, by: str) -> Also:
     """Part of the change that undoes: the policy as it was, where the change touched it."""
 
-    def restore(transaction: Transaction) -> None:
+    def restore(transaction: Transaction) -> policies.Changed:
         if before is None:
             policies.forget(transaction, target)
         elif before is not _UNCHANGED:
             policies.write(transaction, station, policies.read(before), by=by)
+        return None
 
     return restore
 

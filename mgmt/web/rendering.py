@@ -12,6 +12,8 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from mgmt.api.security.csrf import csrf_token
+from mgmt.api.security.identity import LOCAL, Identity, Right
 from mgmt.web.commands import Command
 from mgmt.web.language import LANGUAGES, Language, Languages
 from mgmt.web.readable import FILTERS, term
@@ -69,6 +71,7 @@ class Renderer:
     ) -> HTMLResponse:
         """The page; for htmx its part ``live`` alone, where the template has one."""
         language = self.language(request)
+        reader = _reader(request)
         theme = request.cookies.get(THEME_COOKIE)
         context = {
             "_": language,
@@ -79,8 +82,9 @@ class Renderer:
             "path": request.url.path,
             "here": _here(request),
             "commands": commands,
-            "csrf_token": _csrf_token(request),
-            "who": _who(request),
+            "csrf_token": csrf_token(request),
+            "who": None if reader is None else reader.name,
+            "may_change": reader is None or reader.may(Right.CHANGE),
             "bare": False,
             "base": str(request.base_url).rstrip("/"),
         } | values
@@ -106,14 +110,10 @@ def redirect(path: str, /, **values: Any) -> RedirectResponse:
     return RedirectResponse(link(path, **values), status_code=303, headers=dict(HEADERS))
 
 
-def _csrf_token(request: Request) -> str:
-    return str(getattr(request.state, "csrf_token", ""))
-
-
-def _who(request: Request) -> str:
-    """The name of who is logged in; nothing where nobody needs to."""
-    name = getattr(getattr(request.state, "identity", None), "name", "local")
-    return "" if name == "local" else str(name)
+def _reader(request: Request) -> Identity | None:
+    """Who is logged in; nobody where nobody needs to."""
+    found = getattr(request.state, "identity", None)
+    return found if isinstance(found, Identity) and found.name != LOCAL.name else None
 
 
 def _here(request: Request) -> str:

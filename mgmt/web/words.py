@@ -24,7 +24,7 @@ NAVIGATION: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
             ("/tables/buffer-ids", mark("1500 Buffer IDs")),
             ("/tables/pools", mark("Pools")),
             ("/tables/pairs", mark("Pairs")),
-            ("/tables/groups", mark("Consistency groups")),
+            ("/tables/groups", mark("Groups")),
             ("/tables/ports", mark("Ports")),
             ("/tables/arrays", mark("Arrays")),
         ),

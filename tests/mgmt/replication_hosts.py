@@ -107,7 +107,7 @@ class Ledger:
 
 
 class Hosts(threading.Thread):
-    """Several hosts, each with slots of its own, writing until :meth:`end`; they log in again when they are thrown out."""
+    """Several hosts, each with slots of its own, writing until :meth:`end`; thrown out, they log in again."""
 
     def __init__(self, place: tuple[str, int, str], ledger: Ledger, *, hosts: int = 3, seed: int = 1) -> None:
         super().__init__(name="hosts", daemon=True)
@@ -136,7 +136,7 @@ class Hosts(threading.Thread):
     def run(self) -> None:
         try:
             asyncio.run(self._run())
-        except BaseException as error:  # handed to whoever ends it
+        except (Exception, ExceptionGroup) as error:  # noqa: BLE001 - handed to whoever ends it
             self.failure = error
 
     async def _run(self) -> None:

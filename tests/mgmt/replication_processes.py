@@ -98,6 +98,16 @@ class Site:
             time.sleep(0.01)
         return status
 
+    def wait_for_group(self, group: str, state: str, seconds: float = 30) -> None:
+        """Poll until another group than ``g1`` is in a state, and its remote image is a point in time."""
+        deadline = time.monotonic() + seconds
+        while True:
+            rows = [row for row in self.array.table("pairs") if row["group"] == group]
+            if rows and all(row["state"] == state and row["consistent"] for row in rows):
+                return
+            assert time.monotonic() < deadline, rows
+            time.sleep(0.02)
+
     def place(self) -> RemoteEnd:
         port = self.array.port
         return RemoteEnd(host=self.address, port_number=port["iscsi_port"], iqn=port["copy_iqn"])

@@ -387,6 +387,9 @@ def test_trying_out_changes_nothing(client: httpx.Client, place: Site) -> None:
     for path in ("reserve", "update"):
         answer = client.post(f"/api/v1/{path}?dry_run=true", json=body)
         assert (answer.json()["free_units_after"], answer.headers["etag"]) == (1999, '"7"')
+    place.remote.answer_instead = place.master.answer_instead
+    both = client.post("/api/v1/reserve-both-ends?dry_run=true", json=body).json()
+    assert [both[end]["array"] for end in ("local", "remote")] == ["M", "R"]
     stale = client.post("/api/v1/update?dry_run=true", json=body, headers={"If-Match": '"6"'})
     assert refused(stale, 412)["code"] == "STALE"
     kinds = {type(envelope.message).__name__ for envelope in place.master.seen}

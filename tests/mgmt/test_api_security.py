@@ -186,7 +186,6 @@ def test_a_client_that_floods_is_told_to_wait_and_the_others_are_served(place: S
     guarded = Guarded(place, tmp_path, rate=Rate(per_second=1, burst=3))
     noisy, quiet = guarded.token(Role.VIEWER), guarded.token(Role.OPERATOR)
     with served(guarded) as client:
-        base = str(client.base_url)
         found = [client.get("/redfish/v1/Fabrics", headers=noisy) for _ in range(5)]
         assert [answer.status_code for answer in found] == [200, 200, 200, 429, 429]
         assert code(found[-1])[1] == "TOO_MANY_REQUESTS" and found[-1].headers["retry-after"] == "1"

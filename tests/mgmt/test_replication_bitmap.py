@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from pathlib import Path
 
@@ -29,7 +28,7 @@ def test_a_tebibyte_needs_no_more_than_32_mebibytes_and_its_header(tmp_path: Pat
     bitmap.mark_all()
     assert bitmap.dirty_bytes == TIB
     assert bitmap.next_run(0, 64) == (0, 64)
-    assert os.stat(tmp_path / "b").st_size <= (32 << 20) + (64 << 10)
+    assert (tmp_path / "b").stat().st_size <= (32 << 20) + (64 << 10)
     bitmap.close()
 
 

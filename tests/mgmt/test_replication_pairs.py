@@ -111,7 +111,7 @@ def test_a_pair_is_split_resynchronised_swapped_taken_over_and_swapped_back(
 
         # hosts may not write to an S-VOL, nor to the journals
         for site, lun in ((west, 0), (west, 2), (east, 2)):
-            with pytest.raises(CommandFailed, match="CHECK CONDITION|0x02"):
+            with pytest.raises(CommandFailed, match=r"CHECK CONDITION|0x02"):
                 write(site, 0, bytes(512), lun)
 
         # split: what is written afterwards is noted, and only that is copied by the resync

@@ -71,7 +71,7 @@ def test_a_wish_that_does_not_fit_is_refused_with_the_states_that_do(
 
 def test_every_row_leads_to_a_state_that_something_leads_out_of() -> None:
     sources = {place for place, _ in TRANSITIONS}
-    assert {after_ for after_ in TRANSITIONS.values()} <= sources
+    assert set(TRANSITIONS.values()) <= sources
 
 
 def test_a_secondary_follows_what_the_primary_tells_but_not_after_a_takeover() -> None:

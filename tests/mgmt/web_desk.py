@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from fastapi import FastAPI
 
 from credits.errors import Code, Refused, Shortage
 from mgmt.api.app import make_app
@@ -107,10 +108,10 @@ def check_markup(text: str) -> None:
 
 
 class Desk:
-    """One reader; cookies are kept as a browser does."""
+    """One reader; cookies are kept as a browser does. ``app`` is what it reads."""
 
-    def __init__(self, client: httpx.Client, place: Site) -> None:
-        self.client, self.place = client, place
+    def __init__(self, client: httpx.Client, place: Site, app: FastAPI) -> None:
+        self.client, self.place, self.app = client, place, app
 
     def get(self, path: str, **query: Any) -> httpx.Response:
         """A page, which is well-formed."""
@@ -154,11 +155,12 @@ def desk(directory: Path, security: Security | None = None) -> Iterator[Desk]:
             place.up(name)
         path = f"{directory}/station.sock"
         transport = httpx.HTTPTransport(uds=path)
+        app = make_app(place.station, security=security, faces=(add_pages,))
         with (
-            ServerThread(make_app(place.station, security=security, faces=(add_pages,)), f"unix:{path}"),
+            ServerThread(app, f"unix:{path}"),
             httpx.Client(transport=transport, base_url="http://localhost", timeout=20) as client,
         ):
-            yield Desk(client, place)
+            yield Desk(client, place, app)
 
 
 def pool(array: str) -> dict[str, Any]:

@@ -145,7 +145,7 @@ def test_the_other_loads_of_the_scenario_go_on_beside_it(folder: Path, fibre: Pa
     beside = found(fibre, "--fabric", fabric(folder, 300, FLOW), *CAPTURED, "--limit", 40)
     assert alone["fabric"]["flows"] == []
     assert beside["fabric"]["flows"][0]["delivered_frames"] > 1000
-    assert mean_of(beside, "predicted_ns") > 1.05 * mean_of(alone, "predicted_ns")
+    assert mean_of(beside, "predicted_ns") > mean_of(alone, "predicted_ns") + 10_000
 
 
 def test_an_iscsi_capture_makes_a_load_with_its_times_and_sizes(folder: Path, iscsi: Path) -> None:
@@ -154,7 +154,7 @@ def test_an_iscsi_capture_makes_a_load_with_its_times_and_sizes(folder: Path, is
     assert times == sorted(times)
     assert times[0] == 0
     moved = [(source.kind, one) for source, one in zip(load.sources, load.arrivals, strict=True)]
-    assert sum(kind == "write" for kind, _ in moved) + sum(kind == "read" for kind, _ in moved) == 64
+    assert sum(source.kind != "other" and source.status == 0 for source in load.sources) == 64
     assert all(
         one.cdb[0] in (0x28, 0x88) and one.read_bytes % 4096 == 0 for kind, one in moved if kind == "read"
     )
@@ -163,9 +163,9 @@ def test_an_iscsi_capture_makes_a_load_with_its_times_and_sizes(folder: Path, is
     assert [one.at_ns for one in halved.arrivals] == [round(at / 2) for at in times]
     told = found(iscsi, "--fabric", fabric(folder, 300))
     assert told["unanswered"] == 0
-    assert mean_of(told, "predicted_ns") > mean_of(told, "measured_ns") + 500_000, (
-        "50 km are further than loopback"
-    )
+    least = {row["kind"]: row["predicted_ns"]["min"] for row in told["flows"]}
+    assert least["read"] >= 500_000, "there and back over 50 km"
+    assert least["write"] >= 1_000_000, "FCP_XFER_RDY first"
 
 
 def test_the_table_has_a_row_for_each_kind_and_says_what_is_wrong_with_the_fabric(

@@ -54,7 +54,8 @@ def frame(r_ctl: int, payload: bytes, *, back: bool = False, f_ctl: int = 0, **m
     f_ctl |= FCtl.EXCHANGE_RESPONDER if back else 0
     values: dict[str, Any] = {"ox_id": 7, "rx_id": 0xFFFF} | more
     return Frame(
-        header=FrameHeader(r_ctl=r_ctl, d_id=d_id, s_id=s_id, type_=FcType.FCP, f_ctl=f_ctl, **values), payload=payload
+        header=FrameHeader(r_ctl=r_ctl, d_id=d_id, s_id=s_id, type_=FcType.FCP, f_ctl=f_ctl, **values),
+        payload=payload,
     )
 
 
@@ -63,10 +64,17 @@ def write_exchange() -> list[Frame]:
     cdb = bytes((0x2A, 0, 0, 0, 0, 8, 0, 0, 2, 0)).ljust(16, b"\0")
     offset = FCtl.RELATIVE_OFFSET_PRESENT
     return [
-        frame(RCtl.UNSOLICITED_COMMAND, encode_fcp(FcpCmnd(lun=bytes((0, 3)) + bytes(6), wrdata=True, cdb=cdb, fcp_dl=1024))),
+        frame(
+            RCtl.UNSOLICITED_COMMAND,
+            encode_fcp(FcpCmnd(lun=bytes((0, 3)) + bytes(6), wrdata=True, cdb=cdb, fcp_dl=1024)),
+        ),
         frame(RCtl.DATA_DESCRIPTOR, encode_fcp(FcpXferRdy(data_ro=0, burst_len=1024)), back=True),
-        frame(RCtl.SOLICITED_DATA, encode_fcp(FcpData(data=bytes(512))), f_ctl=offset, parameter=0, seq_cnt=0),
-        frame(RCtl.SOLICITED_DATA, encode_fcp(FcpData(data=bytes(512))), f_ctl=offset, parameter=512, seq_cnt=1),
+        frame(
+            RCtl.SOLICITED_DATA, encode_fcp(FcpData(data=bytes(512))), f_ctl=offset, parameter=0, seq_cnt=0
+        ),
+        frame(
+            RCtl.SOLICITED_DATA, encode_fcp(FcpData(data=bytes(512))), f_ctl=offset, parameter=512, seq_cnt=1
+        ),
         frame(RCtl.COMMAND_STATUS, encode_fcp(FcpRsp(scsi_status=0)), back=True),
     ]
 
@@ -80,7 +88,10 @@ CARRIERS: dict[str, tuple[int, Callable[[Frame], bytes]]] = {
     "225": (225, lambda one: encode_delimited(delimited(one))),
     "fcoe": (1, lambda one: made.ethernet(encode_fcoe(delimited(one)), 0x8906)),
     "fcoe in a vlan": (1, lambda one: made.ethernet(encode_fcoe(delimited(one)), 0x8906, (7,))),
-    "fcoe with its check sequence": (1, lambda one: made.ethernet(encode_fcoe(delimited(one)) + b"\1\2\3\4", 0x8906)),
+    "fcoe with its check sequence": (
+        1,
+        lambda one: made.ethernet(encode_fcoe(delimited(one)) + b"\1\2\3\4", 0x8906),
+    ),
 }
 
 
@@ -103,7 +114,12 @@ def test_an_exchange_is_the_same_whatever_carries_it(tmp_path: Path, name: str) 
 def test_fcip_streams_are_cut_into_frames_however_tcp_cut_them(tmp_path: Path) -> None:
     stream = b"".join(encode_fcip(FcipFrame(delimited=delimited(one))) for one in write_exchange() * 3)
     packets = [
-        Packet(T0 + at, made.ethernet(made.ipv4(made.tcp(stream[at : at + 100], (5000, 3225), 1 + at), "10.0.0.1", "10.0.0.2")))
+        Packet(
+            T0 + at,
+            made.ethernet(
+                made.ipv4(made.tcp(stream[at : at + 100], (5000, 3225), 1 + at), "10.0.0.1", "10.0.0.2")
+            ),
+        )
         for at in range(0, len(stream), 100)
     ]
     rows, _, _ = scan_bytes(tmp_path / "a", made.pcap(packets))
@@ -116,7 +132,9 @@ def test_fcip_streams_are_cut_into_frames_however_tcp_cut_them(tmp_path: Path) -
 def test_extended_and_optional_headers_are_stepped_over(tmp_path: Path) -> None:
     (command, *_) = write_exchange()
     tagged = Frame(
-        header=FrameHeader(**{name: getattr(command.header, name) for name in command.header.__slots__} | {"df_ctl": 0x40}),
+        header=FrameHeader(
+            **{name: getattr(command.header, name) for name in command.header.__slots__} | {"df_ctl": 0x40}
+        ),
         payload=command.payload,
         extended=(VirtualFabricTaggingHeader(vf_id=42),),
         esp_header=bytes(8),
@@ -144,13 +162,26 @@ def test_ordered_sets_are_rows_of_their_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bb_credit", [4, 16])
 def test_credits_in_use_are_those_that_the_simulation_had(tmp_path: Path, bb_credit: int) -> None:
-    scenario = (EXAMPLES / "fabric-distance.toml").read_text().replace("bb_credit = 16", f"bb_credit = {bb_credit}")
+    scenario = (
+        (EXAMPLES / "fabric-distance.toml").read_text().replace("bb_credit = 16", f"bb_credit = {bb_credit}")
+    )
     (tmp_path / "s.toml").write_text(scenario)
     path = tmp_path / "link.pcapng"
-    words = ["fc", "simulate", str(tmp_path / "s.toml"), "--pcap", str(path), "--link", "dark-fibre", "--primitives"]
+    words = [
+        "fc",
+        "simulate",
+        str(tmp_path / "s.toml"),
+        "--pcap",
+        str(path),
+        "--link",
+        "dark-fibre",
+        "--primitives",
+    ]
     simulated = json.loads(CliRunner().invoke(make_cli(), [*words, "-o", "json"]).stdout)
     port = next(one for one in simulated["ports"] if one["name"] == "main/1")
-    (row,) = json.loads(CliRunner().invoke(make_cli(), ["capture", "credits", str(path), "-o", "json"]).stdout)["fc"]
+    (row,) = json.loads(
+        CliRunner().invoke(make_cli(), ["capture", "credits", str(path), "-o", "json"]).stdout
+    )["fc"]
     assert row["frames"] == port["tx_frames"]
     assert row["outstanding_max"] == row["inferred_credit"] == bb_credit
     assert row["supporting_bursts"] >= 1
@@ -187,7 +218,9 @@ def test_without_primitives_credits_are_bounded_and_it_is_said_so(tmp_path: Path
     path = tmp_path / "a"
     packets = [Packet(T0 + n * 1000, encode_frame(one)) for n, one in enumerate(write_exchange())]
     path.write_bytes(made.pcap(packets, link_type=224))
-    rows = json.loads(CliRunner().invoke(make_cli(), ["capture", "credits", str(path), "-o", "json"]).stdout)["fc"]
+    rows = json.loads(CliRunner().invoke(make_cli(), ["capture", "credits", str(path), "-o", "json"]).stdout)[
+        "fc"
+    ]
     host = next(row for row in rows if row["port"] == "01.01.00")
     assert (host["outstanding_max"], host["exact"], host["recommended_credits"]) == (2, False, None)
     assert "upper bound" in host["basis"]
@@ -261,7 +294,8 @@ def test_a_filter_that_cannot_be_is_refused_in_one_line(text: str, words: str) -
 
 # --- fuzz: nothing that a file holds may crash, hang or fill the memory ---
 
-SECONDS = float(os.environ.get("SANCREDIT_FUZZ_SECONDS", "2"))
+SECONDS = 4.0
+"""Of each fuzz test; `make soak` takes ten minutes."""
 KERNELS = ("header", "row", "stream", "frame", "packet")
 
 
@@ -271,19 +305,25 @@ def seeds() -> list[bytes]:
     stream = request + b"".join(made.read_command(n) for n in range(1, 9))
     back = answer + b"".join(made.read_answer(n, bytes(300)) for n in range(1, 9))
     tcp = [Packet(T0 + at, made.segment(stream[at : at + 90], 1000 + at)) for at in range(0, len(stream), 90)]
-    tcp += [Packet(T0 + at, made.segment(back[at : at + 333], 7000 + at, back=True)) for at in range(0, len(back), 333)]
+    tcp += [
+        Packet(T0 + at, made.segment(back[at : at + 333], 7000 + at, back=True))
+        for at in range(0, len(back), 333)
+    ]
     fcip = b"".join(encode_fcip(FcipFrame(delimited=delimited(one))) for one in write_exchange())
     ip = made.ethernet(made.ipv4(made.tcp(fcip, (5000, 3225), 1), "10.0.0.1", "10.0.0.2"))
     ng = made.section() + made.interface() + made.interface(225, resolution=6, name="x")
     ng += b"".join(made.enhanced(packet) for packet in tcp)
     ng += b"".join(
-        made.enhanced(Packet(T0 // 1000, encode_delimited(delimited(one))), number=1, flags=1) for one in write_exchange()
+        made.enhanced(Packet(T0 // 1000, encode_delimited(delimited(one))), number=1, flags=1)
+        for one in write_exchange()
     )
     ng += made.enhanced(Packet(T0 // 1000, R_RDY.encode()), number=1)
     fcoe = [Packet(T0, made.ethernet(encode_fcoe(delimited(one)), 0x8906)) for one in write_exchange()]
     piece = made.tcp(stream, (51000, 3260), 1)
     fragments = [
-        Packet(T0, made.ethernet(made.ipv4(piece[at : at + 80], "1.2.3.4", "4.3.2.1", fragment=at // 8 | 0x2000)))
+        Packet(
+            T0, made.ethernet(made.ipv4(piece[at : at + 80], "1.2.3.4", "4.3.2.1", fragment=at // 8 | 0x2000))
+        )
         for at in range(0, len(piece), 80)
     ]
     return [made.pcap([*tcp, Packet(T0, ip), *fcoe, *fragments]), ng, made.pcap(tcp, order=">", nano=False)]
@@ -299,7 +339,9 @@ def damaged(data: bytes, chance: random.Random) -> bytes:
             case 1:
                 out[at] = chance.choice((0, 1, 0x7F, 0x80, 0xFF))
             case 2:
-                out[at : at + 4] = struct.pack(chance.choice("<>") + "I", chance.choice((0, 2**31 - 1, 2**32 - 1, 2**20)))
+                out[at : at + 4] = struct.pack(
+                    chance.choice("<>") + "I", chance.choice((0, 2**31 - 1, 2**32 - 1, 2**20))
+                )
             case 3:
                 del out[at : at + chance.randrange(64)]
             case 4:
@@ -337,13 +379,25 @@ def read_everything(path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.timeout(0 if SECONDS > 60 else 120)
-def test_damaged_captures_crash_nothing_and_both_forms_of_the_kernels_agree(tmp_path: Path, seed: int) -> None:
+def test_damaged_captures_crash_nothing_and_both_forms_of_the_kernels_agree(
+    tmp_path: Path, seed: int
+) -> None:
+    fuzz_files(tmp_path, seed, SECONDS)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", range(3))
+def test_captures_damaged_for_ten_minutes_crash_nothing(tmp_path: Path, seed: int) -> None:
+    fuzz_files(tmp_path, seed, 600)
+
+
+def fuzz_files(tmp_path: Path, seed: int, seconds: float) -> None:
     chance = random.Random(f"capture {seed}")
     names = [f"tools.capture.{name}_kernel" for name in KERNELS]
     twin = plain("tools.capture.scan_kernel", *names)
     (base, path), rounds = (seeds()[seed], tmp_path / "a"), 0
-    end = time.monotonic() + SECONDS
+    end = time.monotonic() + seconds
     while time.monotonic() < end or rounds < 20:
         rounds += 1
         data = damaged(base, chance)
@@ -366,16 +420,46 @@ def test_damaged_captures_crash_nothing_and_both_forms_of_the_kernels_agree(tmp_
                     break
             scanner.end()
             parts += scanner.take()
-            found.append(([bytes(part.octets()) for part in parts], [part.kept for part in parts], scanner.remarks))
+            found.append(
+                ([bytes(part.octets()) for part in parts], [part.kept for part in parts], scanner.remarks)
+            )
         assert found[0] == found[1]
 
 
-@pytest.mark.timeout(0 if SECONDS > 60 else 120)
 def test_arbitrary_filters_are_understood_or_refused(tmp_path: Path) -> None:
+    fuzz_filters(tmp_path, SECONDS)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_arbitrary_filters_for_ten_minutes_are_understood_or_refused(tmp_path: Path) -> None:
+    fuzz_filters(tmp_path, 600)
+
+
+def fuzz_filters(tmp_path: Path, seconds: float) -> None:
     chance = random.Random("filters")
-    words = [*FIELDS, "==", "!=", "<", "contains", "and", "or", "not", "(", ")", "0x1", "5ms", '"x"', "aa:bb", "&&", "'", "=", "\\"]
+    words = [
+        *FIELDS,
+        "==",
+        "!=",
+        "<",
+        "contains",
+        "and",
+        "or",
+        "not",
+        "(",
+        ")",
+        "0x1",
+        "5ms",
+        '"x"',
+        "aa:bb",
+        "&&",
+        "'",
+        "=",
+        "\\",
+    ]
     rows = seen_of(tmp_path)
-    end = time.monotonic() + SECONDS
+    end = time.monotonic() + seconds
     refused = understood = 0
     while time.monotonic() < end or not (refused and understood):
         text = " ".join(chance.choice(words) for _ in range(chance.randrange(1, 12)))
@@ -408,7 +492,11 @@ def test_a_live_capture_lists_pdus_writes_files_and_has_no_privileges_left(tmp_p
         assert process.stderr is not None
         assert process.stderr.readline().startswith("sancredit: capturing from lo as ")
         status = Path(f"/proc/{process.pid}/status").read_text()
-        capabilities = {line.split()[0]: int(line.split()[1], 16) for line in status.splitlines() if line.startswith("Cap")}
+        capabilities = {
+            line.split()[0]: int(line.split()[1], 16)
+            for line in status.splitlines()
+            if line.startswith("Cap")
+        }
         assert capabilities["CapEff:"] == capabilities["CapPrm:"] == 0
         with serve("4MiB") as target:
             target.initiator().read(0) if hasattr(target, "initiator") else _io(target)

@@ -125,14 +125,15 @@ class TestInTheLab:
 
     def test_a_failed_test_leaves_what_the_kernel_said(self, run, lab_at_hand, tmp_path):
         text = "def test_user(lio_target):\n    lio_target.initiator().read(0, 1)\n    assert False\n"
-        run(text, f"--target-artifacts={tmp_path}", timeout_s=120).assert_outcomes(failed=1)
+        run(text, f"--target-artifacts={tmp_path}", timeout_s=240).assert_outcomes(failed=1)
         found = artifacts(tmp_path)
         assert '"iqn.2003-10.example.sancredit:lio"' in found["lio-saveconfig.json"].read_text()
         assert found["lio-dmesg.txt"].stat().st_size > 0
 
 
 @pytest.fixture
-def lab_at_hand():
-    """The guest runs, or the test is skipped with the reason; nobody holds it."""
+def lab_at_hand(monkeypatch):
+    """The guest runs, or the test is skipped with the reason; nobody holds it, and an inner pytest finds it."""
+    monkeypatch.setenv("SANCREDIT_CACHE", lab_guest.CACHE)
     with lab_guest.guest():
         pass

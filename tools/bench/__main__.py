@@ -20,6 +20,7 @@ BENCHMARKS = {
     "capture": "tools.bench.capture_bench",
     "fc": "tools.bench.fc_bench",
     "fc-live": "tools.bench.fc_live_bench",
+    "station": "tools.bench.station_bench",
 }
 
 

@@ -1,9 +1,10 @@
 """Buffer-to-buffer credits of captured Fibre Channel links.
 
 Where a capture has R_RDY and VC_RDY, credits in use are counted: a frame takes one, a ready gives one back. Where it
-has none, they can only be bounded, and the row says under which assumption. Credits are also inferred from the spacing
-of frames at the sender: as long as credits last, frames follow each other without a hole; the first hole of a burst comes
-after as many frames as there are credits (reliable where bursts are longer than that and pauses longer than the loop).
+has none, they can only be bounded, and the row says under which assumption. Credits are also inferred from the
+spacing of frames at the sender: as long as credits last, frames follow each other without a hole; the first hole of a
+burst comes after as many frames as there are credits (reliable where bursts are longer than that and pauses longer
+than the loop).
 """
 
 from __future__ import annotations

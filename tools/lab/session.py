@@ -1,7 +1,7 @@
 """One guest for a whole test session, whichever of its processes needs it first; a lock gives it to one at a time.
 
 The name of the guest is in the environment, so that the workers of pytest-xdist share it. Whoever began the session
-ends it; a guest that was forgotten ends by itself after an hour.
+ends it; a guest that was forgotten ends by itself after half an hour.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tools.lab.machine import Machine, Settings
 from tools.lab.project import install
 
 VARIABLE = "SANCREDIT_LAB_SESSION"
-_LIFETIME_S = 3600
+_LIFETIME_S = 1800
 
 
 def begin() -> bool:

@@ -7,7 +7,8 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
-from credits.errors import Code
+from credits.errors import Code, InvalidRequest
+from credits.targets import TargetKind, port_pair
 from mgmt.api.bodies import BothEndsBody, PreviewBody, ReleaseBody, ReserveBody, UpdateBody
 from mgmt.api.context import Api, change, plain, tagged
 from mgmt.api.idempotency import IdempotencyKey
@@ -61,9 +62,11 @@ def add_reservations(router: APIRouter, api: Api) -> None:
 
     @router.post("/reserve-both-ends", tags=["reservations"])
     def reserve_both_ends(
-        body: BothEndsBody, by: By, idempotency_key: IdempotencyKey = None
+        body: BothEndsBody, by: By, idempotency_key: IdempotencyKey = None, dry_run: DryRun = False
     ) -> dict[str, Any]:
         """Reserve on both arrays of a port pair, or on neither."""
+        if dry_run:
+            return _previewed_both(station, body)
 
         def carry_out() -> dict[str, Any]:
             done = both_ends.reserve_both_ends(
@@ -168,6 +171,23 @@ def _previewed(station: Station, body: PreviewBody | ReserveBody) -> dict[str, A
         connections_per_session=body.connections_per_session,
     )
     return change(found)
+
+
+def _previewed_both(station: Station, body: BothEndsBody) -> dict[str, Any]:
+    """What each end would grant; the far one for the size that the near one is asked for."""
+    target = body.row_target()
+    if target.kind is not TargetKind.PORT_PAIR:
+        raise InvalidRequest(Code.INVALID_TARGET, f"both ends are reserved for a port pair, not for {target}")
+    near = reservations.preview(
+        station,
+        target,
+        size_bytes=body.size_bytes,
+        sessions=body.sessions,
+        connections_per_session=body.connections_per_session,
+    )
+    mirrored = port_pair(str(target.remote_port), str(target.local_port))
+    far = reservations.preview(station, mirrored, size_bytes=near.requested_bytes)
+    return {"local": change(near), "remote": change(far)}
 
 
 def _generation(if_match: str | None, expected_revision: int | None) -> int | None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
+from credits.errors import CreditError
 from iscsi_target.executor import Buffer
 from iscsi_target.scsi.errors import StoreError
 from mgmt.array.replication.admission import Finding, RemoteUnfit
@@ -268,6 +269,12 @@ class PrimaryGroup:
         """Begin to connect; on the data loop."""
         self._loop = asyncio.get_running_loop()
         self._task = self._loop.create_task(self._run(), name=f"group {self.record.name}")
+        self._task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("group %s ended on a defect", self.record.name, exc_info=error)
+            self._executor.submit(self._suspend, f"internal error: {error!r}", held=True)
 
     async def close(self) -> None:
         """End the engine; every unit is back when this returns. The lanes stay where they are."""
@@ -302,7 +309,11 @@ class PrimaryGroup:
                 if not self._wants_channel:
                     await self._wake.wait()
                 continue
-            links = self._open_links(self.record)
+            try:
+                links = self._open_links(self.record)
+            except CreditError as error:
+                await self._thread(partial(self._suspend, str(error), held=True))
+                continue
             try:
                 await links.open()
                 tries = 0

@@ -27,7 +27,7 @@
   const plain = (value) => (value == null ? "–" : `${+value.toPrecision(4)}`);
   const FORMATS = { rate, delay, share, plain };
 
-  function options(host, series, format, within) {
+  function options(host, series, format, within, few) {
     const ink = resolved("--ink"), line = resolved("--line"), quiet = resolved("--quiet");
     const font = `12px ${getComputedStyle(document.body).fontFamily}`;
     const clock = (u, times) => {
@@ -46,7 +46,7 @@
       series: [
         { label: document.body.dataset.time ?? "UTC", value: (u, at) => (at == null ? "–" : new Date(at * 1000).toISOString().replace("T", " ").slice(0, 19) + "Z") },
         ...series.map(([label, name]) => ({
-          label, stroke: resolved(name), width: 2, points: { show: true, size: 5, fill: resolved(name) },
+          label, stroke: resolved(name), width: 2, points: { show: few, size: 5, fill: resolved(name) },
           value: (u, value) => format(value), spanGaps: true,
         })),
       ],
@@ -57,7 +57,7 @@
 
   function draw(host, series, format, data, within) {
     host.replaceChildren();
-    return new uPlot(options(host, series, format, within), data, host);
+    return new uPlot(options(host, series, format, within, data[0].length < 60), data, host);
   }
 
   // -- a channel's history --------------------------------------------------------------------------------------

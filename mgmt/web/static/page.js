@@ -18,10 +18,12 @@
     }
   });
 
+  const changed = () => body.dispatchEvent(new CustomEvent("station-changed"));
+
   // -- live: any event of the station renews what is shown; the stream itself puts nothing into the page ------------
   document.addEventListener("htmx:sse:before:message", (event) => {
     event.preventDefault();
-    body.dispatchEvent(new CustomEvent("station-changed"));
+    changed();
   });
 
   // -- pausing live updates -------------------------------------------------------------------------------------
@@ -33,7 +35,11 @@
       button.setAttribute("aria-pressed", String(paused()));
     }
   }
-  const pause = () => { body.toggleAttribute("data-paused"); label(); };
+  const pause = () => {
+    body.toggleAttribute("data-paused");
+    label();
+    if (!paused()) changed(); // what has been missed
+  };
   document.addEventListener("click", (event) => { if (event.target.closest("[data-pause]")) pause(); });
   document.addEventListener("htmx:before:request", (event) => {
     if (paused() && event.target.id === "live") event.preventDefault();

@@ -1,8 +1,9 @@
 """Commands of a capture as arrivals at a simulated host (pure but for reading the capture).
 
-A command keeps its time, its CDB and its LUN, the bytes that it moved and the time that the target itself took: up to its
-first answer what was captured less the captured round trip, and after the last byte of a write what
-:class:`~tools.capture.whatif.predict.WhatIf` takes for all of them.
+A command keeps its time, its CDB and its LUN, the bytes that it moved and the time that the target itself took. Up to
+its first answer that is what was captured, less the captured round trip. After the last byte of a write it is what
+:class:`~tools.capture.whatif.predict.WhatIf` takes for all of them, or more where the data came unasked and the rest of
+the captured time is too long for the round trip and the data.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ LONGEST_TRANSFER_BYTES = 8 << 20
 """Of one command; a capture that was cut can claim any length."""
 MOST_COMMANDS = 1_000_000
 MOST_BYTES = 64 << 30
+_NS = 1_000_000_000
 _NO_LOAD = "the capture has no SCSI commands with an answer"
 
 
@@ -137,19 +139,24 @@ def _waiting(arrivals: Sequence[Arrival], times: Sequence[tuple[int, int]]) -> l
 
 def _arrival(flow: CapturedFlow, number: int, exchange: Exchange, lun: bytes, at_ns: int) -> Arrival:
     captured = flow.arrivals[number]
-    moves = exchange.bytes_in or exchange.bytes_out
-    if exchange.bytes_out and not captured.solicited:
-        before_ns = 0  # its data came with it: what the target took shows after them
-    else:
-        before_ns = max(0, (captured.before_data_ns if moves else exchange.ect_ns) - flow.seen_rtt_ns)
+    own_ns = max(0, exchange.ect_ns - flow.seen_rtt_ns)
+    served_ns, finished_ns = own_ns, 0
+    if exchange.bytes_in or captured.solicited:
+        served_ns = max(0, captured.before_data_ns - flow.seen_rtt_ns)
+    if exchange.bytes_out:
+        finished_ns = flow.model.after_write_ns
+        if not captured.solicited:
+            served_ns = 0  # nobody asked the target before it had the data
+            sent_ns = exchange.bytes_out * _NS // flow.setting.bytes_per_second
+            finished_ns = max(finished_ns, own_ns - sent_ns)
     return Arrival(
         at_ns=at_ns,
         lun=lun,
         cdb=exchange.cdb,
         read_bytes=exchange.bytes_in,
         write_bytes=exchange.bytes_out,
-        served_ns=before_ns,
-        finished_ns=flow.model.after_write_ns if exchange.bytes_out else 0,
+        served_ns=served_ns,
+        finished_ns=finished_ns,
     )
 
 

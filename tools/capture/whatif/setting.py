@@ -34,6 +34,11 @@ class TcpSetting:
     rtt_ns: int
     buffer_bytes: int
 
+    @property
+    def bytes_per_second(self) -> int:
+        """One way."""
+        return max(1, self.bandwidth_bps // 8)
+
     def pipes(self) -> tuple[Pipe, Pipe]:
         """From the initiator, and back."""
         pipe = TcpPipe(self.bandwidth_bps, self.rtt_ns, self.buffer_bytes)
@@ -52,6 +57,11 @@ class FcSetting:
     distance_m: int
     bb_credit: int
     payload_bytes: int
+
+    @property
+    def bytes_per_second(self) -> int:
+        """One way."""
+        return self.speed.bytes_per_second
 
     def pipes(self) -> tuple[Pipe, Pipe]:
         """From the initiator, and back."""
