@@ -1,12 +1,11 @@
 """Two sites with a channel between them, for shell scripts: ``python3 examples/channel.py 50Mbit 20ms`` (see story.sh).
 
-Once the channel stands, one line for the shell's ``eval``: the addresses of both sites, the channel's interface, and the
-words to put before a command to run it at a site. Terminate it, and what still runs at the sites ends with it.
+Once the channel stands, one line for the shell's ``eval``: the addresses of both sites, the channel's interface, and
+the words to put before a command to run it at a site. Terminate it, and what still runs at the sites ends with it.
 """
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -41,10 +40,10 @@ def main() -> None:
             "near": words_for(channel, "master"),
             "far": words_for(channel, "remote"),
         }
-        print(*(f"{name}={value!r}" for name, value in told.items()), flush=True)
+        sys.stdout.write(" ".join(f"{name}={value!r}" for name, value in told.items()) + "\n")
+        sys.stdout.flush()
         signal.pause()
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("PYTHONUNBUFFERED", "1")
     main()

@@ -1,6 +1,7 @@
-"""The messages about pairs and consistency groups, from the station to an array and back (beyond the document's M1-M17).
+"""The messages about pairs and consistency groups, from the station to an array and back (beyond M1-M17).
 
-A group is made with one request to each array, the secondary first; afterwards each array is told what concerns its end.
+A group is made with one request to each array, the secondary first; afterwards each array is told what concerns its
+end.
 """
 
 from __future__ import annotations

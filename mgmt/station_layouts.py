@@ -174,10 +174,10 @@ STATION_LAYOUTS: Mapping[str, Layout] = {
             Column("STAGE", at("stage")),
             Column("OF", at("of"), numeric=True, wide=True),
             _ARRAY,
-            Column("SUBJECT", at("subject")),
             Column("BEFORE", _units("before"), numeric=True, wide=True),
             Column("AFTER", _units("after"), numeric=True),
             Column("DETAIL", at("detail"), wide=True),
+            Column("SUBJECT", lambda row: target_words(row) or row.get("subject"), sentence=True),
         ),
         (
             "number",
@@ -201,7 +201,7 @@ STATION_LAYOUTS: Mapping[str, Layout] = {
     "outlook": Layout(
         "What would be done, in this order",
         (
-            Column("ORDER", at("order"), numeric=True),
+            Column("NO", at("order"), numeric=True),
             _ARRAY,
             _TARGET,
             Column("ACTION", at("action")),
@@ -209,7 +209,7 @@ STATION_LAYOUTS: Mapping[str, Layout] = {
             Column("WANTS", at("wanted_units"), numeric=True),
             Column("GETS", at("units"), numeric=True),
             Column("SHORT", at("short_units"), numeric=True),
-            Column("FREE THEN", at("free_units"), numeric=True),
+            Column("FREE", at("free_units"), numeric=True),
             Column("SIZING", at("sizing"), wide=True),
             Column("RECOMMENDED", at("recommended_bytes"), size, numeric=True, wide=True),
         ),

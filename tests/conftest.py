@@ -25,7 +25,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Stop when a compiled kernel is older than its source: the tests would judge yesterday's code."""
-    for head in ("fcsim", "iscsi_target"):
+    for head in ("fcsim", "iscsi_target", "tools"):
         for source in (ROOT / head).rglob("*_kernel.p*"):
             for suffix in EXTENSION_SUFFIXES:
                 compiled = source.with_suffix(suffix)

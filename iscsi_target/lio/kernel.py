@@ -63,11 +63,17 @@ class Refused(LioError):
 
 
 def _rtslib() -> Any:
+    problem = ""
     for name in ("rtslib", "rtslib_fb"):
-        with suppress(ImportError):
+        try:
             return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            problem = problem or f"there is no module {error.name}"
+        except ImportError as error:  # pyudev, where there is no libudev
+            problem = " ".join(str(error).split())
     raise KernelUnavailable(
-        "rtslib is not installed", "pip install rtslib-fb, or apt-get install python3-rtslib-fb"
+        f"rtslib cannot be loaded: {problem}",
+        "apt-get install libudev1, and pip install rtslib-fb where it is missing",
     )
 
 
@@ -365,5 +371,7 @@ def _reason(error: Exception) -> str:
         error = cause
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    text = re.sub(r"\[Errno \d+\] ([^:]*)(: '.*')?", lambda match: match[1].lower(), " ".join(str(error).split()))
+    text = re.sub(
+        r"\[Errno \d+\] ([^:]*)(: '.*')?", lambda match: match[1].lower(), " ".join(str(error).split())
+    )
     return re.sub(r"^Could not create \w+ in configFS: ", "", text)[:300] or type(error).__name__

@@ -8,7 +8,7 @@ import socket
 import time
 import uuid
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
@@ -17,7 +17,10 @@ from mgmt.http.credentials import ClientCredentials
 from mgmt.http.problems import PeerRefused, PeerUnreachable, make_problem
 from mgmt.http.signing import HEADER
 from mgmt.http.tls import ClientTls
-from mgmt.messages import BadMessage, Envelope, Message, decode, encode
+from mgmt.plain import BadMessage
+
+if TYPE_CHECKING:
+    from mgmt.messages import Message
 
 #: The longest answer a client reads.
 ANSWER_LIMIT_BYTES = 8 * 1024 * 1024
@@ -83,6 +86,8 @@ class Peer:
         self, message: Message, request_id: str | None = None, *, timeout_s: float | None = None
     ) -> Message:
         """POST ``message`` to ``/messages``; the answer. ``timeout_s``: for this message instead of the usual."""
+        from mgmt.messages import Envelope, decode, encode  # who only reads lists need not wait for them
+
         envelope = Envelope(request_id or uuid.uuid4().hex, message)
         body = encode(envelope)
         attempt = 0

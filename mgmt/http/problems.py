@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from credits.errors import Code, CreditError, Holder, Refused, Shortage
-from mgmt.messages import BadMessage
+from mgmt.plain import BadMessage
 
 PROBLEM_TYPE = "application/problem+json"
 

@@ -209,7 +209,8 @@ class Settler:
             try:
                 settle(self._station)
             except StationStoreError as error:
-                _log.warning("%s", error)
+                if not self._ending.is_set():
+                    _log.warning("%s", error)
             except RuntimeError:
                 if not self._ending.is_set():  # else its connections were closed under it
                     raise

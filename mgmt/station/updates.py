@@ -234,7 +234,8 @@ class Updater:
             try:
                 run_pair(self._station, *pair)
             except (CreditError, PeerError, ProblemError, StationStoreError) as error:
-                _log.warning("figure 9 of %s,%s: %s", *pair, error)
+                if not self._ending.is_set():
+                    _log.warning("figure 9 of %s,%s: %s", *pair, error)
             except RuntimeError:
                 if not self._ending.is_set():  # else its connections were closed under it
                     raise

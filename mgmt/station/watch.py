@@ -241,7 +241,8 @@ class Keeper:
         try:
             do(self._station)
         except _FAILURES as error:
-            _log.warning("%s: %s", name, error)
+            if not self._ending.is_set():  # else it was interrupted
+                _log.warning("%s: %s", name, error)
         except RuntimeError:
             if not self._ending.is_set():  # else its connections were closed under it
                 raise

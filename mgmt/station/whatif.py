@@ -120,10 +120,8 @@ def channel_failure(
         rtt_ns=rtt_ns,
     )
     rows = [replace(row, sessions=row.sessions + moved) for row in _rows(station, supposed)]
-    text = (
-        f"the {moved} sessions of {failed[0]},{failed[1]} would go over "
-        f"{supposed.local_port},{supposed.remote_port}"
-    )
+    noun = "the session" if moved == 1 else f"the {moved} sessions"
+    text = f"{noun} of {failed[0]},{failed[1]} would go over {supposed.local_port},{supposed.remote_port}"
     return _outlook(station, rows, (failed,), text)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -11,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from mgmt.http import ProblemError
 from mgmt.separated import comma_separated
 from mgmt.station import alarms, events, undo
-from mgmt.station.records import AlarmKind, AlarmState
+from mgmt.station.records import AlarmKind, AlarmState, Event
 from mgmt.web.commands import Command, get, post
 from mgmt.web.face import Face, Submitted, asker
 from mgmt.web.reading import lenient
@@ -20,8 +19,7 @@ from mgmt.web.table import Wish
 
 PAGE_ROWS = 50
 #: Events that a page and a download look at: the newest.
-EVENTS = 2000
-ALARMS = 1000
+EVENTS = 1000
 _EVENT_FIELDS = ("number", "at", "kind", "severity", "subject", "array", "text", "by")
 _ALARM_FIELDS = (
     "number", "state", "kind", "severity", "subject", "array", "text", "raised_at", "changed_at", "count",
@@ -49,7 +47,7 @@ def add(router: APIRouter, face: Face) -> None:
                 Command("sancredit get events --watch", stream),
                 post(base, ["undo"], "undo", {}),
             ),
-            rows=rows[(page - 1) * PAGE_ROWS : page * PAGE_ROWS],
+            rows=[events.row(event) for event in rows[(page - 1) * PAGE_ROWS : page * PAGE_ROWS]],
             found=len(rows),
             page=page,
             pages=pages,
@@ -72,13 +70,16 @@ def add(router: APIRouter, face: Face) -> None:
     @router.get("/events/{form}")
     def download_events(request: Request, form: str) -> Response:
         """The newest events as CSV or JSON."""
-        return _download("events", form, _events(face, Wish.of(request.query_params)), _EVENT_FIELDS)
+        rows = [events.row(event) for event in _events(face, Wish.of(request.query_params))]
+        return _download("events", form, rows, _EVENT_FIELDS)
 
     @router.get("/alarms")
     def show_alarms(request: Request) -> Response:
         """What is open; with ``all=1`` also what is over."""
         form = face.query(request)
         rows = _alarms(face, form.text("kind"), everything=form.text("all") == "1")
+        pages = max(1, -(-len(rows) // PAGE_ROWS))
+        page = min(Wish.of(request.query_params).page, pages)
         base = str(request.base_url).rstrip("/")
         commands: tuple[Command, ...] = (get(base, "alarms"),)
         if rows:
@@ -88,7 +89,10 @@ def add(router: APIRouter, face: Face) -> None:
             request,
             "alarms.html",
             commands=commands,
-            rows=rows[:ALARMS],
+            rows=rows[(page - 1) * PAGE_ROWS : page * PAGE_ROWS],
+            found=len(rows),
+            page=page,
+            pages=pages,
             kinds=[kind.value for kind in AlarmKind],
             kind=form.text("kind"),
             everything=form.text("all") == "1",
@@ -110,16 +114,16 @@ def add(router: APIRouter, face: Face) -> None:
         return redirect("/alarms", all=form.text("all"))
 
 
-def _events(face: Face, wish: Wish) -> list[Mapping[str, Any]]:
-    rows = [events.row(event) for event in reversed(events.newest(face.station, EVENTS))]
-    if not wish.query:
-        return list(rows)
+def _events(face: Face, wish: Wish) -> list[Event]:
+    found = reversed(events.newest(face.station, EVENTS))
     needle = wish.query.casefold()
-    return [
-        row
-        for row in rows
-        if needle in " ".join(str(row.get(name) or "") for name in _EVENT_FIELDS).casefold()
-    ]
+    return [event for event in found if not needle or needle in _said(event)]
+
+
+def _said(event: Event) -> str:
+    """Everything that an event says, to be searched."""
+    words = (event.number, event.at, event.kind, event.severity.value, event.subject, event.array, event.text)
+    return " ".join(map(str, (*words, event.by))).casefold()
 
 
 def _alarms(face: Face, kind: str, *, everything: bool) -> list[dict[str, Any]]:

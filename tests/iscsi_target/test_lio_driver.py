@@ -191,7 +191,9 @@ def test_a_refused_change_brings_back_what_was_removed(driver, lio, tmp_path):
         luns=[replace(wanted.targets[0].groups[0].luns[0], alias="other")],
         portals=[Portal(address="127.0.0.2", port=3260)],
     )
-    with pytest.raises(StepFailed, match=r"make portal 127\.0\.0\.2:3260 .*: cannot assign requested address;"):
+    with pytest.raises(
+        StepFailed, match=r"make portal 127\.0\.0\.2:3260 .*: cannot assign requested address;"
+    ):
         driver.apply(fewer)
     assert snapshot(lio.root) == before
     assert driver.plan(wanted).steps == ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 
 import pytest
@@ -145,3 +146,15 @@ def test_a_target_goes_without_the_portals_that_others_have_put_into_it(driver, 
     with_portal = json.dumps(sorted(path.name for path in portal.parent.iterdir()))
     driver.apply(with_group(described(tmp_path), attributes={"login_timeout": "9"}))
     assert portal.exists(), with_portal
+
+
+def test_an_rtslib_that_cannot_be_loaded_says_why(tmp_path, monkeypatch):
+    for name in ("rtslib", "rtslib_fb"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise ImportError('No library named udev')")
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(
+        KernelUnavailable, match="rtslib cannot be loaded: No library named udev; apt-get install libudev1"
+    ):
+        Kernel(tmp_path)

@@ -238,7 +238,8 @@ def test_an_unreadable_volume_is_one_line_and_exit_code_2(tmp_path: Path) -> Non
     secret.chmod(0)
     script = (
         "import locale, os, sys\n"
-        "import mgmt.array.cli, mgmt.array.process, mgmt.cli.failures\n"  # nobody may not read our libraries
+        # nobody may not read our libraries
+        "import mgmt.array.cli, mgmt.array.configuration, mgmt.array.process, mgmt.cli.failures\n"
         "from mgmt.cli.main import main\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "sys.exit(main(sys.argv[1:]))"

@@ -132,6 +132,7 @@ def test_a_trail_that_was_cut_off_or_written_anew_does_not_go_on_from_the_head(p
     place.station.store.database.write(lambda t: t.execute(delete(TRAIL).where(TRAIL.c.number == 4)).rowcount)
     assert trail.verify(place.station).sound, "without a head nobody can tell"
     assert "cut off" in trail.verify(place.station, head=head).detail
+    place.restart()
     reserve(place, 60)
     assert "written anew" in trail.verify(place.station, head=head).detail
 

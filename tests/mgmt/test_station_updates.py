@@ -405,7 +405,7 @@ def test_a_failing_channel_shows_who_runs_short_and_what_would_cure_it(place: Ya
     automatic(place, OTHER)
     reservations.reserve(place.station, port_pair_number(SECOND, SECOND_REMOTE, 7), size_bytes=2750 * UNIT)
     found = whatif.channel_failure(place.station, LOCAL, REMOTE, rtt_ns=120_000_000)
-    assert "1 sessions of 192.0.2.1,192.0.2.2 would go over 192.0.2.11,192.0.2.12" in found.text
+    assert "the session of 192.0.2.1,192.0.2.2 would go over 192.0.2.11,192.0.2.12" in found.text
     short = found.shortages
     assert [(step.wish.target, step.action) for step in short] == [(OTHER, Action.SHORT)]
     assert (short[0].wish.wanted_units, short[0].short_units) == (300, 150)

@@ -18,6 +18,7 @@ BENCHMARKS = {
     "api": "tools.bench.api_bench",
     "web": "tools.bench.web_bench",
     "capture": "tools.bench.capture_bench",
+    "replay": "tools.bench.replay_bench",
     "fc": "tools.bench.fc_bench",
     "fc-live": "tools.bench.fc_live_bench",
     "station": "tools.bench.station_bench",

@@ -147,7 +147,7 @@ async def _serve(reservations: int, paths: Sequence[str]) -> None:
         async def serve(
             reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answers: dict[str, bytes] = answers
         ) -> None:
-            while head := await reader.readline():
+            while len((head := await reader.readline()).split()) > 1:
                 while await reader.readline() not in (b"\r\n", b""):
                     pass
                 body = answers.get(head.split()[1].decode(), b"[]")

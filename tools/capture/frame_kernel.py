@@ -165,20 +165,21 @@ class Frames(Streams):
             self.others += 1
             self.remark("a Fibre Channel record is too short", -1)
             return 0
-        word = u32(data, at)
-        index = (word >> 16 ^ word) & DELIMITER_CACHE - 1
-        if self.sof_words[index] != word:
-            self.sof_words[index] = word
-            self.sof_codes[index] = delimiter(word, True)
-        sof = self.sof_codes[index]
-        eof = 0
-        if end == wire_end:
-            word = u32(data, end - 4)
+        sof = eof = 0
+        if self.figures_only == 0:
+            word = u32(data, at)
             index = (word >> 16 ^ word) & DELIMITER_CACHE - 1
-            if self.eof_words[index] != word:
-                self.eof_words[index] = word
-                self.eof_codes[index] = delimiter(word, False)
-            eof = self.eof_codes[index]
+            if self.sof_words[index] != word:
+                self.sof_words[index] = word
+                self.sof_codes[index] = delimiter(word, True)
+            sof = self.sof_codes[index]
+            if end == wire_end:
+                word = u32(data, end - 4)
+                index = (word >> 16 ^ word) & DELIMITER_CACHE - 1
+                if self.eof_words[index] != word:
+                    self.eof_words[index] = word
+                    self.eof_codes[index] = delimiter(word, False)
+                eof = self.eof_codes[index]
         frame_end = wire_end - 8
         return self.frame(at + 4, end if end < frame_end else frame_end, frame_end, at, sof, eof, NATIVE)
 

@@ -131,6 +131,7 @@ class Scan:
     def _mapped(self, file: BinaryIO, size: int) -> Iterator[Part]:
         scanner = self.scanner
         with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as mapped:
+            mapped.madvise(mmap.MADV_SEQUENTIAL)
             at = 0
             while at < size:
                 before = at

@@ -239,7 +239,9 @@ class Describer:
             return
         for name, value in _spread("", frame.header):
             if name == "f_ctl":
-                value += " " + ", ".join(one.name.lower() for one in FCtl if one.name and frame.header.f_ctl & one)
+                value += " " + ", ".join(
+                    one.name.lower() for one in FCtl if one.name and frame.header.f_ctl & one
+                )
             yield name, value
         for extra in frame.extended:
             yield from _spread(type(extra).__name__ + ".", extra)

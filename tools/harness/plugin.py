@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,10 +107,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """The lab's guest ends with the session, whichever of its processes started it."""
-    if config.stash.get(_OWNS_GUEST, False):
-        from tools.lab import session
+    if not config.stash.get(_OWNS_GUEST, False):
+        return
+    if not (Path(tempfile.gettempdir()) / f"sancredit-{os.environ[_GUEST]}.lock").exists():
+        del os.environ[_GUEST]  # nobody has asked for it: nothing to load for its end
+        return
+    from tools.lab import session
 
-        session.end()
+    session.end()
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

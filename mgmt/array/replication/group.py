@@ -65,7 +65,8 @@ class GroupSettings:
 class PrimaryGroup:
     """One group with this array as primary. Made blocking, before hosts are served; :meth:`start` begins to connect.
 
-    ``fresh``: it is new, so every block is to be copied.
+    ``fresh``: it is new, so every block is to be copied. ``sync_slots`` bounds how many hosts' threads of the array
+    wait for other arrays at once.
 
     Raises RecordError, BitmapError, JournalError, StoreError.
     """
@@ -82,6 +83,7 @@ class PrimaryGroup:
         cache: ChargedCache | None = None,
         clock: Callable[[], int] = time.monotonic_ns,
         *,
+        sync_slots: threading.Semaphore,
         fresh: bool = False,
     ) -> None:
         self.record = record
@@ -115,7 +117,8 @@ class PrimaryGroup:
         )
         self.side.on_overflow = self._overflowed
         self.lanes = [
-            PrimaryLane(index, tracker, self.side, self) for index, tracker in enumerate(self.trackers)
+            PrimaryLane(index, tracker, self.side, self, sync_slots)
+            for index, tracker in enumerate(self.trackers)
         ]
         self.side.lanes = self.lanes
         if fresh:

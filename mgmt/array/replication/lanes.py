@@ -158,6 +158,7 @@ class PrimaryLane:
         tracker: ChangeTracker,
         side: JournalSide,
         channel: SyncChannel,
+        slots: threading.Semaphore,
     ) -> None:
         self.index = index
         self.tracker = tracker
@@ -166,6 +167,7 @@ class PrimaryLane:
         """Fence DATA: a write that the secondary cannot have fails."""
         self._side = side
         self._channel = channel
+        self._slots = slots
 
     def write(self, store: BackingStore, offset: int, data: Buffer, *, durable: bool) -> None:
         """One write."""
@@ -232,6 +234,23 @@ class PrimaryLane:
     ) -> None:
         if self.capture is Capture.REFUSE:
             raise StatusOnly(Status.BUSY)
+        waits = self.capture is Capture.SYNC
+        if waits and not self._slots.acquire(blocking=False):
+            raise StatusOnly(Status.TASK_SET_FULL)  # the other threads are for the partner's commands
+        try:
+            self._carry_out(offset, data, length, carry_out, durable)
+        finally:
+            if waits:
+                self._slots.release()
+
+    def _carry_out(
+        self,
+        offset: int,
+        data: Buffer | None,
+        length: int,
+        carry_out: Callable[[], None],
+        durable: bool,
+    ) -> None:
         replicated = False
         era = self.tracker.era
         self.tracker.begin(offset, length)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +40,9 @@ T = TypeVar("T")
 
 GROUPS_LIMIT = 64
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
+#: Synchronous writes that wait for another array at once; below the array's command threads, so that two arrays that
+#: are each other's secondary always have some for the other.
+SYNC_WRITES_LIMIT = 10
 _THREADS = 4
 _GOODBYE_S = 5.0
 _RUNS_LIMIT = 20_000
@@ -96,6 +100,7 @@ class Pairs:
         self._primaries: dict[str, PrimaryGroup] = {}
         self._secondaries: dict[str, SecondaryGroup] = {}
         self._verbs = asyncio.Lock()
+        self._sync_slots = threading.Semaphore(SYNC_WRITES_LIMIT)
         guards = guards or Guards(volume.lun for volume in volumes.values())
         self.hosts, self.partners = guards.hosts, guards.partners
         guards.delay_ns = self.delay_ns
@@ -157,6 +162,7 @@ class Pairs:
             self._identity.name,
             self._cache,
             self._clock,
+            sync_slots=self._sync_slots,
             fresh=fresh,
         )
         self._primaries[record.name] = group
