@@ -34,10 +34,10 @@ check: $(VENV)/.test
 	@$(BIN)/lint-imports
 
 fast-tests: $(VENV)/.test
-	@$(PYTEST) -q -n $(JOBS) -m "not slow and not soak"
+	@$(PYTEST) -q -n $(JOBS) -m "not slow and not lab and not soak"
 
 slow-tests: $(VENV)/.test
-	@$(PYTEST) -q -n $(JOBS) -m "slow and not soak" --dist worksteal
+	@$(PYTEST) -q -n $(JOBS) -m "(slow or lab) and not soak" --dist loadgroup
 
 soak: $(VENV)/.test
 	@$(PYTEST) -q -m soak --timeout 7200

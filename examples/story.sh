@@ -42,6 +42,7 @@ head -c 8388608 /dev/urandom >"$room/vol1.img"
 start near $near sancredit array serve --name near --listen "unix:$room/near.sock" \
     --port-address "$near_address" --iscsi-port 0 --volume "vol0=$room/vol0.img" --volume "vol1=$room/vol1.img" \
     --unit 4KiB --units 1024 --state "$room/near" --chap-file "$room/chap"
+ready near # it makes the secret that both share
 start far $far sancredit array serve --name far --listen "unix:$room/far.sock" \
     --port-address "$far_address" --iscsi-port 0 --volume "vol0=$room/far0.img:8MiB" --volume "vol1=$room/far1.img:8MiB" \
     --unit 4KiB --units 1024 --state "$room/far" --chap-file "$room/chap"
@@ -50,7 +51,7 @@ ready far-device
 udp=$(sed -n 's|^listening udp://||p' "$room/far-device.out")
 start near-device $near sancredit probe serve --listen "unix:$room/near-device.sock" \
     --address "$near_address" --peer "$udp"
-ready near far near-device
+ready far near-device
 start station sancredit station serve --listen "$SANCREDIT_STATION" --state "$room/station" \
     --array "near=unix:$room/near.sock" --array "far=unix:$room/far.sock" --probe "unix:$room/near-device.sock"
 ready station

@@ -8,6 +8,7 @@ from typing import Any
 from mgmt.columns import Column, Layout, Row, at, delay, percent, rate, size
 
 _REPLAYED = ("min", "p50", "p90", "p99", "max", "mean")
+_HEADS = {"captured": "WAS", "measured": "IS", "late": "LATE"}
 _WIDE = ("min", "p90", "max")
 _LATENCIES = ("min", "p50", "p90", "p99", "p99_9", "max", "mean", "count")
 
@@ -54,12 +55,12 @@ CAPTURE_LAYOUTS: Mapping[str, Layout] = {
         "Replayed beside captured, by initiator, target and LUN",
         (
             Column("INITIATOR", at("initiator"), _short),
-            Column("TARGET", at("target"), _short),
+            Column("TARGET", at("target"), _short, wide=True),
             Column("LUN", at("lun"), numeric=True),
             Column("COMMANDS", at("commands"), numeric=True),
             *(
                 Column(
-                    f"{what.upper()} {part.upper()}",
+                    f"{_HEADS[what]} {part.upper()}",
                     at(f"{what}_ns.{part}"),
                     delay,
                     numeric=True,
@@ -81,13 +82,13 @@ CAPTURE_LAYOUTS: Mapping[str, Layout] = {
             Column("SETTING", at("setting"), _setting),
             Column("ECT P50", at("ect_ns.p50"), delay, numeric=True),
             Column("P99", at("ect_ns.p99"), delay, numeric=True),
-            Column("MAX", at("ect_ns.max"), delay, numeric=True),
-            Column("MEASURED P50", at("measured_ns.p50"), delay, numeric=True),
-            Column("P99", at("measured_ns.p99"), delay, numeric=True),
-            Column("ERROR P50", at("error.p50"), percent, numeric=True),
+            Column("MAX", at("ect_ns.max"), delay, numeric=True, wide=True),
+            Column("MEASURED", at("measured_ns.p50"), delay, numeric=True),
+            Column("P99", at("measured_ns.p99"), delay, numeric=True, wide=True),
+            Column("ERROR", at("error.p50"), percent, numeric=True),
             Column("RATE", at("rate_bps"), rate, numeric=True, wide=True),
             Column("STALLS", at("stalls"), numeric=True),
-            Column("STALLED", at("stalled_ns"), delay, numeric=True),
+            Column("STALLED", at("stalled_ns"), delay, numeric=True, wide=True),
         ),
         (
             *("channel", "setting.kind", "setting.bandwidth_bps", "setting.rtt_ns", "setting.buffer_bytes"),
@@ -105,8 +106,8 @@ CAPTURE_LAYOUTS: Mapping[str, Layout] = {
             Column("KIND", at("kind")),
             Column("COMMANDS", at("commands"), numeric=True),
             Column("UNANSWERED", at("unanswered"), numeric=True, wide=True),
-            Column("MEASURED P50", at("measured_ns.p50"), delay, numeric=True),
-            Column("P99", at("measured_ns.p99"), delay, numeric=True),
+            Column("MEASURED", at("measured_ns.p50"), delay, numeric=True),
+            Column("P99", at("measured_ns.p99"), delay, numeric=True, wide=True),
             Column("MAX", at("measured_ns.max"), delay, numeric=True, wide=True),
             Column("PREDICTED P50", at("predicted_ns.p50"), delay, numeric=True),
             Column("P99", at("predicted_ns.p99"), delay, numeric=True),

@@ -51,7 +51,9 @@ def _python() -> Finding:
 
 def _kernels() -> Finding:
     root = Path(__file__).resolve().parent.parent
-    sources = [path for head in ("fcsim", "iscsi_target", "tools") for path in (root / head).rglob("*_kernel.py")]
+    sources = [
+        path for head in ("fcsim", "iscsi_target", "tools") for path in (root / head).rglob("*_kernel.py")
+    ]
     if not sources:
         return Finding(True, "none in this version: all of it is plain Python")
     compiled = [

@@ -153,6 +153,7 @@ def _take_over(
     lines: Iterable[tuple[Holding | None, Target, Mapping[str, Any] | None]],
     at: str,
 ) -> None:
+    appeared: list[str] = []
     for seen, target, row in lines:
         now = lifecycle.find(transaction.connection, array, target)
         if now != seen and now is not None and now.changed_at >= at:
@@ -170,6 +171,11 @@ def _take_over(
         kind, text, severity = _words(array, target, seen, row, state)
         if kind == "drained":
             events.note(transaction, station, kind, str(target), text, array=array)
+            continue
+        if kind == "appeared":
+            appeared.append(text)
+            if seen is not None:
+                alarms.clear_alarm(transaction, station, AlarmKind.LOST, str(target))
             continue
         trail.append(
             transaction,
@@ -197,6 +203,21 @@ def _take_over(
             alarms.raise_alarm(transaction, station, cause)
         elif row is not None:
             alarms.clear_alarm(transaction, station, AlarmKind.LOST, str(target))
+    if appeared:  # one line for all: an array that is new to the station may have thousands
+        more = f", and {len(appeared) - 1} more" if len(appeared) > 1 else ""
+        subject, text = f"array {array}", f"{appeared[0]}{more}"
+        trail.append(
+            transaction,
+            station,
+            "found",
+            Stage.SETTLED,
+            subject,
+            cause=Cause.RECONCILIATION,
+            array=array,
+            inputs={"reservations": len(appeared)},
+            detail=text,
+        )
+        events.note(transaction, station, "appeared", subject, text, array=array)
 
 
 def _words(

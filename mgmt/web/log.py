@@ -14,7 +14,7 @@ from mgmt.station.records import AlarmKind, AlarmState, Event
 from mgmt.web.commands import Command, get, post
 from mgmt.web.face import Face, Submitted, asker
 from mgmt.web.reading import lenient
-from mgmt.web.rendering import redirect
+from mgmt.web.rendering import is_part, redirect
 from mgmt.web.table import Wish
 
 PAGE_ROWS = 50
@@ -52,7 +52,8 @@ def add(router: APIRouter, face: Face) -> None:
             page=page,
             pages=pages,
             wish=wish,
-            candidate=undo.candidate(face.station),
+            # Not for what htmx fetches again: the box stands outside of it, and looking for it reads the trail.
+            candidate=None if is_part(request) else undo.candidate(face.station),
             undone=request.query_params.get("undone", "")[:20],
             now=face.station.utc_now().isoformat(),
         )

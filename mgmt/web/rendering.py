@@ -89,7 +89,7 @@ class Renderer:
             "base": str(request.base_url).rstrip("/"),
         } | values
         found = self._environment.get_template(template)
-        live = found.blocks.get("live") if request.headers.get("hx-request") == "true" else None
+        live = found.blocks.get("live") if is_part(request) else None
         if live is None:
             text = found.render(context)
         else:
@@ -97,6 +97,11 @@ class Renderer:
         return HTMLResponse(
             text, status_code=status, headers=dict(HEADERS) | {"Content-Language": language.tag}
         )
+
+
+def is_part(request: Request) -> bool:
+    """Whether htmx asks, which is given the part ``live`` of a page alone."""
+    return request.headers.get("hx-request") == "true"
 
 
 def link(path: str, /, **values: Any) -> str:

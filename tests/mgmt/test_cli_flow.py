@@ -98,6 +98,7 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
                 f"unix:{tmp_path}/{name}.sock",
             )
             words += ("--port-address", port, "--volume", f"vol0={tmp_path}/{volume}", *array)
+            words += ("--chap-file", str(tmp_path / "arrays.chap"))
             stack.enter_context(serving(2, *words, "--state", str(tmp_path / f"{name}.state")))
         far, _ = stack.enter_context(
             serving(2, "probe", "serve", "--listen", f"unix:{tmp_path}/far.sock", "--address", REMOTE)

@@ -216,4 +216,3 @@ def test_the_password_of_a_database_comes_from_a_file_or_the_environment(
     assert main([*backup, str(tmp_path / "c")]) == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "something wrong" not in said and not (tmp_path / "c").exists()
-

@@ -47,6 +47,20 @@ def test_records_are_numbered_kept_and_found_again_after_a_kill(tmp_path: Path) 
     first.close()
 
 
+def test_a_journal_that_began_anew_while_it_was_empty_is_found_again(tmp_path: Path) -> None:
+    """The place that the head of the file named is written over before anything leaves at the front."""
+    ring = journal(tmp_path / "j")
+    for _ in range(3):
+        last = ring.append(0, 0, bytes(16 * 1024), 16 * 1024)
+    ring.release(last.seq, epoch=1)  # empty, the head at some 48 KiB of 64
+    for number in range(3):
+        ring.append(1, number, bytes((number,)) * 20 * 1024, 20 * 1024)
+        again = journal(tmp_path / "j")
+        assert plain(again.pending()) == plain(ring.pending())
+        again.close()
+    ring.close()
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32))
 def test_whatever_comes_and_goes_the_next_process_finds_what_was_there(

@@ -23,6 +23,7 @@ from tools.capture.replay.cli import replay as command
 from tools.capture.replay.collect import CapturedCommand, Piece, Trace, collect
 from tools.capture.replay.exact import ExactReplay, captured_connection
 from tools.capture.replay.plan import Blocks, PlanConfig, PlanError, make_plan
+from tools.capture.replay.play import depends
 from tools.capture.replay.session import Destination, ReplayConfig, parse_destination, replay
 from tools.capture.replay.verdict import latencies, report
 
@@ -117,6 +118,22 @@ def test_a_step_waits_for_exactly_those_that_had_ended_before_it() -> None:
     assert [step.after for step in plan.steps] == [0, 0, 1, 3]
     assert plan.ended == (1, 2, 0, 3)
     assert [step.due_ns for step in plan.steps] == [0, 10, 30, 60]
+
+
+def test_a_step_with_a_time_waits_only_for_what_wrote_or_read_its_blocks_before() -> None:
+    write, read, apart, raced = make_plan(
+        [
+            captured(write_cdb(0, 4), 0, 10),
+            captured(read_cdb(3, 4), 20, 30),
+            captured(read_cdb(9, 4), 40, 50),
+            captured(write_cdb(12, 1), 45, 60),
+        ],
+        PlanConfig(write=True),
+    ).steps
+    assert depends(read, write)
+    assert not depends(apart, write), "other blocks"
+    assert not depends(apart, read), "neither writes"
+    assert not depends(raced, apart), "they were under way together"
 
 
 def test_a_speed_shortens_the_time_between_steps() -> None:

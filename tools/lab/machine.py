@@ -31,8 +31,8 @@ _KERNEL_WORDS = (
     "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check nokaslr "
     "rcupdate.rcu_expedited=1 net.ifnames=0 audit=0"
 )
-#: An emulated processor's TSC is this machine's, and the guest measures its rate while it boots: next to other work it
-#: finds too low a rate, and from then on its clocks run several times too fast. The ACPI timer has a rate that is known.
+#: An emulated processor's TSC is this machine's, and the guest measures its rate while it boots: next to other work
+#: it finds too low a rate, and from then on its clocks run several times too fast. The ACPI timer's rate is known.
 _EMULATED_WORDS = "tsc=unstable clocksource=acpi_pm"
 
 

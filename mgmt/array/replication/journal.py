@@ -149,21 +149,22 @@ class Journal:
     def _room(self, stored: int) -> int:
         """Where a record of ``stored`` bytes goes; a record never wraps around the end of the file."""
         if not self._records:
-            tail = None
             if self._head + stored <= self._end:
                 return self._head
-        else:
-            tail = self._records[0].position
-            if self._head > tail:
-                if self._head + stored <= self._end:
-                    return self._head
-            elif self._head + stored < tail:
-                return self._head
-            else:
+            if _HEAD_AT + stored > self._end:
                 raise JournalFull
-        if tail is not None and _HEAD_AT + stored >= tail:
+            # The head of the file must not go on naming a place that the records to come will write over.
+            self._head = _HEAD_AT
+            self._write_slot(_HEAD_AT)
+            return _HEAD_AT
+        tail = self._records[0].position
+        if self._head <= tail:
+            if self._head + stored < tail:
+                return self._head
             raise JournalFull
-        if _HEAD_AT + stored > self._end:
+        if self._head + stored <= self._end:
+            return self._head
+        if _HEAD_AT + stored >= tail:
             raise JournalFull
         if self._end - self._head >= _RECORD.size:
             self._write(self._head, _RECORD.pack(_SKIP_MAGIC, 0, self._next_seq, 0, 0, 0, 0, 0), b"")
@@ -223,7 +224,7 @@ class Journal:
         first_seq = self._records[0].seq if self._records else self._next_seq
         fields = (_MAGIC, _VERSION, self._version, tail, first_seq, self.epoch, self.released_seq)
         crc = zlib.crc32(_SLOT.pack(*fields, 0))
-        os.pwrite(self._fd, _SLOT.pack(*fields, crc), self._version % 2 * _SLOT_BYTES)
+        self._write(self._version % 2 * _SLOT_BYTES, _SLOT.pack(*fields, crc), b"")
 
     # -- at start ---------------------------------------------------------------------------------------------
 

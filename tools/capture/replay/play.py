@@ -73,6 +73,18 @@ class Order:
         await future
 
 
+def depends(step: Step, other: Step) -> bool:
+    """Whether ``other`` had ended in the capture before ``step`` began, and one of them wrote blocks of both: only then
+    does a step that has its own time wait. Waiting for all would add every delay of the target to what follows."""
+    return (
+        step.lun == other.lun
+        and Effect.WRITE in (step.effect, other.effect)
+        and step.lba < other.lba + other.blocks
+        and other.lba < step.lba + step.blocks
+        and 0 < other.command.end_ns <= step.command.start_ns
+    )
+
+
 async def play(
     plan: Plan,
     trace: Trace,
@@ -83,7 +95,8 @@ async def play(
     verify: bool,
     progress: Callable[[int], None] = lambda _: None,
 ) -> list[Outcome]:
-    """Play every step; ``sessions`` by nexus. ``paced``: not before its time. Raises :class:`ReplayFailed`.
+    """Play every step; ``sessions`` by nexus. ``paced``: at its time, whatever is under way, unless it :func:`depends`
+    on that; else in the :class:`Order`. Raises :class:`ReplayFailed`.
 
     A command that fails is an outcome; a session that is lost ends the replay.
     """
@@ -106,20 +119,26 @@ async def play(
         finally:
             depth.release()
             order.step_ended(number)
+            under_way.pop(number, None)
             ended += 1
             progress(ended)
 
+    under_way: dict[int, asyncio.Task[None]] = {}
     async with asyncio.TaskGroup() as running:
         for number, outcome in enumerate(outcomes):
             step = outcome.step
             data_out = trace.read(step.command.data_out) if step.command.data_out is not None else b""
-            await order.wait(step.after)
+            if not paced:
+                await order.wait(step.after)
+            elif before := [task for other, task in under_way.items() if depends(step, plan.steps[other])]:
+                await asyncio.wait(before)
             await depth.acquire()
             if paced:
                 await _until(origin_ns + step.due_ns)
             if failure:
                 break
-            running.create_task(run(number, outcome, data_out if step.effect is Effect.WRITE else b""))
+            task = running.create_task(run(number, outcome, data_out if step.effect is Effect.WRITE else b""))
+            under_way[number] = task
     if failure:
         raise ReplayFailed(f"the session was lost after {ended} commands: {failure[0]}")
     return outcomes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -85,15 +86,20 @@ async def replay(
         async with _sessions(numbers, destination, config) as sessions:
             first = sessions[numbers[0]]
             await _prepare(first, plan, trace, config)
-            outcomes = await play(
-                plan,
-                trace,
-                sessions,
-                paced=config.plan.speed is not None,
-                queue_depth=config.plan.queue_depth,
-                verify=config.verify,
-                progress=lambda ended: progress(ended, len(plan.steps)),
-            )
+            gc.collect()
+            gc.freeze()  # else the collector looks through all commands meanwhile, for tens of milliseconds
+            try:
+                outcomes = await play(
+                    plan,
+                    trace,
+                    sessions,
+                    paced=config.plan.speed is not None,
+                    queue_depth=config.plan.queue_depth,
+                    verify=config.verify,
+                    progress=lambda ended: progress(ended, len(plan.steps)),
+                )
+            finally:
+                gc.unfreeze()
     return Replayed(plan, outcomes)
 
 
