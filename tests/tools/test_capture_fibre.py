@@ -519,3 +519,12 @@ def _io(target: Any) -> None:
     from tests.tools.test_capture_exchanges import some_io
 
     asyncio.run(some_io(target.host, target.port, target.iqn))
+
+
+def test_both_forms_refuse_a_header_whose_lengths_are_all_ones() -> None:
+    """A four-byte number with its highest bit set is no negative one."""
+    header = bytes.fromhex("01c10000ffffffff").ljust(48, b"\0")
+    twin = plain("tools.capture.header_kernel")
+    for kernel in (sys.modules["tools.capture.header_kernel"], twin):
+        assert kernel.plausible(header, 0, 1) == 0
+    assert twin.plausible(header[:4] + bytes(44), 0, 1) == 2
