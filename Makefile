@@ -16,7 +16,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 DEMO_PACKAGES := e2fsprogs
 TEST_PACKAGES := $(DEMO_PACKAGES) gcc libc6-dev iproute2 libiscsi-bin qemu-utils qemu-block-extra tshark \
-	user-mode-linux tgt chromium fonts-noto-cjk postgresql prometheus qemu-system-x86 fio
+	user-mode-linux tgt chromium fonts-noto-cjk postgresql prometheus qemu-system-x86 fio cpio
 BENCH_PACKAGES := $(TEST_PACKAGES) libiscsi-dev
 INSTALL_INPUTS := setup.cfg pyproject.toml setup.py constraints.txt $(shell find fcsim iscsi_target tools -name '*_kernel.p*')
 

@@ -1,0 +1,109 @@
+"""Figure 9 whole, between namespaces: a channel gets longer under a copy, and the reservation follows by itself."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mgmt.http import Peer
+from tools.wan.channel import Channel
+from tools.wan.errors import ChannelUnavailable
+
+BANDWIDTH_BPS = 50_000_000
+IMAGE_BYTES = 96 << 20
+WAIT_S = 60.0
+
+
+def needed_bytes(rtt_ns: int) -> int:
+    """Step 903 for two sessions of three connections."""
+    return BANDWIDTH_BPS * rtt_ns * 6 // 8_000_000_000
+
+
+def until(what: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + WAIT_S
+    while not (found := what()):
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.05)
+    return found
+
+
+@pytest.mark.slow
+def test_a_channel_that_gets_longer_under_a_copy_makes_its_reservation_grow_unasked(tmp_path: Path) -> None:
+    """The station is told by the measuring devices (M9), nobody else does anything."""
+    try:
+        channel = Channel.open("tun", bandwidth_bps=BANDWIDTH_BPS, rtt_ns=10_000_000)
+    except ChannelUnavailable as reason:
+        pytest.skip(str(reason))
+    (tmp_path / "master.img").write_bytes(bytes(range(256)) * (IMAGE_BYTES // 256))
+    with channel:
+        near, far = channel.master_addresses[0], channel.remote_addresses[0]
+
+        def start(site: str, *words: str, lines: int = 2) -> list[str]:
+            process = channel.popen(
+                site, [sys.executable, "-m", "mgmt.cli", *words], stdout=subprocess.PIPE, text=True
+            )
+            assert process.stdout is not None
+            with process.stdout as output:
+                return [output.readline().strip() for _ in range(lines)]
+
+        for site, name, address, volume in (
+            ("master", "east", near, "master.img"),
+            ("remote", "west", far, f"remote.img:{IMAGE_BYTES}"),
+        ):
+            start(
+                site,
+                *("array", "serve", "--name", name, "--listen", f"unix:{tmp_path}/{name}.sock"),
+                *("--port-address", address, "--iscsi-port", "0", "--units", "512", "--unit", "16KiB"),
+                *("--volume", f"vol0={tmp_path}/{volume}", "--chap-file", f"{tmp_path}/arrays.chap"),
+            )
+        start(
+            "master",
+            *(
+                "station",
+                "serve",
+                "--listen",
+                f"unix:{tmp_path}/station.sock",
+                "--state",
+                f"{tmp_path}/state",
+            ),
+            *("--probe", f"unix:{tmp_path}/near.sock"),
+            *("--array", f"east=unix:{tmp_path}/east.sock", "--array", f"west=unix:{tmp_path}/west.sock"),
+            lines=1,
+        )
+        probe = ("probe", "serve", "--address")
+        device = start("remote", *probe, far, "--listen", f"unix:{tmp_path}/far.sock")[0].removeprefix(
+            "listening udp://"
+        )
+        with Peer(f"unix:{tmp_path}/station.sock", 30.0) as station:
+            pair = {"local_port": near, "remote_port": far}
+            target = {"kind": "port_pair"} | pair
+            station.post("/api/v1/pairs", {"target": target, "sessions": 2, "connections_per_session": 3})
+            start(
+                "master",
+                *(*probe, near, "--listen", f"unix:{tmp_path}/near.sock", "--peer", device),
+                *("--station", f"unix:{tmp_path}/station.sock", "--array", f"unix:{tmp_path}/east.sock"),
+            )
+
+            def reserved() -> int:
+                rows = station.get("/api/v1/reservations")["items"]
+                return int(rows[0]["reserved_bytes"]) if rows else 0
+
+            def measured() -> int | None:
+                rtt: int | None = station.get("/api/v1/channels")["items"][0]["rtt_ns"]
+                return rtt
+
+            until(measured)
+            station.post("/api/v1/reserve", {"target": target})
+            assert reserved() == pytest.approx(needed_bytes(10_000_000), rel=0.3)
+            copy = station.post("/api/v1/copies", {"target": target, "volume": "vol0"})["copy_id"]
+            until(lambda: station.get(f"/api/v1/copies/{copy}")["acknowledged_bytes"] > 4 << 20)
+            channel.set(rtt_ns=40_000_000)
+            until(lambda: reserved() >= 0.9 * needed_bytes(40_000_000))
+            status = station.get(f"/api/v1/copies/{copy}")
+            assert (status["state"], status["error"]) == ("copying", ""), "it went on all the while"
