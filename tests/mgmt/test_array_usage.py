@@ -102,11 +102,11 @@ lower_percent = 10
 period = "20ms"
 [[volume]]
 name = "vol0"
-store = "64MiB"
+store = "512MiB"
 """
     with (
         configured_array(tmp_path, "east", text) as east,
-        array(tmp_path, "west", REMOTE, "--volume", "vol0=64MiB") as west,
+        array(tmp_path, "west", REMOTE, "--volume", "vol0=512MiB") as west,
     ):
         east.reserve(100 * 4096)
         answers = start_copy(east, start_requests(west.port, 1, 2))

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -245,8 +246,9 @@ def test_both_ends_are_reserved_by_one_command_and_lapse_with_their_lease(desk: 
     ]
     rows = desk.type("get reservations -o json").json
     assert [(row["array"], row["target"]["local_port"]) for row in rows] == [("M", LOCAL), ("R", REMOTE)]
-    while desk.type("get reservations -o json").json:
-        pass
+    deadline = time.monotonic() + 30
+    while rows := desk.type("get reservations -o json").json:
+        assert time.monotonic() < deadline, rows
     assert desk.master_pool()["free_units"] == UNITS
     assert desk.type(f"reserve --port-pair {REMOTE},{LOCAL} --size 3MiB").code == 0
     refused = desk.type(f"reserve --port-pair {PAIR} --both-ends --size 5MiB")
