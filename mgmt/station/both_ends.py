@@ -254,9 +254,7 @@ def _conclude(
         size = None if automatic else asked.size_bytes
         policy = policies.known(transaction, target)
         policies_before[str(target)] = None if policy is None else to_plain(policy)
-        # A lease too short to be renewed in time is meant to lapse.
-        kept_s = lease_s if lease_s is not None and lease_s >= policies.BOUNDS["lease_s"][0] else None
-        policies.follow_size(transaction, station, target, route, size, kept_s, by=asked.by)
+        policies.follow_size(transaction, station, target, route, size, lease_s, by=asked.by)
         after[str(target)] = {"array": end.array, **values}
         before[str(target)] = {
             "requested_bytes": end.previous_bytes,

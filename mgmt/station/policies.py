@@ -176,7 +176,12 @@ def follow_size(
     *,
     by: str,
 ) -> Changed:
-    """A reservation was made with ``size_bytes``, or automatically: its policy says so, its other rules stay."""
+    """A reservation was made with ``size_bytes``, or automatically: its policy says so, its other rules stay.
+
+    A lease shorter than a policy may have could not be renewed in time, and is meant to lapse: it becomes no rule.
+    """
+    if lease_s is not None and lease_s < BOUNDS["lease_s"][0]:
+        lease_s = None
     known = _find(transaction.connection, target)
     sizing = Sizing.AUTOMATIC if size_bytes is None else Sizing.MANUAL
     base = known or Policy(target=target)

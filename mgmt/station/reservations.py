@@ -119,9 +119,8 @@ def reserve(
     lease_s = None if lease_ns is None else max(1, lease_ns // _SECOND_NS)
 
     def also(transaction: Transaction, made: Target) -> policies.Changed:
-        kept_s = lease_s if lease_s is not None and lease_s >= policies.BOUNDS["lease_s"][0] else None
         route = via or _own_pair(target)
-        return policies.follow_size(transaction, station, made, route, manual_bytes, kept_s, by=by)
+        return policies.follow_size(transaction, station, made, route, manual_bytes, lease_s, by=by)
 
     answer = reserve_on(
         station,

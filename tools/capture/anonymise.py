@@ -27,12 +27,13 @@ from iscsi_target.buffers import ConnectionInfo
 from iscsi_target.faults.matching import Direction as Way
 from iscsi_target.trace.pcapng import LINKTYPE_RAW, PcapngWriter
 from iscsi_target.trace.stream import TcpStream
+from iscsi_target.wire.opcodes import BHS_BYTES
+from tools.capture.pdu_parts import parts_of
 from tools.capture.rows import Note, Part, Row, RowKind
 from tools.capture.scan import Scan
 from tools.capture.sessions import initiator_side
 
 LINKTYPE_FC_DELIMITED = 225
-_BHS_BYTES = 48
 _LOGIN, _TEXT, _LOGIN_ANSWER, _TEXT_ANSWER, _SCSI_RESPONSE = 0x03, 0x04, 0x23, 0x24, 0x21
 _TEXTS = frozenset((_LOGIN, _TEXT, _LOGIN_ANSWER, _TEXT_ANSWER))
 _ISID = slice(8, 14)
@@ -179,11 +180,9 @@ class _Writer:
 
     def _plain(self, row: Row, whole: bytes) -> bytes:
         """The PDU without digests, names and data."""
-        header = bytearray(whole[:_BHS_BYTES])
-        opcode, ahs_bytes = header[0] & 0x3F, 4 * header[4]
-        ahs = whole[_BHS_BYTES : _BHS_BYTES + ahs_bytes]
-        start = _BHS_BYTES + ahs_bytes + (4 if row.notes & Note.HEADER_DIGEST else 0)
-        data = whole[start : start + int.from_bytes(header[5:8], "big")]
+        header = bytearray(whole[:BHS_BYTES])
+        opcode, (head, start, length) = header[0] & 0x3F, parts_of(whole, row.notes)
+        ahs, data = whole[BHS_BYTES:head], whole[start : start + length]
         if opcode in (_LOGIN, _LOGIN_ANSWER):
             header[_ISID] = b"\x80" + self.names.token("isid", bytes(header[_ISID]), 5)
         if opcode in _TEXTS:
@@ -268,8 +267,8 @@ def _whole_pdu(row: Row, whole: bytes | None) -> bytes | None:
     data."""
     if whole is not None and not row.notes & Note.CUT:
         return whole
-    header = row.header[:_BHS_BYTES]
+    header = row.header[:BHS_BYTES]
     if header[0] & 0x3F in _TEXTS:
         return None
-    digest = 4 if row.notes & Note.HEADER_DIGEST else 0
-    return header + bytes(4 * header[4] + digest + int.from_bytes(header[5:8], "big"))
+    parts = parts_of(header, row.notes)
+    return header.ljust(parts.data + parts.length, b"\0")

@@ -48,6 +48,13 @@ class Login:
         return None if found in (None, "Irrelevant", "NotUnderstood", "Reject") else found
 
 
+class Unwatched:
+    """A connection for :meth:`Sessions.login` where nobody asks afterwards what was agreed on it."""
+
+    def __init__(self, flow: int) -> None:
+        self.flow = flow
+
+
 class Sessions:
     """Listens to the login PDUs of a capture; see :class:`~tools.capture.exchange_kernel.Matcher`."""
 

@@ -15,14 +15,14 @@ from fcsim.wire.payload import ExchangeMemory
 from iscsi_target.wire.codec import decode_pdu
 from iscsi_target.wire.derive import MalformedPdu
 from iscsi_target.wire.digest import DIGEST_BYTES, digest
-from iscsi_target.wire.opcodes import TaskFunction
+from iscsi_target.wire.opcodes import BHS_BYTES, TaskFunction
 from tools.capture.fields import Seen, blocks_of, lba_of
 from tools.capture.links import eof_name, sof_name
+from tools.capture.pdu_parts import parts_of
 from tools.capture.rows import FC_PAYLOAD_AT, Carrier, Note, Row, RowKind
 from tools.capture.sessions import lun_text
 from tools.capture.summary import opcode_name, type_name
 
-BHS_BYTES = 48
 BYTES_SHOWN = 4096
 """Of a field of bytes, so many are shown."""
 _STATUSES = {
@@ -189,12 +189,10 @@ class Describer:
             yield "ordered set", f"{row.header[:4].hex(' ')}: {self.line(seen)}"
 
     def _full_iscsi(self, row: Row, whole: bytes) -> Iterator[tuple[str, str]]:
-        header_digest = DIGEST_BYTES if row.notes & Note.HEADER_DIGEST else 0
-        head = BHS_BYTES + whole[4] * 4
-        length = int.from_bytes(whole[5:8], "big")
-        data = whole[head + header_digest : head + header_digest + (length + 3 & ~3)]
-        if header_digest and len(whole) >= head + header_digest:
-            good = digest(whole[:head]) == whole[head : head + header_digest]
+        head, start, length = parts_of(whole, row.notes)
+        data = whole[start : start + (length + 3 & ~3)]
+        if start > head and len(whole) >= start:
+            good = digest(whole[:head]) == whole[head:start]
             yield "header digest", "right" if good else "WRONG"
         if row.notes & Note.DATA_DIGEST and length and len(whole) == row.length_bytes:
             yield "data digest", "right" if digest(data) == whole[-DIGEST_BYTES:] else "WRONG"

@@ -14,13 +14,13 @@ from typing import BinaryIO, cast
 
 from tools.capture.analysis import analyse
 from tools.capture.exchanges import Exchange, Flag
+from tools.capture.pdu_parts import parts_of
 from tools.capture.rows import Note, Part, Row, RowKind
 from tools.capture.scan import Scan
-from tools.capture.sessions import Sessions, lun_text
+from tools.capture.sessions import Sessions, Unwatched, lun_text
 
 _COMMAND, _DATA_OUT, _RESPONSE, _DATA_IN = 0x01, 0x05, 0x21, 0x25
 _LOGIN_REQUEST, _LOGIN_RESPONSE = 0x03, 0x23
-_BHS_BYTES = 48
 #: Data of one command beyond this are not collected; the command is then one whose data were not captured.
 LONGEST_DATA_BYTES = 32 << 20
 #: Commands under way beyond this: the oldest is given up, as one without an answer.
@@ -103,7 +103,7 @@ class _Collector:
         self.commands: list[CapturedCommand] = []
         self.flows: list[int] = []
         self.logins = Sessions()
-        self._connections: dict[int, _Connection] = {}
+        self._connections: dict[int, Unwatched] = {}
 
     def receive(self, part: Part) -> None:
         for row in part.rows():
@@ -121,7 +121,7 @@ class _Collector:
                     known.command.sense_key = _sense_key(_segment(row, pdu, _length(row)))
                     self._end_command(known, row, row.header[3])
             elif opcode in (_LOGIN_REQUEST, _LOGIN_RESPONSE) and pdu is not None:
-                connection = self._connections.setdefault(row.flow >> 1, _Connection(row.flow >> 1))
+                connection = self._connections.setdefault(row.flow >> 1, Unwatched(row.flow >> 1))
                 self.logins.login(connection, opcode, row.packet, pdu)
 
     def end(self) -> None:
@@ -200,13 +200,6 @@ class _Collector:
         return piece
 
 
-class _Connection:
-    """What :class:`Sessions` notes about a connection; here nobody asks."""
-
-    def __init__(self, flow: int) -> None:
-        self.flow = flow
-
-
 def _length(row: Row) -> int:
     return int.from_bytes(row.header[5:8], "big")
 
@@ -223,7 +216,7 @@ def _segment(row: Row, pdu: bytes | None, length: int) -> bytes | None:
     """The data segment of a PDU; None where the capture does not hold all of it."""
     if pdu is None or row.notes & Note.CUT:
         return None
-    start = _BHS_BYTES + 4 * row.header[4] + (4 if row.notes & Note.HEADER_DIGEST else 0)
+    start = parts_of(row.header, row.notes).data
     data = pdu[start : start + length]
     return data if len(data) == length else None
 

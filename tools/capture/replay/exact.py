@@ -22,14 +22,14 @@ from iscsi_target.wire.framing import Framer
 from iscsi_target.wire.lun import lun_to_bytes
 from iscsi_target.wire.requests import LoginRequest, NopOut
 from iscsi_target.wire.text import encode_text
+from tools.capture.pdu_parts import parts_of
 from tools.capture.replay.plan import PlanError
 from tools.capture.rows import Note, RowKind
 from tools.capture.scan import Scan
-from tools.capture.sessions import Login, Sessions, lun_text
+from tools.capture.sessions import Login, Sessions, Unwatched, lun_text
 
 _MASK = 0xFFFFFFFF
 _IMMEDIATE = 0x40
-_BHS_BYTES = 48
 #: Positions that all requests share (section 11.2.1): LUN, tags, CmdSN and ExpStatSN.
 _LUN, _ITT, _TTT, _CMD_SN, _EXP_STAT_SN, _R2TSN = (
     slice(8, 16),
@@ -106,7 +106,7 @@ def captured_connection(paths: Sequence[Path | str], *, ports: Sequence[int] = (
     flow: int | None = None
     requests: list[CapturedPdu] = []
     answers: list[bytes] = []
-    connections: dict[int, _Noted] = {}
+    connections: dict[int, Unwatched] = {}
     for part in scan.parts():
         for row in part.rows():
             if row.kind != RowKind.ISCSI:
@@ -114,7 +114,7 @@ def captured_connection(paths: Sequence[Path | str], *, ports: Sequence[int] = (
             opcode, pdu = row.header[0] & 0x3F, part.whole(row)
             if opcode in (_LOGIN, _LOGIN_RESPONSE):
                 if pdu is not None:
-                    noted = connections.setdefault(row.flow >> 1, _Noted(row.flow >> 1))
+                    noted = connections.setdefault(row.flow >> 1, Unwatched(row.flow >> 1))
                     logins.login(noted, opcode, row.packet, pdu)
                 continue
             if flow is None and opcode == _SCSI_COMMAND:
@@ -137,20 +137,11 @@ def captured_connection(paths: Sequence[Path | str], *, ports: Sequence[int] = (
     return CapturedConnection(tuple(requests), tuple(answers), logins.logins.get(flow), sequence)
 
 
-class _Noted:
-    """What :class:`Sessions` notes about a connection; here nobody asks."""
-
-    def __init__(self, flow: int) -> None:
-        self.flow = flow
-
-
 def _without_digests(pdu: bytes, notes: int) -> bytes:
     if not notes & (Note.HEADER_DIGEST | Note.DATA_DIGEST):
         return pdu
-    head = _BHS_BYTES + 4 * pdu[4]
-    start = head + (4 if notes & Note.HEADER_DIGEST else 0)
-    length = -(-int.from_bytes(pdu[5:8], "big") // 4) * 4
-    return pdu[:head] + pdu[start : start + length]
+    head, start, length = parts_of(pdu, notes)
+    return pdu[:head] + pdu[start : start + -(-length // 4) * 4]
 
 
 class ExactReplay:
@@ -343,7 +334,7 @@ def _endings(pdus: Sequence[bytes]) -> dict[int, tuple[int, int, bytes]]:
     ended: dict[int, tuple[int, int, bytes]] = {}
     for pdu in pdus:
         opcode, tag = pdu[0] & 0x3F, int.from_bytes(pdu[_ITT], "big")
-        start, length = _BHS_BYTES + 4 * pdu[4], int.from_bytes(pdu[5:8], "big")
+        _, start, length = parts_of(pdu, 0)
         if opcode == _DATA_IN:
             data.setdefault(tag, {})[int.from_bytes(pdu[40:44], "big")] = pdu[start : start + length]
             if not pdu[1] & 0x01:
