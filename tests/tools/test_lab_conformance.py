@@ -15,6 +15,7 @@ from tools.libiscsi_suite import EXCEPTIONS, KINDS, SKIP, Missing, listed, run_o
 
 IQN = "iqn.2003-10.example.test:conformance"
 BOTH = {test for one in DIFFERENCES for test in one.tests}
+RACES = {test for one in DIFFERENCES if one.race for test in one.tests}
 SAME = (
     "Read10.Simple",
     "Write16.Simple",
@@ -73,7 +74,9 @@ class TestInTheLab:
         found = verdicts(lio_url, sorted(BOTH))
         with served(KINDS[0], tmp_path) as (url, _second):
             ours = verdicts(url, sorted(BOTH))
-        assert found == expected("lio")
+        assert {test: found[test] for test in found if test not in RACES} == {
+            test: verdict for test, verdict in expected("lio").items() if test not in RACES
+        }
         assert ours == expected("emulator")
 
     def test_of_the_rest_a_sample_ends_alike(self, lio_url, tmp_path):

@@ -55,7 +55,7 @@ def public_directory() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="sancredit-rootless-"))
     try:
         path.chmod(0o755)
-        for package in ("tools", "iscsi_target"):  # the sniffer writes with the target's pcapng writer
+        for package in ("tools", "iscsi_target", "credits"):  # the sniffer writes with the target's writer
             shutil.copytree(
                 ROOT / package, path / package, ignore=shutil.ignore_patterns("__pycache__", "*.so")
             )
