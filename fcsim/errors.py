@@ -5,6 +5,7 @@ from __future__ import annotations
 
 __all__ = [
     "CreditMisuse",
+    "ExchangeLost",
     "FibreChannelError",
     "InvalidScenario",
     "MalformedFrame",
@@ -27,6 +28,11 @@ class CreditMisuse(FibreChannelError):
 
 class PeerViolation(FibreChannelError):
     """The peer went beyond its credit, or offered at login what the standard does not allow."""
+
+
+class ExchangeLost(PeerViolation):
+    """A command ended without a response: a frame was lost, the target broke a rule, or time ran out. It may have been
+    executed or not; one that does the same when it is repeated may be sent again."""
 
 
 class InvalidScenario(FibreChannelError, ValueError):

@@ -25,6 +25,11 @@ def _channel_credits(row: Row) -> str | None:
     return " ".join(f"{number}:{credits}" for number, credits in channels.items())
 
 
+def _microseconds(value_ps: int) -> str:
+    """To the nanosecond, whatever the size: values below each other are to be compared."""
+    return f"{value_ps / 1_000_000:.3f}us"
+
+
 def _whole_percent(value: float) -> str:
     return f"{value:.0%}"
 
@@ -57,6 +62,15 @@ FC_LAYOUTS: Mapping[str, Layout] = {
             Column("OF LINE", at("share"), percent, numeric=True, optional=True),
         ),
         ("direction", "payload_bytes", "commands", "time_ps", "payload_bytes_per_second", "share"),
+    ),
+    "fc-echo": Layout(
+        "Round trips of a Fibre Channel link",
+        (
+            Column("ECHO", at("echo"), numeric=True),
+            Column("ROUND TRIP", at("round_trip_ps"), _microseconds, numeric=True),
+            Column("WAITED", at("waited_ps"), _microseconds, numeric=True),
+        ),
+        ("echo", "round_trip_ps", "waited_ps"),
     ),
     "fc-ports": Layout(
         "Simulated Fibre Channel ports",

@@ -14,7 +14,8 @@ from typing import Any
 
 from fcsim.errors import MalformedFrame, PeerViolation
 from fcsim.fcoe.ethernet import EthernetHeader, decode_ethernet, ethernet_fcoe, ethernet_fip, is_for
-from fcsim.live.n_port import F_CTL_REQUEST, MS_PS, Event, NPort, NPortConfig, PortLoggedIn, els_request
+from fcsim.live.link_services import F_CTL_REQUEST, els_request
+from fcsim.live.n_port import MS_PS, Event, NPort, NPortConfig, PortLoggedIn
 from fcsim.wire import fip as f
 from fcsim.wire import name_server as ns
 from fcsim.wire.codes import FcType, RCtl, WellKnownAddress
@@ -132,6 +133,10 @@ class Enode:
                 )
                 self._due_ps = now_ps + self._fka_ps
         self._flush(now_ps)
+
+    def grant_at_most(self, granted_bytes: int) -> None:
+        """Ask for no more Data-Out at once: the interface holds no more."""
+        self.n_port.grant_at_most(granted_bytes)
 
     # -- inside -------------------------------------------------------------------------------------------------
 

@@ -27,6 +27,8 @@ __all__ = [
 ]
 
 ETHERNET_HEADER_BYTES = 14
+#: Frames that may wait to be sent: with more, a target takes no commands and an endpoint reads nothing.
+UNSENT_LIMIT = 16_384
 _ETHERNET_MIN_BYTES = 60
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from fcsim.errors import MalformedFrame, PeerViolation
 from fcsim.fcoe.ethernet import (
     ETHERNET_HEADER_BYTES,
+    UNSENT_LIMIT,
     EthernetHeader,
     decode_ethernet,
     ethernet_fcoe,
@@ -25,7 +26,8 @@ from fcsim.fcoe.ethernet import (
 from fcsim.fcoe.name_server import NameServer, Registration
 from fcsim.fcp.executor import ScsiExecutor
 from fcsim.fcp.target import FcpTargetLimits
-from fcsim.live.n_port import MS_PS, Event, NPort, NPortConfig, els_reply, els_request, offer_of
+from fcsim.live.link_services import els_reply, els_request, offer_of
+from fcsim.live.n_port import MS_PS, Event, NPort, NPortConfig
 from fcsim.port.login import Offer
 from fcsim.wire import fip as f
 from fcsim.wire.codes import FCtl, FcType, RCtl, WellKnownAddress
@@ -122,6 +124,7 @@ class Fcf:
 
     def receive(self, data: bytes, now_ps: int) -> None:
         """An Ethernet frame; what is malformed or not for us is counted in ``ignored``."""
+        self.target.refuse_commands(len(self._output) > UNSENT_LIMIT)
         try:
             header, inside = decode_ethernet(data)
             if isinstance(inside, DelimitedFrame):
@@ -169,6 +172,10 @@ class Fcf:
         self.target.handle_timer(now_ps)
         self._flush()
 
+    def grant_at_most(self, granted_bytes: int) -> None:
+        """Ask for no more Data-Out at once: the interface holds no more."""
+        self.target.grant_at_most(granted_bytes)
+
     # -- FIP ----------------------------------------------------------------------------------------------------
 
     def _advertise(self, destination: bytes, padded_bytes: int) -> None:
@@ -210,16 +217,28 @@ class Fcf:
         self._output.append(ethernet_fip(answer, header.source, self.config.mac_address))
 
     def _keep_alive(self, header: EthernetHeader, fip: f.Fip, now_ps: int) -> None:
+        """Of somebody who is not logged in: this forwarder began anew, and the ENode has not noticed. It is told so
+        (FC-BB-6: without a port, all its virtual links are cleared); else it would find out by its time-outs.
+        """
         mac = _descriptor(fip, f.MacAddressDescriptor).mac_address
-        for login in self.logins.values():
-            if mac in (login.enode_mac, login.mac_address):
-                login.expires_ps = now_ps + self._patience_ps
+        known = [one for one in self.logins.values() if mac in (one.enode_mac, one.mac_address)]
+        for login in known:
+            login.expires_ps = now_ps + self._patience_ps
+        if not known:
+            self._clear_virtual_links(header.source)
 
     @property
     def _patience_ps(self) -> int:
         return self.config.fka_adv_ms * MS_PS * 5 // 2
 
     def _clear_virtual_link(self, login: FabricLogin) -> None:
+        port = f.VxPortIdentification(
+            mac_address=login.mac_address, address_identifier=login.n_port_id, port_name=login.port_name
+        )
+        self._clear_virtual_links(login.enode_mac, port)
+
+    def _clear_virtual_links(self, destination: bytes, *ports: f.VxPortIdentification) -> None:
+        """Of these ports; of all that the ENode has where there are none."""
         config = self.config
         fip = f.Fip(
             operation=f.FipOperation.CONTROL,
@@ -228,14 +247,10 @@ class Fcf:
             descriptors=(
                 f.MacAddressDescriptor(mac_address=config.mac_address),
                 f.NameIdentifier(name_identifier=config.switch_name),
-                f.VxPortIdentification(
-                    mac_address=login.mac_address,
-                    address_identifier=login.n_port_id,
-                    port_name=login.port_name,
-                ),
+                *ports,
             ),
         )
-        self._output.append(ethernet_fip(fip, login.enode_mac, config.mac_address))
+        self._output.append(ethernet_fip(fip, destination, config.mac_address))
 
     def _link_service(self, header: EthernetHeader, fip: f.Fip, now_ps: int) -> None:
         """FLOGI, FDISC and LOGO inside FIP: the answer carries the MAC address that the fabric gave."""

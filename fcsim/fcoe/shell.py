@@ -3,12 +3,14 @@
 
 One socket for FIP and one for FCoE, each bound to its EtherType, so that an endpoint never sees its own frames. For
 frames of full size the interface needs an MTU of 2158 bytes; with less, offer a smaller receive data field.
+
+Ethernet has no credits, so what peers may send at once is bounded by what this end asks them for: the socket's buffer
+is made as large as the XFER_RDYs that are open together, or these as small as the buffer that the kernel gives.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import socket
 import struct
@@ -18,14 +20,23 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from fcsim.errors import FibreChannelError
+from fcsim.fcoe.ethernet import UNSENT_LIMIT
 from fcsim.wire.fcoe import FCOE_ETHERTYPE
 from fcsim.wire.fip import FIP_ETHERTYPE
 
 __all__ = ["EthernetCore", "FcoeEndpoint", "InterfaceUnusable"]
 
 _SOL_PACKET, _PACKET_ADD_MEMBERSHIP, _PACKET_MR_PROMISC = 263, 1, 1
+_PACKET_STATISTICS, _STATISTICS = 6, struct.Struct("II")
 _SO_RCVBUFFORCE = 33
-RECEIVE_BUFFER_BYTES = 16 << 20
+#: Data that is asked for at once: of WRITEs by XFER_RDY, of READs by commands. Enough for a fast link, see docs/fc.md.
+GRANTED_BYTES = 512 << 10
+#: What the kernel charges a frame of full size against a socket's buffer: 4 KiB of data, and what describes it.
+FRAME_COST_BYTES = 5120
+#: The data field that a frame has at least, as long as there is more: Linux sends 1024 over an MTU of 1500.
+USUAL_DATA_FIELD_BYTES = 1024
+#: Half of the buffer is for data that was asked for, half for everything else.
+RECEIVE_FRAMES = 2 * GRANTED_BYTES // USUAL_DATA_FIELD_BYTES
 FRAME_LIMIT_BYTES = 4096
 _FRAMES_AT_A_TIME = 256
 PS_PER_NS = 1000
@@ -58,6 +69,10 @@ class EthernetCore(Protocol):
         """A moment has come."""
         ...
 
+    def grant_at_most(self, granted_bytes: int) -> None:
+        """Ask for no more Data-Out at once."""
+        ...
+
 
 class FcoeEndpoint:
     """Runs a core on an interface of this process's network namespace, from :meth:`start` to :meth:`close`.
@@ -75,8 +90,12 @@ class FcoeEndpoint:
         """Set whenever something happened; clear it yourself."""
         self.on_event: Callable[[Any], None] | None = None
         """Called with each event as well, before ``changed`` is set."""
+        self.room_bytes = GRANTED_BYTES
+        """How much data may be on its way here at once."""
         self._interface = interface
         self._seen = seen
+        self._dropped = 0
+        self._reading = False
         self._sockets: dict[int, socket.socket] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._waiting: deque[bytes] = deque()
@@ -96,14 +115,24 @@ class FcoeEndpoint:
             self._close_sockets()
             why = "needs CAP_NET_RAW" if error.errno == errno.EPERM else error.strerror
             raise InterfaceUnusable(f"no packet socket on {self._interface}: {why}") from None
-        for sock in self._sockets.values():
-            self._loop.add_reader(sock.fileno(), self._readable, sock)
+        got = self._sockets[FCOE_ETHERTYPE].getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        self.room_bytes = min(GRANTED_BYTES, got // FRAME_COST_BYTES // 2 * USUAL_DATA_FIELD_BYTES)
+        self.core.grant_at_most(self.room_bytes)
+        self._read(True)
         self.pump()
+
+    def dropped(self) -> int:
+        """Frames that the kernel could not put into the sockets' buffers since :meth:`start`: lost to the core."""
+        for sock in self._sockets.values():
+            told = sock.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, _STATISTICS.size)
+            self._dropped += _STATISTICS.unpack(told)[1]  # reading it sets it to 0
+        return self._dropped
 
     def close(self) -> None:
         """Close the sockets; nothing is sent any more."""
         if self._timer is not None:
             self._timer.cancel()
+        self.dropped()
         self._close_sockets()
 
     def pump(self) -> None:
@@ -136,8 +165,11 @@ class FcoeEndpoint:
             index = socket.if_nametoindex(self._interface)
             promiscuous = struct.pack("iHH8s", index, _PACKET_MR_PROMISC, 0, b"")
             sock.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, promiscuous)
-            with contextlib.suppress(PermissionError):  # then it is what everybody gets
-                sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES)
+            wanted = RECEIVE_FRAMES * FRAME_COST_BYTES // 2  # the kernel doubles it
+            try:
+                sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, wanted)
+            except PermissionError:  # without CAP_NET_ADMIN: as much as everybody may have
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, wanted)
             sock.setblocking(False)
             sock.bind((self._interface, ethertype))
         except BaseException:
@@ -151,6 +183,18 @@ class FcoeEndpoint:
             self._loop.remove_writer(sock.fileno())
             sock.close()
         self._sockets.clear()
+        self._reading = False
+
+    def _read(self, reading: bool) -> None:
+        """Read from the sockets, or not while too much waits to be sent: then Ethernet loses frames, as it does."""
+        if reading == self._reading:
+            return
+        self._reading = reading
+        for sock in self._sockets.values():
+            if reading:
+                self._loop.add_reader(sock.fileno(), self._readable, sock)
+            else:
+                self._loop.remove_reader(sock.fileno())
 
     def _readable(self, sock: socket.socket) -> None:
         for _ in range(_FRAMES_AT_A_TIME):
@@ -166,6 +210,7 @@ class FcoeEndpoint:
                 self._seen(self.now_ps(), data, False)
             self.core.receive(data, self.now_ps())
         self.pump()
+        self._read(len(self._waiting) < UNSENT_LIMIT)
 
     def _send(self) -> None:
         while self._waiting and self._sockets:
@@ -188,3 +233,4 @@ class FcoeEndpoint:
     def _writable(self, sock: socket.socket) -> None:
         self._loop.remove_writer(sock.fileno())
         self._send()
+        self._read(len(self._waiting) < UNSENT_LIMIT)

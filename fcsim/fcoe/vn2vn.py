@@ -16,6 +16,7 @@ from typing import Any
 from fcsim.errors import MalformedFrame, PeerViolation
 from fcsim.fcoe.ethernet import (
     ETHERNET_HEADER_BYTES,
+    UNSENT_LIMIT,
     EthernetHeader,
     decode_ethernet,
     ethernet_fcoe,
@@ -25,7 +26,8 @@ from fcsim.fcoe.ethernet import (
 )
 from fcsim.fcp.executor import ScsiExecutor
 from fcsim.fcp.target import FcpTargetLimits
-from fcsim.live.n_port import MS_PS, Event, NPort, NPortConfig, PortLoggedIn, els_reply, els_request, offer_of
+from fcsim.live.link_services import els_reply, els_request, offer_of
+from fcsim.live.n_port import MS_PS, Event, NPort, NPortConfig, PortLoggedIn
 from fcsim.wire import fip as f
 from fcsim.wire.codes import FcType
 from fcsim.wire.els import decode_els
@@ -119,6 +121,7 @@ class Vn2vnPort:
 
     def receive(self, data: bytes, now_ps: int) -> None:
         """An Ethernet frame; what is malformed or of nobody known is counted in ``ignored``."""
+        self.n_port.refuse_commands(len(self._output) > UNSENT_LIMIT)
         try:
             header, inside = decode_ethernet(data)
             if isinstance(inside, DelimitedFrame):
@@ -171,6 +174,10 @@ class Vn2vnPort:
             self._encapsulated(f.EncapsulatedLogo, message, neighbour)
             self.n_port.forget(neighbour.n_port_id, "logged out")
         self.neighbours.clear()
+
+    def grant_at_most(self, granted_bytes: int) -> None:
+        """Ask for no more Data-Out at once: the interface holds no more."""
+        self.n_port.grant_at_most(granted_bytes)
 
     def _next_step(self, now_ps: int) -> None:
         match self.state:

@@ -51,6 +51,10 @@ def data_frames(
         )
 
 
+class FrameMissing(PeerViolation):
+    """A frame of a sequence did not come, or was cut off its end: class 3 loses frames, it is nobody's misbehaviour."""
+
+
 class DataCollector:
     """Puts FCP_DATA frames of one direction of an exchange together, in bounds.
 
@@ -68,15 +72,17 @@ class DataCollector:
         self._expected_cnt = 0
 
     def take(self, frame: Frame) -> bool:
-        """A data frame arrived; True when it ends its sequence. Raises PeerViolation."""
+        """A data frame arrived; True when it ends its sequence. Raises PeerViolation, and FrameMissing among it."""
         header, size = frame.header, len(frame.payload)
         start = header.parameter if header.f_ctl & FCtl.RELATIVE_OFFSET_PRESENT else self.received
         if header.seq_id != self._seq_id:
             self._seq_id, self._expected_cnt = header.seq_id, header.seq_cnt
         if header.seq_cnt != self._expected_cnt:
-            raise PeerViolation(
+            raise FrameMissing(
                 f"SEQ_CNT {header.seq_cnt} where {self._expected_cnt} was due: a frame was lost"
             )
+        if start > len(self.data) and start + size <= self.limit:
+            raise FrameMissing(f"data at {start} where {len(self.data)} was due: a frame was lost")
         if start != len(self.data) or start + size > self.limit:
             raise PeerViolation(
                 f"{size} bytes at {start}, where {len(self.data)} of {self.limit} had been received"

@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Protocol
 
-from fcsim.errors import FibreChannelError, PeerViolation
+from fcsim.errors import ExchangeLost, FibreChannelError, PeerViolation
 from fcsim.fcp.executor import ScsiExecutor
 from fcsim.fcp.initiator import CommandCompleted
 from fcsim.fcp.target import FcpTargetLimits
@@ -35,7 +35,8 @@ __all__ = [
     "port_name_of",
 ]
 
-_GOOD, _CHECK_CONDITION, _UNIT_ATTENTION = 0x00, 0x02, 0x06
+_GOOD, _CHECK_CONDITION = 0x00, 0x02
+_UNIT_ATTENTION, _ABORTED_COMMAND = 0x06, 0x0B
 _TRIES = 4
 _READ_16, _WRITE_16, _SYNCHRONIZE_CACHE_16, _SERVICE_ACTION_IN_16 = 0x88, 0x8A, 0x91, 0x9E
 _READ_CAPACITY_16, _CAPACITY_BYTES = 0x10, 32
@@ -133,22 +134,32 @@ class CommandPath(Protocol):
 
 
 class LiveFcpInitiator:
-    """Reads and writes blocks of one logical unit of the target at the other end; several commands at a time."""
+    """Reads and writes blocks of one logical unit of the target at the other end; several commands at a time.
+
+    What a frame got lost of is done again, up to four times in all, as an operating system does."""
 
     def __init__(self, link: CommandPath, *, lun: bytes = bytes(8), block_bytes: int = 512) -> None:
         self._link, self._lun, self._block_bytes = link, lun, block_bytes
 
     async def command(
-        self, cdb: bytes, *, data_out: bytes = b"", data_in_length: int = 0
+        self, cdb: bytes, *, data_out: bytes = b"", data_in_length: int = 0, repeatable: bool = False
     ) -> CommandCompleted:
-        """A command that has to end GOOD; told of a unit attention, it is sent again. Raises CommandFailed, or
-        PeerViolation when no response comes."""
+        """A command that has to end GOOD; told of a unit attention, or that it was aborted, it is sent again. One that
+        is ``repeatable`` is sent again when no response came, too. Raises CommandFailed, or PeerViolation."""
         for remaining in reversed(range(_TRIES)):
-            done = await self._link.command(self._lun, cdb, data_out=data_out, data_in_length=data_in_length)
+            try:
+                done = await self._link.command(
+                    self._lun, cdb, data_out=data_out, data_in_length=data_in_length
+                )
+            except ExchangeLost:
+                if not remaining or not repeatable:
+                    raise
+                continue
             if done.status == _GOOD:
                 return done
             key = done.sense[2] & 0x0F if len(done.sense) > 2 else None
-            if not remaining or done.status != _CHECK_CONDITION or key != _UNIT_ATTENTION:
+            again = done.status == _CHECK_CONDITION and key in (_UNIT_ATTENTION, _ABORTED_COMMAND)
+            if not remaining or not again:
                 raise CommandFailed(done)
         raise AssertionError("the last try either returned or raised")
 
@@ -159,7 +170,7 @@ class LiveFcpInitiator:
             + bytes(8)
             + bytes((0, 0, 0, _CAPACITY_BYTES, 0, 0))
         )
-        told = (await self.command(cdb, data_in_length=_CAPACITY_BYTES)).data_in
+        told = (await self.command(cdb, data_in_length=_CAPACITY_BYTES, repeatable=True)).data_in
         if len(told) < 12:
             raise PeerViolation(f"READ CAPACITY(16) brought {len(told)} bytes, not {_CAPACITY_BYTES}")
         last, block_bytes = int.from_bytes(told[:8], "big"), int.from_bytes(told[8:12], "big")
@@ -170,7 +181,8 @@ class LiveFcpInitiator:
 
     async def read(self, lba: int, blocks: int) -> bytes:
         """READ(16)."""
-        done = await self.command(self._cdb(_READ_16, lba, blocks), data_in_length=blocks * self._block_bytes)
+        length = blocks * self._block_bytes
+        done = await self.command(self._cdb(_READ_16, lba, blocks), data_in_length=length, repeatable=True)
         return done.data_in
 
     async def write(self, lba: int, data: bytes) -> None:
@@ -178,11 +190,11 @@ class LiveFcpInitiator:
         blocks, rest = divmod(len(data), self._block_bytes)
         if rest or not blocks:
             raise ValueError(f"{len(data)} bytes are no whole number of blocks of {self._block_bytes}")
-        await self.command(self._cdb(_WRITE_16, lba, blocks), data_out=data)
+        await self.command(self._cdb(_WRITE_16, lba, blocks), data_out=data, repeatable=True)
 
     async def flush(self) -> None:
         """SYNCHRONIZE CACHE(16) of the whole unit."""
-        await self.command(self._cdb(_SYNCHRONIZE_CACHE_16, 0, 0))
+        await self.command(self._cdb(_SYNCHRONIZE_CACHE_16, 0, 0), repeatable=True)
 
     @staticmethod
     def _cdb(operation: int, lba: int, blocks: int) -> bytes:

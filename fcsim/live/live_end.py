@@ -23,6 +23,7 @@ from fcsim.clock import TICKS_PER_METRE, ps_of_ticks, ticks_of_ps, ticks_per_byt
 from fcsim.errors import CreditMisuse, MalformedFrame, PeerViolation
 from fcsim.fcp.executor import ScsiExecutor
 from fcsim.fcp.target import FcpTargetLimits
+from fcsim.live.echo import EchoAnswered, EchoFailed, EchoStamps, RoundTripMeasured
 from fcsim.live.framing import RecordReader, encode_promise, encode_record
 from fcsim.live.link_clock import Lateness
 from fcsim.live.n_port import Event as NPortEvent
@@ -105,7 +106,15 @@ class EndConfig:
     queue_limit: int = 65_536
 
 
-LiveEvent = NPortEvent | FrameDiscarded[bytes] | LinkChanged | CreditLost | CreditRecovered | PeerViolated
+LiveEvent = (
+    NPortEvent
+    | RoundTripMeasured
+    | FrameDiscarded[bytes]
+    | LinkChanged
+    | CreditLost
+    | CreditRecovered
+    | PeerViolated
+)
 
 
 @dataclass(slots=True)
@@ -134,7 +143,8 @@ class LiveEnd:
     """See the module. ``executor`` makes this end a target; NPortConfig.wants_targets makes it an initiator.
 
     ``deliver`` gets every frame that is neither link service nor FCP as it arrives, with its moment; it must
-    :meth:`release` the buffer, now or later. Without it the buffer is free at once.
+    :meth:`release` the buffer, now or later. Without it the buffer is free at once. ``offer_now`` says what this end
+    offers whenever a new login is due; without it, what ``config`` has.
     """
 
     def __init__(
@@ -149,6 +159,7 @@ class LiveEnd:
         capture: Capture | None = None,
         deliver: Callable[[FrameArrived[bytes], int], None] | None = None,
         share_of: Callable[[Frame], Hashable] | None = None,
+        offer_now: Callable[[], Offer] | None = None,
     ) -> None:
         if peer_port_name == config.n_port.port_name:
             raise PeerViolation(f"both ends of the link have the port name {peer_port_name:016x}")
@@ -164,6 +175,7 @@ class LiveEnd:
         self._port.log_in(LOGIN_CREDIT, 0)
         self._lose, self._corrupt = lose, corrupt
         self._capture, self._deliver, self._share_of = capture, deliver, share_of
+        self._offer_now = offer_now
         self._reader = RecordReader()
         self._inbox: deque[tuple[int, bytes]] = deque()
         self._inbox_bytes = 0
@@ -182,6 +194,7 @@ class LiveEnd:
         self._repeated: tuple[bytes, int] = b"", 0
         self._pending_grant: Grant | None = None
         self._shares: dict[Hashable, int] = {}
+        self._stamps = EchoStamps()
         self._failed = True
         constants = (config.hold_ps, config.credit_loss_ps, R_T_TOV_PS, config.n_port.e_d_tov_ps)
         self._shortest_timer_ps = min(value for value in constants if value is not None)
@@ -229,6 +242,21 @@ class LiveEnd:
         self._settle(now_ps)
         return ox_id
 
+    def echo(self, payload_bytes: int, now_ps: int) -> int:
+        """Send ECHO with so many bytes (a multiple of four) to the other end; its OX_ID. A RoundTripMeasured follows,
+        or an EchoFailed. Raises PeerViolation while nobody is logged in, CreditMisuse while too many are under way."""
+        peer = next(iter(self.n_port.logged_in), None)
+        if peer is None:
+            raise PeerViolation("nobody is logged in at the other end")
+        if not 0 <= payload_bytes <= self.granted.max_data_field_bytes - 4 or payload_bytes % 4:
+            most = self.granted.max_data_field_bytes - 4
+            raise CreditMisuse(f"an ECHO has 0 to {most} bytes in fours, not {payload_bytes}")
+        now_ps = self._advance(now_ps)
+        frame = self.n_port.echo(peer, bytes(payload_bytes), now_ps)
+        self._stamps.expected[delimited_bytes(frame)] = frame.header.ox_id
+        self._settle(now_ps)
+        return frame.header.ox_id
+
     def release(self, arrived: FrameArrived[bytes], now_ps: int) -> None:
         """A delivered frame was dealt with: its R_RDY goes out."""
         now_ps = self._advance(now_ps)
@@ -263,9 +291,7 @@ class LiveEnd:
         As with every new login, open exchanges end: let them finish before.
         """
         now_ps = self._advance(now_ps)
-        n_port = replace(self.config.n_port, offer=offer)
-        self.config = replace(self.config, n_port=n_port)
-        self.n_port.config = n_port
+        self._set_offer(offer)
         self._port.wish(Wish.OFFLINE, now_ps)
         self._settle(now_ps)
 
@@ -413,7 +439,11 @@ class LiveEnd:
                 self._port.receive_signal(signal, now_ps)
             return
         if signal is None:
-            word_set = ordered_sets.decode_ordered_set(word)
+            try:
+                word_set = ordered_sets.decode_ordered_set(word)
+            except MalformedFrame as error:
+                self._events.append(PeerViolated(str(error)))
+                return
             if word_set.virtual_channel is None:
                 self._events.append(PeerViolated(f"{word_set} has no meaning on this link"))
                 return
@@ -434,6 +464,9 @@ class LiveEnd:
             for happened in n_port.events():
                 if isinstance(happened, PortLoggedIn):
                     self._logged_in(happened, now_ps)
+                elif isinstance(happened, EchoAnswered | EchoFailed):
+                    self._events.append(self._stamps.measured(happened))
+                    continue
                 self._events.append(happened)
             frames = list(n_port.frames())
             for frame in frames:
@@ -463,6 +496,7 @@ class LiveEnd:
         except MalformedFrame as error:
             self._events.append(PeerViolated(str(error)))
             return
+        self.n_port.refuse_commands(self._port.waiting_frames > self.config.queue_limit // 2)
         self.n_port.receive(delimited.frame, now_ps)
 
     def _link_changed(self, change: LinkChanged, now_ps: int) -> None:
@@ -472,10 +506,17 @@ class LiveEnd:
             self.n_port.link_lost("the link failed")
         elif change.after is LinkState.AC and self._failed:
             self._failed = False
+            if self._offer_now is not None:
+                self._set_offer(self._offer_now())
             self._apply(LOGIN_CREDIT, now_ps)
             self.n_port.n_port_id = ORIGINATOR_ID if self._originates else 0
             if self._originates:
                 self.n_port.log_in(RESPONDER_ID, now_ps)
+
+    def _set_offer(self, offer: Offer) -> None:
+        n_port = replace(self.config.n_port, offer=offer)
+        self.config = replace(self.config, n_port=n_port)
+        self.n_port.config = n_port
 
     def _logged_in(self, login: PortLoggedIn, now_ps: int) -> None:
         result = grant(self.config.n_port.offer, login.offer)
@@ -535,7 +576,10 @@ class LiveEnd:
         if record is None:
             self._wants_line = False
         else:
-            start += (len(record) + IDLE_BYTES) * self._byte_ticks
+            sending = (len(record) + IDLE_BYTES) * self._byte_ticks
+            start += sending
+            if self._stamps.expected:
+                self._stamps.left(record, ps_of_ticks(start), ps_of_ticks(sending))
             self.traffic.frames_sent += 1
             self.traffic.payload_bytes_sent += len(record) - 36
             self._emit(record, start, now_ps)

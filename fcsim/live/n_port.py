@@ -10,25 +10,25 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from fcsim.errors import MalformedFrame, PeerViolation
 from fcsim.fcp.executor import ScsiExecutor
 from fcsim.fcp.initiator import CommandCompleted, ExchangeFailed, FcpInitiator
 from fcsim.fcp.target import ExchangeDropped, FcpTarget, FcpTargetLimits
-from fcsim.port.login import Offer, checked
+from fcsim.live.echo import EchoAnswered, Echoes, EchoFailed
+from fcsim.live.link_services import els_reply, els_request, offer_of
+from fcsim.port.login import Offer
 from fcsim.wire import els_login, els_services
 from fcsim.wire.codes import FCtl, FcType, RCtl
-from fcsim.wire.els import decode_els, encode_els
+from fcsim.wire.els import decode_els
 from fcsim.wire.els_commands import ElsCommand, RejectExplanation, RejectReason
 from fcsim.wire.els_login import ClassOptions, ClassParameters, FcpService, ServiceParameterPage
 from fcsim.wire.els_services import ExchangeStatus
 from fcsim.wire.frame import Frame, FrameHeader
 
 __all__ = [
-    "F_CTL_REPLY",
-    "F_CTL_REQUEST",
     "Event",
     "LoginFailed",
     "NPort",
@@ -36,13 +36,8 @@ __all__ = [
     "PortLoggedIn",
     "PortLoggedOut",
     "ProcessLoggedIn",
-    "els_reply",
-    "els_request",
-    "offer_of",
 ]
 
-F_CTL_REQUEST = FCtl.FIRST_SEQUENCE | FCtl.END_SEQUENCE | FCtl.SEQUENCE_INITIATIVE
-F_CTL_REPLY = FCtl.EXCHANGE_RESPONDER | FCtl.LAST_SEQUENCE | FCtl.END_SEQUENCE | FCtl.SEQUENCE_INITIATIVE
 MS_PS = 10**9
 #: OX_IDs of link services are taken from here up, so that they never meet those of FCP commands of one initiator.
 _FIRST_OX_ID, _LAST_OX_ID = 0xF000, 0xFFFE
@@ -108,6 +103,8 @@ Event = (
     | ExchangeDropped
     | CommandCompleted
     | ExchangeFailed
+    | EchoAnswered
+    | EchoFailed
 )
 
 
@@ -131,44 +128,6 @@ class _Peer:
         self.ox_id = 0
         self.tries = 0
         self.deadline_ps: int | None = None
-
-
-def els_request(message: Any, *, s_id: int, d_id: int, ox_id: int) -> Frame:
-    """An extended link service that expects an answer."""
-    header = FrameHeader(
-        r_ctl=RCtl.ELS_REQUEST, d_id=d_id, s_id=s_id, type_=FcType.ELS, f_ctl=F_CTL_REQUEST, ox_id=ox_id
-    )
-    return Frame(header=header, payload=encode_els(message))
-
-
-def els_reply(message: Any, to: FrameHeader, *, s_id: int | None = None, rx_id: int | None = None) -> Frame:
-    """The answer to a request. ``s_id`` where it is not the address that was asked."""
-    header = FrameHeader(
-        r_ctl=RCtl.ELS_REPLY,
-        d_id=to.s_id,
-        s_id=to.d_id if s_id is None else s_id,
-        type_=FcType.ELS,
-        f_ctl=F_CTL_REPLY,
-        ox_id=to.ox_id,
-        rx_id=to.ox_id if rx_id is None else rx_id,
-    )
-    return Frame(header=header, payload=encode_els(message))
-
-
-def offer_of(login: Any, *, directly_connected: bool = False) -> Offer:
-    """What a PLOGI, FLOGI or its accept offers. Raises PeerViolation for what the standard does not allow.
-
-    Where a fabric lies between, the BB_Credit of a PLOGI counts for nothing, and 0 is what servers say.
-    """
-    offer = Offer(
-        login.bb_credit,
-        login.bb_receive_data_field_size,
-        login.bb_sc_n,
-        login.alternate_bb_credit,
-        login.class_2.ee_credit if login.class_2.valid else 0,
-    )
-    checked(offer if directly_connected else replace(offer, bb_credit=offer.bb_credit or 1))
-    return offer
 
 
 def _class_3(offer: Offer) -> ClassParameters:
@@ -206,6 +165,7 @@ class NPort:
         """Frames that nobody here had a use for."""
         self._n_port_id = n_port_id
         self._peers: dict[int, _Peer] = {}
+        self._echoes = Echoes()
         self._ox_id = _FIRST_OX_ID
         self._output: deque[Frame] = deque()
         self._events: deque[Event] = deque()
@@ -257,6 +217,19 @@ class NPort:
             self._peers[peer].tries = 0
             self._ask(peer, _Step.PRLI, self._process_login(), now_ps)
 
+    def echo(self, peer: int, data: bytes, now_ps: int) -> Frame:
+        """Send ECHO to a peer that is logged in; the frame, whose OX_ID the event has, EchoAnswered or EchoFailed.
+
+        Raises CreditMisuse while too many are under way, PeerViolation where nobody of that address is logged in.
+        """
+        if peer not in self.logged_in:
+            raise PeerViolation(f"{peer:06x} is not logged in")
+        message = els_services.Echo(data=data)
+        frame = els_request(message, s_id=self.n_port_id, d_id=peer, ox_id=self._new_ox_id())
+        self._echoes.ask(frame, data, now_ps, now_ps + self.config.e_d_tov_ps)
+        self._send(frame)
+        return frame
+
     def log_out(self, peer: int) -> None:
         """Send LOGO and forget the peer."""
         message = els_login.Logo(n_port_id=self.n_port_id, port_name=self.config.port_name)
@@ -267,6 +240,16 @@ class NPort:
         """Every login is void, without a word on the wire."""
         for peer in list(self._peers):
             self.forget(peer, reason)
+
+    def grant_at_most(self, granted_bytes: int) -> None:
+        """Have the target ask for no more Data-Out at once (:meth:`FcpTarget.grant_at_most`)."""
+        if self.target is not None:
+            self.target.grant_at_most(granted_bytes)
+
+    def refuse_commands(self, busy: bool) -> None:
+        """Have the target answer TASK SET FULL, or no more: who sends for it cannot keep up with what it is asked."""
+        if self.target is not None:
+            self.target.busy = busy
 
     # -- frames -------------------------------------------------------------------------------------------------
 
@@ -304,6 +287,7 @@ class NPort:
         """What happened since the last call."""
         while self._events:
             yield self._events.popleft()
+        yield from self._echoes.events()
         if self.target is not None:
             yield from self.target.events()
         for initiator in self.initiators.values():
@@ -312,7 +296,7 @@ class NPort:
     def next_deadline(self) -> int | None:
         """When :meth:`handle_timer` wants to be called, in picoseconds."""
         due = [peer.deadline_ps for peer in self._peers.values() if peer.deadline_ps is not None]
-        for core in (self.target, *self.initiators.values()):
+        for core in (self._echoes, self.target, *self.initiators.values()):
             deadline = None if core is None else core.next_deadline()
             if deadline is not None:
                 due.append(deadline)
@@ -329,7 +313,7 @@ class NPort:
                 self._ask(number, _Step.PLOGI, self._login(els_login.Plogi), now_ps)
             else:
                 self._ask(number, _Step.PRLI, self._process_login(), now_ps)
-        for core in (self.target, *self.initiators.values()):
+        for core in (self._echoes, self.target, *self.initiators.values()):
             if core is not None:
                 core.handle_timer(now_ps)
 
@@ -366,6 +350,8 @@ class NPort:
     def _answered(self, frame: Frame, now_ps: int) -> None:
         """LS_ACC or LS_RJT of what this end asked; anything else is of no use."""
         header = frame.header
+        if self._echoes.take(frame, now_ps):
+            return
         peer = self._peers.get(header.s_id)
         if peer is None or peer.deadline_ps is None or header.ox_id != peer.ox_id:
             self.unanswered += 1
@@ -413,6 +399,7 @@ class NPort:
         """A peer is gone; nothing is sent."""
         state = self._peers.pop(peer, None)
         initiator = self.initiators.pop(peer, None)
+        self._echoes.forget(peer, reason)
         if initiator is not None or (state is not None and state.step not in (_Step.LOGGED_OUT, _Step.PLOGI)):
             self._events.append(PortLoggedOut(peer, reason))
         if self.target is not None:
@@ -531,18 +518,20 @@ class NPort:
         self._reply(els_services.LsAcc(), header)
 
     def _rec(self, header: FrameHeader, message: els_services.Rec, now_ps: int) -> None:
-        """How far an exchange is: here only whether it is open (FC-LS, REC)."""
-        rx_id = None if self.target is None else self.target.rx_id_of(header.s_id, message.exchange_ox_id)
-        if rx_id is None:
+        """How far an exchange is (FC-LS, REC): one that waits for its XFER_RDY is not lost, and is told so."""
+        progress = None if self.target is None else self.target.progress(header.s_id, message.exchange_ox_id)
+        if progress is None:
             self._refuse(header, RejectReason.LOGICAL_ERROR, RejectExplanation.INVALID_OX_ID_RX_ID)
             return
+        held = ExchangeStatus.SEQUENCE_INITIATIVE_HELD if progress.holds_initiative else 0
         self._reply(
             els_services.RecAccept(
                 exchange_ox_id=message.exchange_ox_id,
-                exchange_rx_id=rx_id,
+                exchange_rx_id=progress.rx_id,
                 originator_id=header.s_id,
                 responder_id=self.n_port_id,
-                e_stat=ExchangeStatus.RESPONDER,
+                fc4_value=progress.received_bytes,
+                e_stat=ExchangeStatus.RESPONDER | held,
             ),
             header,
         )

@@ -15,8 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from fcsim.errors import FibreChannelError, MalformedFrame, PeerViolation
+from fcsim.errors import ExchangeLost, FibreChannelError, MalformedFrame, PeerViolation
 from fcsim.fcp.initiator import CommandCompleted, ExchangeFailed
+from fcsim.live.echo import EchoFailed, RoundTripMeasured
 from fcsim.live.framing import HELLO_BYTES, Hello
 from fcsim.live.link_clock import WAKE_UP_NS, LinkClock, choose_time_scale, keeps_promises
 from fcsim.live.live_end import EndConfig, LiveEnd, LiveEvent
@@ -31,9 +32,13 @@ Address = Path | tuple[str, int]
 #: Link time begins so long after the listening end's greeting, for both ends to be ready.
 START_DELAY_NS = 20_000_000
 GREETING_PATIENCE_S = 10.0
+#: How long a login may take: so long, and the time of so many flights on this link.
+LOGIN_PATIENCE_S, LOGIN_FLIGHTS = 30.0, 100
 #: An end that waits for its peer's promise goes on without it after so long; what then comes late is counted.
 SILENCE_S = 2.0
 _EVENTS_KEPT = 4096
+#: Bytes that a peer may leave unread; a link never has more than this on its way (live_end.INBOX_LIMIT_BYTES).
+UNREAD_LIMIT_BYTES = 64 << 20
 
 T = TypeVar("T")
 MakeEnd = Callable[[EndConfig, int], LiveEnd]
@@ -58,6 +63,7 @@ class LiveLink(asyncio.Protocol):
         self._clock: LinkClock | None = None
         self._watchers: list[asyncio.Event] = []
         self._commands: dict[int, asyncio.Future[CommandCompleted]] = {}
+        self._echoes: dict[int, asyncio.Future[RoundTripMeasured]] = {}
         self._logged_in = False
         self._keeps_promises = False
         self._heard_ns = 0
@@ -126,8 +132,15 @@ class LiveLink(asyncio.Protocol):
             self._watchers.remove(changed)
 
     async def wait_logged_in(self) -> None:
-        """Until the process login between the ends is done. Raises PeerViolation when the link ends before."""
-        await self.wait_for(lambda _: self._logged_in)
+        """Until the process login between the ends is done. Raises PeerViolation when the link ends before, and
+        where the peer does not do its part in the time of many round trips, counted on the wall."""
+        flight_ps = self.end.flight_ps + self.end.config.n_port.e_d_tov_ps // 1000
+        patience_s = LOGIN_PATIENCE_S + LOGIN_FLIGHTS * flight_ps * self.clock.time_scale / 1e12
+        try:
+            async with asyncio.timeout(patience_s):
+                await self.wait_for(lambda _: self._logged_in)
+        except TimeoutError:
+            raise PeerViolation(f"the peer has not logged in within {patience_s:.0f} s") from None
 
     async def log_in_again(self, offer: Offer) -> None:
         """Log in anew with another offer (:meth:`LiveEnd.log_in_again`). Raises PeerViolation when the link ends."""
@@ -137,7 +150,8 @@ class LiveLink(asyncio.Protocol):
     async def command(
         self, lun: bytes, cdb: bytes, *, data_out: bytes = b"", data_in_length: int = 0
     ) -> CommandCompleted:
-        """A SCSI command to the target at the other end. Raises PeerViolation when it ends without a response."""
+        """A SCSI command to the target at the other end. Raises PeerViolation when it ends without a response,
+        ExchangeLost where it may be sent again."""
         ox_id = self.call(
             lambda end, now_ps: end.command(
                 lun, cdb, now_ps, data_out=data_out, data_in_length=data_in_length
@@ -149,6 +163,17 @@ class LiveLink(asyncio.Protocol):
             return completed
         finally:
             self._commands.pop(ox_id, None)
+
+    async def echo(self, payload_bytes: int = 0) -> RoundTripMeasured:
+        """ECHO to the other end's link services, and back (:meth:`LiveEnd.echo`). Raises ExchangeLost when it does not
+        come back in time, PeerViolation when the link ends."""
+        ox_id = self.call(lambda end, now_ps: end.echo(payload_bytes, now_ps))
+        answer = self._echoes[ox_id] = self._loop.create_future()
+        try:
+            measured: RoundTripMeasured = await answer
+            return measured
+        finally:
+            self._echoes.pop(ox_id, None)
 
     async def close(self) -> None:
         """Close the socket; the peer sees loss of signal."""
@@ -201,10 +226,7 @@ class LiveLink(asyncio.Protocol):
         broken = isinstance(exc, BrokenPipeError | ConnectionResetError) and self._end is not None
         if exc is not None and not broken and self.error is None:
             self.error = f"the connection broke: {exc}"
-        reason = self.error or "the link was closed"
-        for answer in self._commands.values():
-            if not answer.done():
-                answer.set_exception(PeerViolation(reason))
+        self._give_up(self.error or "the link was closed")
         if not self.greeted.done():
             self.error = self.error or "the peer closed before its greeting"
             self.greeted.set_result(None)
@@ -256,6 +278,8 @@ class LiveLink(asyncio.Protocol):
         data = end.data_to_send()
         if data and self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
+            if self._transport.get_write_buffer_size() > UNREAD_LIMIT_BYTES:
+                self._fail(f"the peer has left more than {UNREAD_LIMIT_BYTES} bytes unread")
         self._take_events(end)
         if self._timer is not None:
             self._timer.cancel()
@@ -286,30 +310,38 @@ class LiveLink(asyncio.Protocol):
     def _take_events(self, end: LiveEnd) -> None:
         for event in end.events():
             if isinstance(event, CommandCompleted | ExchangeFailed):
-                self._answer(event)
+                _settle(self._commands.get(event.ox_id), event)
+            elif isinstance(event, RoundTripMeasured | EchoFailed):
+                _settle(self._echoes.get(event.ox_id), event)
             elif isinstance(event, ProcessLoggedIn):
                 self._logged_in = True
             elif isinstance(event, PortLoggedOut):
                 self._logged_in = False
-                for answer in self._commands.values():
-                    if not answer.done():
-                        answer.set_exception(PeerViolation(f"the target is gone: {event.reason}"))
+                self._give_up(f"the target is gone: {event.reason}")
             elif isinstance(event, LoginFailed):
                 self._fail(f"login failed: {event.reason}")
             self.events.append(event)
 
-    def _answer(self, event: CommandCompleted | ExchangeFailed) -> None:
-        answer = self._commands.get(event.ox_id)
-        if answer is None or answer.done():
-            return
-        if isinstance(event, CommandCompleted):
-            answer.set_result(event)
-        else:
-            answer.set_exception(PeerViolation(event.reason))
+    def _give_up(self, reason: str) -> None:
+        """Nothing that was asked will be answered."""
+        asked: list[asyncio.Future[Any]] = [*self._commands.values(), *self._echoes.values()]
+        for answer in asked:
+            if not answer.done():
+                answer.set_exception(PeerViolation(reason))
 
     def _wake(self) -> None:
         for watcher in self._watchers:
             watcher.set()
+
+
+def _settle(answer: asyncio.Future[Any] | None, event: Any) -> None:
+    """Hand an answer to whoever waits for it, or that there will be none."""
+    if answer is None or answer.done():
+        return
+    if isinstance(event, ExchangeFailed | EchoFailed):
+        answer.set_exception(ExchangeLost(event.reason))
+    else:
+        answer.set_result(event)
 
 
 class LiveListener:

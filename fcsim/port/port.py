@@ -247,6 +247,11 @@ class Port(Generic[F]):
 
     # -- looking at it ------------------------------------------------------------------------------------------
 
+    @property
+    def waiting_frames(self) -> int:
+        """Frames that wait for credit, of all channels."""
+        return sum(channel.waiting for channel in self._channels.values())
+
     def signals(self) -> list[Signal]:
         """What has to leave besides frames, in order; handed over once.
 

@@ -13,7 +13,8 @@ from fcsim.fcoe.fcf import Fcf, FcfConfig
 from fcsim.fcoe.name_server import NameServer, Registration
 from fcsim.fcoe.vn2vn import BEACON_PS, Vn2vnConfig, Vn2vnPort, Vn2vnState
 from fcsim.fcp.initiator import CommandCompleted
-from fcsim.live.n_port import NPort, NPortConfig, PortLoggedOut, ProcessLoggedIn, els_request
+from fcsim.live.link_services import els_request
+from fcsim.live.n_port import NPort, NPortConfig, PortLoggedOut, ProcessLoggedIn
 from fcsim.port.login import Offer
 from fcsim.wire import fip as f
 from fcsim.wire import name_server as ns
@@ -209,6 +210,21 @@ def test_an_enode_whose_forwarder_is_silent_looks_for_one_again() -> None:
     segment.run(5 * SECOND_PS)
     assert host.state is EnodeState.SOLICITING
     assert not host.n_port.initiators
+
+
+def test_a_forwarder_that_began_anew_has_its_enodes_log_in_again() -> None:
+    host, switch = Enode(EnodeConfig(HOSTS[0], host_names(1))), fcf(fka_adv_ms=1000)
+    segment = Segment(host, switch)
+    segment.run(3 * SECOND_PS)
+    again = Fcf(switch.config, Disk(), now_ps=segment.now_ps)
+    segment.cores = [host, again]
+    list(host.events())
+    segment.run(4 * SECOND_PS)
+    reasons = [event.reason for event in host.events() if isinstance(event, PortLoggedOut)]
+    assert "the forwarder cleared the virtual link" in reasons
+    assert host.state is EnodeState.UP
+    assert host.n_port.n_port_id in again.logins
+    assert good(segment, host.n_port, host.events, read_10(0, 1), data_in_length=512).status == 0
 
 
 def test_logins_beyond_the_limit_are_refused_and_cost_nothing() -> None:
