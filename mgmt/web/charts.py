@@ -10,14 +10,13 @@ from fastapi import APIRouter, Request, Response
 from starlette.responses import JSONResponse
 
 from mgmt.http import ProblemError
-from mgmt.station import channels, history, whatif
-from mgmt.station.canonical_json import target_in
+from mgmt.station import channels, history
 from mgmt.station.records import Sample
 from mgmt.web.commands import Command, get, post
 from mgmt.web.face import Face, Submitted
 from mgmt.web.forms import Pair
 from mgmt.web.language import mark
-from mgmt.web.reading import Row, lenient, table
+from mgmt.web.reading import Row, known_pairs, lenient, table
 from mgmt.web.rendering import redirect
 from mgmt.web.table import Wish
 
@@ -45,7 +44,7 @@ def add(router: APIRouter, face: Face) -> None:
         local, comma, remote = form.text("pair").partition(",")
         if comma:  # chosen from the list
             form.values = dict(form.values) | {"local_port": local, "remote_port": remote}
-        pairs = _pairs(face)
+        pairs = known_pairs(face.station)
         pair = form.pair() if form.text("local_port") or form.text("remote_port") else next(iter(pairs), None)
         span = form.text("span") if form.text("span") in SPANS else _USUAL_SPAN
         known = [lenient(row) for row in table(face.station, "channels").rows if _pair(row) == pair]
@@ -74,7 +73,6 @@ def add(router: APIRouter, face: Face) -> None:
             newest=samples[: -_LISTED_SAMPLES - 1 : -1],
             count=len(samples),
             measured=form.text("measured"),
-            outlook=_outlook(face, pair) if form.text("failure") else None,
             now=face.station.utc_now().isoformat(),
         )
 
@@ -134,21 +132,8 @@ def add(router: APIRouter, face: Face) -> None:
         return JSONResponse(plain, headers={"Cache-Control": "no-store"})
 
 
-def _outlook(face: Face, pair: Pair | None) -> dict[str, Any] | None:
-    """Which reservations would run short if the channel failed, in which order, and what would cure it."""
-    if pair is None:
-        return None
-    found = whatif.row(whatif.channel_failure(face.station, *pair))
-    steps = [dict(step) | {"target": target_in(step["target"])} for step in found["steps"]]
-    return found | {"steps": steps}
-
-
 def _pair(row: Row) -> Pair:
     return str(row.get("local_port")), str(row.get("remote_port"))
-
-
-def _pairs(face: Face) -> list[Pair]:
-    return list(dict.fromkeys(_pair(row) for row in table(face.station, "channels").rows))
 
 
 def _samples(face: Face, pair: Pair, span: str) -> list[Sample]:

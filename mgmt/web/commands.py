@@ -12,7 +12,11 @@ from credits.targets import Target, TargetKind
 from mgmt.messages import to_plain
 
 #: Lists that the command line has under another name than ``get``.
-_LISTED_BY: Mapping[str, tuple[str, ...]] = {"groups": ("pair", "status")}
+_LISTED_BY: Mapping[str, tuple[str, ...]] = {
+    "groups": ("pair", "status"),
+    "policies": ("policy", "show"),
+    "audit": ("audit", "show"),
+}
 _JSON = "Content-Type: application/json"
 #: Where the command line looks for the station unless told.
 _USUAL = "http://127.0.0.1:8480"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from fastapi import Depends, Request, Response
@@ -13,14 +13,24 @@ from starlette.datastructures import UploadFile
 
 from credits.errors import CreditError
 from mgmt.http import PeerRefused, PeerUnreachable, ProblemError, make_problem, problem
+from mgmt.station import alarms, events
 from mgmt.station.context import Station
 from mgmt.station.store import StationStoreError
 from mgmt.web.forms import Form
-from mgmt.web.rendering import Renderer
+from mgmt.web.rendering import Renderer, came_from, is_part
+from mgmt.web.table import Searched
 
 #: What a use case raises that a person can be told.
 REFUSALS = (CreditError, PeerRefused, PeerUnreachable, ProblemError, StationStoreError)
 _FIELD_LIMIT = 64
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """Number of the newest event, from which on the page listens, and how many alarms nobody has acknowledged."""
+
+    event_number: int
+    alarms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +39,21 @@ class Face:
 
     station: Station
     renderer: Renderer
+    searched: Searched = field(default_factory=Searched)
 
     def page(self, request: Request, template: str, **values: Any) -> HTMLResponse:
         """A page; the arguments are those of :meth:`mgmt.web.rendering.Renderer.page`."""
+        if not values.get("bare") and not is_part(request):
+            values = {"news": self.news()} | values
         return self.renderer.page(request, template, **values)
+
+    def news(self) -> News:
+        """What every whole page has beside its content."""
+        last = events.newest(self.station, 1)
+        return News(
+            event_number=last[0].number if last else 0,
+            alarms=alarms.count(self.station),
+        )
 
     def form(self, request: Request, values: Mapping[str, str]) -> Form:
         """A form in the reader's language."""
@@ -78,9 +99,12 @@ def page_route(face: Face) -> type[APIRoute]:
     return PageRoute
 
 
-def refusal_page(face: Face, request: Request, found: Mapping[str, Any]) -> HTMLResponse:
-    """A problem as a page."""
-    return face.page(request, "refusal.html", status=int(found["status"]), problem=found)
+def refusal_page(
+    face: Face, request: Request, found: Mapping[str, Any], *, bare: bool = False
+) -> HTMLResponse:
+    """A problem as a page; ``bare`` without what only those see who may read."""
+    status, back = int(found["status"]), came_from(request)
+    return face.page(request, "refusal.html", status=status, problem=found, back=back, bare=bare)
 
 
 def asker(request: Request) -> str:

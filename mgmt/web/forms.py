@@ -48,6 +48,11 @@ class Form:
         """As typed, without the space around it."""
         return self.values.get(name, "").strip()[:_TEXT_LIMIT]
 
+    def lines(self, name: str, limit: int) -> list[str]:
+        """What stands in each line of an area of text, without the empty ones; of ``limit`` lines at most."""
+        text = self.values.get(name, "")[: limit * _TEXT_LIMIT]
+        return [line.strip()[:_TEXT_LIMIT] for line in text.splitlines() if line.strip()][:limit]
+
     def wrong(self, name: str, message: str) -> None:
         """Note what is wrong; the first thing said of a field stays."""
         self.errors.setdefault(name, message)
@@ -82,6 +87,12 @@ class Form:
         if not self.text(name):
             self.wrong(name, message)
         return self.quantity(name, parse_size, message)
+
+    def any_size(self, name: str) -> int | None:
+        """A size in bytes, above 0; nothing where nothing was typed, or 0."""
+        if self.text(name) == "0":
+            return None
+        return self.quantity(name, parse_size, self.language("Enter a size such as 2MiB, or leave it empty."))
 
     def rate(self, name: str) -> int | None:
         """A rate in bit/s."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
 from mgmt.http import ProblemError
-from mgmt.separated import comma_separated
 from mgmt.station import alarms, events, undo
 from mgmt.station.records import AlarmKind, AlarmState, Event
 from mgmt.web.commands import Command, get, post
+from mgmt.web.downloads import download
 from mgmt.web.face import Face, Submitted, asker
 from mgmt.web.reading import lenient
 from mgmt.web.rendering import is_part, redirect
@@ -72,7 +71,7 @@ def add(router: APIRouter, face: Face) -> None:
     def download_events(request: Request, form: str) -> Response:
         """The newest events as CSV or JSON."""
         rows = [events.row(event) for event in _events(face, Wish.of(request.query_params))]
-        return _download("events", form, rows, _EVENT_FIELDS)
+        return download("events", form, rows, _EVENT_FIELDS)
 
     @router.get("/alarms")
     def show_alarms(request: Request) -> Response:
@@ -100,12 +99,17 @@ def add(router: APIRouter, face: Face) -> None:
             now=face.station.utc_now().isoformat(),
         )
 
+    @router.get("/alarms/badge")
+    def badge(request: Request) -> Response:
+        """How many alarms nobody has acknowledged: a part of every page, for htmx."""
+        return face.page(request, "badge.html", bare=True, number=alarms.count(face.station))
+
     @router.get("/alarms/{form}")
     def download_alarms(request: Request, form: str) -> Response:
         """The alarms as CSV or JSON."""
         wish = face.query(request)
         rows = _alarms(face, wish.text("kind"), everything=wish.text("all") == "1")
-        return _download("alarms", form, rows, _ALARM_FIELDS)
+        return download("alarms", form, rows, _ALARM_FIELDS)
 
     @router.post("/alarms/{number}/ack")
     def acknowledge(request: Request, number: int, submitted: Submitted) -> Response:
@@ -131,16 +135,3 @@ def _alarms(face: Face, kind: str, *, everything: bool) -> list[dict[str, Any]]:
     states = tuple(AlarmState) if everything else alarms.OPEN
     wanted = AlarmKind(kind) if kind in set(AlarmKind) else None
     return [lenient(alarms.row(alarm)) for alarm in alarms.listed(face.station, states=states, kind=wanted)]
-
-
-def _download(name: str, form: str, rows: list[Any], fields: tuple[str, ...]) -> Response:
-    if form == "csv":
-        text, media_type = comma_separated(rows, fields), "text/csv"
-    elif form == "json":
-        text, media_type = json.dumps(rows, ensure_ascii=False, indent=1), "application/json"
-    else:
-        raise ProblemError(
-            "NOT_FOUND", f"a list comes as csv or json, not {form!r:.40}", status=404, title="No such list"
-        )
-    headers = {"Content-Disposition": f'attachment; filename="{name}.{form}"', "Cache-Control": "no-store"}
-    return Response(text, media_type=media_type, headers=headers)

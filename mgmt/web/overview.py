@@ -43,6 +43,7 @@ def _shown(station: Station, wish: Wish) -> dict[str, Any]:
     arrays, pools = table(station, "arrays").rows, table(station, "pools")
     pairs, copies = table(station, "pairs").rows, table(station, "copies").rows
     lines = _pool_lines(arrays, pools.rows, wish.query)
+    ports = _ports(table(station, "ports").rows)
     pages = max(1, -(-len(lines) // POOLS))
     page = min(max(1, wish.page), pages)
     running = [row for row in copies if row.get("state") in RUNNING]
@@ -52,7 +53,12 @@ def _shown(station: Station, wish: Wish) -> dict[str, Any]:
         "up": sum(row.get("state") == "up" for row in arrays),
         "down": pools.down,
         "lines": [
-            (lenient(array), lenient(pool), pool_bar(pool))
+            (
+                lenient(array),
+                lenient(pool),
+                pool_bar(pool),
+                ports.get((array.get("array"), pool.get("interface"))) or array.get("ports") or [],
+            )
             for array, pool in lines[(page - 1) * POOLS : page * POOLS]
         ],
         "found": len(lines),
@@ -69,6 +75,15 @@ def _shown(station: Station, wish: Wish) -> dict[str, Any]:
         "alarms": [alarms.row(alarm) for alarm in alarms.listed(station, limit=ALARMS + 1)],
         "alarm_limit": ALARMS,
     }
+
+
+def _ports(rows: Sequence[Row]) -> dict[tuple[Any, Any], list[str]]:
+    """(array, interface) → the addresses of its ports."""
+    found: dict[tuple[Any, Any], list[str]] = {}
+    for row in rows:
+        if row.get("address") and row.get("interface") is not None:
+            found.setdefault((row.get("array"), row["interface"]), []).append(str(row["address"]))
+    return found
 
 
 def _pool_lines(arrays: Sequence[Row], pools: Sequence[Row], query: str) -> list[tuple[Row, Row]]:

@@ -14,9 +14,12 @@ _UNIT = re.compile(r"(?<=\d)(?=[A-Za-z])")
 DASH = "–"
 
 
+_FOUR_DIGITS = re.compile(r"^(\d)(\d{3})(?!\d)")
+
+
 def _spaced(text: str) -> str:
-    """``2.003MiB`` as ``2.003 MiB``, with a space that does not break."""
-    return _UNIT.sub("\N{NO-BREAK SPACE}", text, count=1)
+    """``2.003MiB`` as ``2.003 MiB``, with a space that does not break; ``1000KiB`` as ``1,000 KiB``."""
+    return _FOUR_DIGITS.sub(r"\1,\2", _UNIT.sub("\N{NO-BREAK SPACE}", text, count=1))
 
 
 def size(value: Any) -> str:
@@ -31,6 +34,8 @@ def rate(value: Any) -> str:
 
 def delay(value: Any) -> str:
     """``20.13 ms`` of nanoseconds."""
+    if value == 0 and type(value) is int:
+        return "0\N{NO-BREAK SPACE}s"
     return _spaced(columns.delay(value)).replace("us", "µs") if type(value) is int else DASH
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from credits.targets import Target
-from mgmt.station import channels, groups, sizes
+from mgmt.station import channels, groups, policies, sizes
 from mgmt.station.arrays import Gathered, Site
 from mgmt.station.canonical_json import target_in
 from mgmt.station.context import Station
@@ -49,6 +49,8 @@ def table(station: Station, name: str) -> Gathered:
             return sizes.pairs(station)
         case "channels":
             return Gathered([channels.row(station, row) for row in station.store.channels()], [])
+        case "policies":
+            return Gathered([policies.row(policy) for policy in policies.listed(station)], [])
         case _:
             raise KeyError(name)
 
@@ -57,6 +59,11 @@ def port_addresses(station: Station) -> list[tuple[str, str]]:
     """(address, array) of every port, to choose from; an array that is down has none."""
     rows = table(station, "ports").rows
     return [(str(row["address"]), str(row.get("array"))) for row in rows if row.get("address")][:_CHOICES]
+
+
+def known_pairs(station: Station) -> list[tuple[str, str]]:
+    """The port pairs of table 108, each once."""
+    return list(dict.fromkeys((row.local_port, row.remote_port) for row in station.store.channels()))
 
 
 def pool_of(site: Site) -> Row | None:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 from fastapi import Request
 from fastapi.responses import HTMLResponse, RedirectResponse
@@ -15,12 +15,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from mgmt.api.security.csrf import csrf_token
 from mgmt.api.security.identity import LOCAL, Identity, Right
 from mgmt.web.commands import Command
+from mgmt.web.forms import target_fields
 from mgmt.web.language import LANGUAGES, Language, Languages
 from mgmt.web.readable import FILTERS, term
-from mgmt.web.words import NAVIGATION, Words
+from mgmt.web.words import DO, NAVIGATION, Words
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
+_ADDRESS_LIMIT = 2000
 LANGUAGE_COOKIE = "sancredit_language"
 THEME_COOKIE = "sancredit_theme"
 THEMES = ("auto", "light", "dark")
@@ -45,7 +47,7 @@ class Renderer:
         self._environment.filters.update(FILTERS)
         self._environment.globals |= {
             "asset": _assets().__getitem__,
-            "navigation": NAVIGATION,
+            "target_fields": target_fields,
             "languages": LANGUAGES,
             "themes": THEMES,
             "link": link,
@@ -72,6 +74,7 @@ class Renderer:
         """The page; for htmx its part ``live`` alone, where the template has one."""
         language = self.language(request)
         reader = _reader(request)
+        may_change = reader is None or reader.may(Right.CHANGE)
         theme = request.cookies.get(THEME_COOKIE)
         context = {
             "_": language,
@@ -84,7 +87,9 @@ class Renderer:
             "commands": commands,
             "csrf_token": csrf_token(request),
             "who": None if reader is None else reader.name,
-            "may_change": reader is None or reader.may(Right.CHANGE),
+            "may_change": may_change,
+            "navigation": [entry for entry in NAVIGATION if may_change or entry[0] != DO],
+            "news": None,
             "bare": False,
             "base": str(request.base_url).rstrip("/"),
         } | values
@@ -102,6 +107,18 @@ class Renderer:
 def is_part(request: Request) -> bool:
     """Whether htmx asks, which is given the part ``live`` of a page alone."""
     return request.headers.get("hx-request") == "true"
+
+
+def is_local(path: str) -> bool:
+    """Whether ``path`` leads to a page of this server, and cannot lead to another."""
+    return path.startswith("/") and not path.startswith("//") and "\\" not in path and path.isprintable()
+
+
+def came_from(request: Request) -> str:
+    """The page of this server that a form was on, as the browser says; else the overview."""
+    found = urlsplit(request.headers.get("referer", "")[:_ADDRESS_LIMIT])
+    path = f"{found.path}?{found.query}" if found.query else found.path
+    return path if found.netloc == request.headers.get("host") and is_local(path) else "/"
 
 
 def link(path: str, /, **values: Any) -> str:

@@ -32,6 +32,7 @@ class Kind:
     screen: str
     counts: tuple[str, str] | None = ("604", "605")
     ports: tuple[str, str] = ("602", "603")
+    buttons: tuple[str, str] = ("606", "607")
 
 
 KINDS: tuple[Kind, ...] = (
@@ -52,6 +53,7 @@ KINDS: tuple[Kind, ...] = (
         screen="1401",
         counts=("1405", "1406"),
         ports=("1402", "1403"),
+        buttons=("1407", "1408"),
     ),
     Kind(
         kind=TargetKind.CONNECTION,
@@ -108,6 +110,7 @@ def add(router: APIRouter, face: Face) -> None:
             request,
             "screen_1601.html",
             status=422 if form.errors else 200,
+            commands=(get(str(request.base_url).rstrip("/"), "reservations"),),
             form=form,
             kinds=KINDS[:_MAIN],
             more=KINDS[_MAIN:],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,10 +63,10 @@ class View:
     wish: Wish
 
 
-def view(columns: Sequence[Column], rows: Iterable[Row], wish: Wish, page_rows: int = PAGE_ROWS) -> View:
-    """The rows that ``wish`` asks for. Optional columns that no row has are left out."""
-    everything = list(rows)
-    found = matching(columns, everything, wish.query)
+def view(
+    columns: Sequence[Column], rows: Sequence[Row], wish: Wish, found: list[Row], page_rows: int = PAGE_ROWS
+) -> View:
+    """The page that ``wish`` asks for of the ``found`` among ``rows``, without optional columns that no row has."""
     if by := next((column for column in columns if column.heading == wish.sort), None):
         found = sorted(found, key=lambda row: _key(by, row), reverse=wish.descending)
     pages = max(1, -(-len(found) // page_rows))
@@ -80,7 +80,7 @@ def view(columns: Sequence[Column], rows: Iterable[Row], wish: Wish, page_rows: 
     return View(
         columns=used,
         lines=tuple((lenient(row), tuple(cell(column, row) for column in used)) for row in shown),
-        total=len(everything),
+        total=len(rows),
         found=len(found),
         page=page,
         pages=pages,
@@ -88,12 +88,30 @@ def view(columns: Sequence[Column], rows: Iterable[Row], wish: Wish, page_rows: 
     )
 
 
-def matching(columns: Sequence[Column], rows: Sequence[Row], query: str) -> list[Row]:
-    """The rows in which the text of ``query`` stands somewhere, whatever its case."""
-    if not query:
-        return list(rows)
-    needle = query.casefold()
-    return [row for row in rows if needle in _haystack(columns, row)]
+class Searched:
+    """The text of every row that was searched, so that the next search of a long table formats only what is new.
+
+    Rows that an array says again are the same objects (:mod:`mgmt.station.inventory`); of each table only the rows of
+    its last search are kept. Thread-safe: a table's texts are replaced whole.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, dict[int, tuple[Row, str]]] = {}
+
+    def matching(self, name: str, columns: Sequence[Column], rows: Sequence[Row], query: str) -> list[Row]:
+        """The rows in which the text of ``query`` stands somewhere, whatever its case."""
+        if not query:
+            return list(rows)
+        before = self._known.get(name, {})
+        readers = [(column.value, _reader(column)) for column in columns]
+        known = {}
+        for row in rows:
+            kept = before.get(id(row))
+            # The row is kept beside its text, so that no other can have its identity.
+            known[id(row)] = kept if kept is not None and kept[0] is row else (row, _haystack(readers, row))
+        self._known[name] = known
+        needle = query.casefold()
+        return [row for row, text in known.values() if needle in text]
 
 
 def cell(column: Column, row: Row) -> Cell:
@@ -109,16 +127,30 @@ def cell(column: Column, row: Row) -> Cell:
 
 
 def _text(column: Column, raw: Any) -> str:
-    read = _READABLE.get(getattr(column.text, "__name__", ""), column.text)
+    return _said(_reader(column), raw)
+
+
+def _reader(column: Column) -> Callable[[Any], str]:
+    """How a column's values read on a page."""
+    if column.text is str:
+        return _plain
+    return _READABLE.get(getattr(column.text, "__name__", ""), column.text)  # type: ignore[no-any-return]
+
+
+def _plain(raw: Any) -> str:
+    return readable.count(raw) if type(raw) is int else str(raw)
+
+
+def _said(read: Callable[[Any], str], raw: Any) -> str:
     try:
-        return readable.count(raw) if column.text is str and type(raw) is int else str(read(raw))
+        return str(read(raw))
     except (TypeError, ValueError, AttributeError):
         return str(raw)
 
 
-def _haystack(columns: Sequence[Column], row: Row) -> str:
-    values = ((column, column.value(row)) for column in columns)
-    return "\n".join(_text(column, raw) for column, raw in values if raw is not None).casefold()
+def _haystack(readers: Sequence[tuple[Callable[[Row], Any], Callable[[Any], str]]], row: Row) -> str:
+    values = ((read, value(row)) for value, read in readers)
+    return "\n".join(_said(read, raw) for read, raw in values if raw is not None).casefold()
 
 
 def _key(column: Column, row: Row) -> tuple[int, Any]:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import APIRouter, Request, Response
 
 from mgmt.columns import Column
 from mgmt.http import ProblemError
 from mgmt.layouts import LAYOUTS
-from mgmt.separated import comma_separated
 from mgmt.web.commands import get
+from mgmt.web.downloads import download
 from mgmt.web.face import Face
 from mgmt.web.reading import Row, table
 from mgmt.web.rendering import link
-from mgmt.web.table import Wish, matching, view
+from mgmt.web.table import Wish, view
 from mgmt.web.words import TITLES
 
 #: Columns of the command line that say what others of the page say better.
@@ -34,34 +34,27 @@ def add(router: APIRouter, face: Face) -> None:
         """One table as a page."""
         columns = columns_of(name)
         found = table(face.station, name)
+        wish = Wish.of(request.query_params)
+        matching = face.searched.matching(name, columns, found.rows, wish.query)
         base = str(request.base_url).rstrip("/")
         return face.page(
             request,
             "table.html",
             commands=(get(base, name),),
             name=name,
-            view=view(columns, found.rows, Wish.of(request.query_params)),
+            view=view(columns, found.rows, wish, matching),
             down=found.down,
             now=face.station.utc_now().isoformat(),
             target_of=row_link,
         )
 
     @router.get("/tables/{name}/{form}")
-    def download(request: Request, name: str, form: str) -> Response:
+    def take(request: Request, name: str, form: str) -> Response:
         """All rows that the filter leaves, in base units."""
         columns = columns_of(name)
-        rows = matching(columns, table(face.station, name).rows, Wish.of(request.query_params).query)
-        if form == "csv":
-            text, media_type = comma_separated(rows, LAYOUTS[name].fields), "text/csv"
-        elif form == "json":
-            text, media_type = json.dumps(rows, ensure_ascii=False, indent=1), "application/json"
-        else:
-            raise _missing(f"a table comes as csv or json, not {form!r:.40}")
-        headers = {
-            "Content-Disposition": f'attachment; filename="{name}.{form}"',
-            "Cache-Control": "no-store",
-        }
-        return Response(text, media_type=media_type, headers=headers)
+        query = Wish.of(request.query_params).query
+        rows = face.searched.matching(name, columns, table(face.station, name).rows, query)
+        return download(name, form, rows, LAYOUTS[name].fields)
 
 
 def columns_of(name: str) -> tuple[Column, ...]:
@@ -83,6 +76,14 @@ def row_link(name: str, row: Row) -> str | None:
     target = row.get("target")
     if name in ("reservations", "allocations") and isinstance(target, Mapping):
         return link("/reservation", **{key: value for key, value in target.items() if _plain(value)})
+    if name == "policies" and isinstance(target, Mapping):
+        via = row.get("via")
+        pair = dict(zip(("local_port", "remote_port"), via, strict=True)) if isinstance(via, list) else {}
+        return link("/policy", **pair | {key: value for key, value in target.items() if _plain(value)})
+    if name == "groups":
+        return f"/groups/{quote(str(row.get('group')), safe='')}"
+    if name == "copies":
+        return f"/copies/{quote(str(row.get('copy_id')), safe='')}"
     if name == "buffer-ids":
         return link("/reservation", kind="connection", **_ports(row), buffer_id=row.get("buffer_id"))
     if name in ("channels", "pairs"):

@@ -8,13 +8,31 @@ from typing import Any
 
 from credits.errors import Code
 from credits.targets import TargetKind
+from mgmt.plain import to_plain
 from mgmt.station.records import AlarmKind
 from mgmt.web.language import Language, mark
 
+#: The group of the navigation that is for those who may change something.
+DO = mark("Do")
 #: (group, ((path, name), …)) of the navigation.
 NAVIGATION: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
-    (mark("Now"), (("/", mark("Overview")), ("/copies", mark("Copies")), ("/alarms", mark("Alarms")))),
-    (mark("Do"), (("/reserve", mark("Reserve")), ("/copies/start", mark("Start a copy")))),
+    (
+        mark("Now"),
+        (
+            ("/", mark("Overview")),
+            ("/copies", mark("Copies")),
+            ("/groups", mark("Pairs and groups")),
+            ("/alarms", mark("Alarms")),
+        ),
+    ),
+    (
+        DO,
+        (
+            ("/reserve", mark("Reserve")),
+            ("/copies/start", mark("Start a copy")),
+            ("/groups/create", mark("Make a group")),
+        ),
+    ),
     (
         mark("Tables"),
         (
@@ -23,8 +41,8 @@ NAVIGATION: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
             ("/tables/allocations", mark("109 Allocations")),
             ("/tables/buffer-ids", mark("1500 Buffer IDs")),
             ("/tables/pools", mark("Pools")),
-            ("/tables/pairs", mark("Pairs")),
-            ("/tables/groups", mark("Groups")),
+            ("/tables/pairs", mark("Port pairs")),
+            ("/tables/policies", mark("Policies")),
             ("/tables/ports", mark("Ports")),
             ("/tables/arrays", mark("Arrays")),
         ),
@@ -33,8 +51,10 @@ NAVIGATION: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
         mark("Look"),
         (
             ("/channels", mark("Channel charts")),
+            ("/what-if", mark("What if")),
             ("/fibre-channel", mark("Fibre Channel")),
             ("/events", mark("Events")),
+            ("/audit", mark("Audit trail")),
         ),
     ),
 )
@@ -43,6 +63,19 @@ NAVIGATION: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
 HEADINGS: Mapping[str, str] = {
     "ADDRESS": mark("Buffer address"),
     "ALLOCATED": mark("Allocated"),
+    "BY": mark("By"),
+    "CEILING": mark("At most"),
+    "EVERY": mark("At most every"),
+    "FLOOR": mark("At least"),
+    "FROM": mark("From a change in %"),
+    "LEASE": mark("Lapses after"),
+    "OR": mark("Or after"),
+    "OVER": mark("Port pair"),
+    "PARTIAL": mark("In part"),
+    "PRIORITY": mark("Priority"),
+    "SHRINK AFTER": mark("Shrink after samples"),
+    "SIZE": mark("Size"),
+    "SIZING": mark("Size of the reservation"),
     "ARRAY": mark("Array"),
     "BANDWIDTH": mark("Bandwidth"),
     "BUFFER ID": mark("Buffer ID"),
@@ -111,6 +144,7 @@ TITLES: Mapping[str, str] = {
     "pools": mark("Area 100: communication memory"),
     "pairs": mark("Port pairs"),
     "groups": mark("Consistency groups"),
+    "policies": mark("Policies"),
     "copies": mark("Remote copies"),
     "ports": mark("Ports"),
     "arrays": mark("Storage arrays"),
@@ -158,6 +192,12 @@ STATES: Mapping[str, tuple[str, str]] = {
     "keep": (mark("stays"), "quiet"),
     "fixed": (mark("set by hand"), "quiet"),
     "partial": (mark("grows in part"), "warn"),
+    "automatic": (mark("automatic"), "busy"),
+    "manual": (mark("manual"), "quiet"),
+    "asked": (mark("asked"), "busy"),
+    "refused": (mark("refused"), "bad"),
+    "unknown": (mark("not known"), "warn"),
+    "settled": (mark("settled"), "ok"),
     "info": (mark("information"), "quiet"),
     "warning": (mark("warning"), "warn"),
     "critical": (mark("critical"), "bad"),
@@ -235,6 +275,17 @@ FIELDS: Mapping[str, str] = {
     "size_bytes": mark("Size"),
     "lease": mark("Lapses after"),
     "volume": mark("Volume"),
+    "volumes": mark("Volumes"),
+    "group": mark("Name of the group"),
+    "journal": mark("Journal volume"),
+    "min_bytes": mark("At least"),
+    "max_bytes": mark("At most"),
+    "min_change": mark("From a change in %"),
+    "min_interval": mark("At most every"),
+    "shrink_samples": mark("Shrink after samples"),
+    "shrink_after": mark("Or after"),
+    "priority": mark("Priority"),
+    "head": mark("Head from an earlier check"),
     "bandwidth": mark("Bandwidth"),
     "rtt": mark("Delay"),
 }
@@ -246,6 +297,30 @@ MODES: Mapping[str, str] = {
     "async": mark("asynchronous"),
 }
 
+#: What becomes of a host's write while the secondary cannot be reached.
+FENCES: Mapping[str, str] = {
+    "never": mark("hosts go on writing"),
+    "data": mark("hosts' writes are refused"),
+}
+
+#: State of a group → what it means.
+PAIR_STATES: Mapping[str, str] = {
+    "SMPL": mark("no pair"),
+    "COPY": mark("the secondary is being brought up to date"),
+    "PAIR": mark("every write is replicated"),
+    "PSUS": mark("suspended on request"),
+    "PSUE": mark("suspended by an error"),
+    "SSWS": mark("the secondary was taken over: its hosts write"),
+}
+
+#: Why the station changed something that nobody asked for.
+CAUSES: Mapping[str, str] = {
+    "channel": mark("the channel changed"),
+    "cache": mark("the cache ran low"),
+    "lease": mark("the lease"),
+    "undo": mark("undone"),
+    "reconciliation": mark("reconciliation"),
+}
 
 #: How a channel's values came.
 METHODS: Mapping[str, str] = {"notified": mark("notified by the measuring device")}
@@ -313,3 +388,29 @@ class Words:
     def term(self, name: str) -> str:
         """What a formula's term is called."""
         return self.language(TERMS.get(name, name))
+
+    def fence(self, fence: Any) -> str:
+        """What becomes of writes that the secondary cannot have."""
+        return self.language(FENCES[fence]) if fence in FENCES else str(fence)
+
+    def pair_state(self, state: Any) -> str:
+        """What the state of a group means."""
+        return self.language(PAIR_STATES[state]) if state in PAIR_STATES else ""
+
+    def cause(self, cause: Any) -> str:
+        """Why something was changed that no user asked for."""
+        return self.language(CAUSES[cause]) if cause in CAUSES else str(cause)
+
+    def target(self, target: Any, pair: tuple[str, str] | None = None) -> str:
+        """A reservation target in one line: ``port pair 10.0.0.1 → 10.0.1.1``."""
+        said = target if isinstance(target, Mapping) else to_plain(target)
+        words = [self.kind(said.get("kind"))]
+        if said.get("buffer_id") is not None:
+            words.append(str(said["buffer_id"]))
+        if said.get("name"):
+            words.append(str(said["name"]))
+        local, remote = pair or (said.get("local_port"), said.get("remote_port"))
+        if local is not None:
+            number = f" : {said['remote_port_number']}" if said.get("remote_port_number") else ""
+            words.append(f"{local} → {remote}{number}")
+        return " ".join(words)

@@ -27,6 +27,15 @@ from tests.mgmt.station_stand_ins import LOCAL, REMOTE, UNIT
 from tests.mgmt.web_desk import PAIR, TARGET, Desk, commands, desk, error_at, reservation
 
 COUNTS = {"sessions": "2", "connections_per_session": "3"}
+#: A policy as its form sends it.
+POLICY = {
+    "sizing": "automatic",
+    "min_change": "10",
+    "min_interval": "5s",
+    "shrink_samples": "3",
+    "shrink_after": "60s",
+    "priority": "100",
+}
 PAGES = (
     "/",
     "/reserve",
@@ -54,6 +63,17 @@ PAGES = (
     "/fibre-channel",
     "/events",
     "/alarms",
+    "/groups",
+    "/groups/create",
+    f"/groups/create?group=g&local_port={LOCAL}&remote_port={REMOTE}&volumes=vol0&journal=jnl",
+    f"/policy?kind=port_pair&local_port={LOCAL}&remote_port={REMOTE}",
+    "/tables/policies",
+    "/tables/copies",
+    "/audit",
+    "/audit?verify=1",
+    "/what-if",
+    f"/what-if?ask=1&what=fails&local_port={LOCAL}&remote_port={REMOTE}",
+    f"/what-if?ask=1&what=changes&local_port={LOCAL}&remote_port={REMOTE}&rtt=500ms&bandwidth=1Gbit&sessions=2",
 )
 
 
@@ -231,7 +251,7 @@ def test_a_shortage_is_warned_of_with_who_holds_the_rest_and_the_ways_out(fresh:
     assert (
         "Buffer shortage" in shown
         and "526 are missing" in shown
-        and "at most 1000" in shown.replace("\xa0", " ")
+        and "at most 1,000 KiB" in shown.replace("\xa0", " ")
     )
     assert shown.index("buffer_id=77") < shown.index("buffer_id=11")  # the largest holder first
     refused = fresh.post("/size", TARGET | {"mode": "auto", "do": "ok"})
@@ -322,10 +342,24 @@ def test_the_last_change_is_undone_from_the_events_page(fresh: Desk) -> None:
     assert fresh.post("/undo", {"number": "999999"}, "/events").status_code == 404
 
 
-def test_what_a_failing_channel_would_mean_is_told_before_it_fails(fresh: Desk) -> None:
+def test_what_a_failing_or_changing_channel_would_mean_is_told_before_it_does(fresh: Desk) -> None:
     fresh.post("/reserve/port-pair", PAIR | COUNTS)
-    shown = fresh.get("/channels", **PAIR, failure="1").text
+    shown = fresh.get("/what-if", **PAIR, ask="1", what="fails").text
     assert "no other channel between the two arrays is registered" in shown
+    fresh.place.master.rows["reservations"] = [
+        reservation(9) | {"target": TARGET, "reserved_units": 1026, "reserved_bytes": 1026 * UNIT}
+    ]
+    fresh.place.master.reserved_units, fresh.place.master.free_units = 1026, 500
+    fresh.post("/policy", TARGET | POLICY)
+    shown = fresh.get("/what-if", **PAIR, ask="1", what="changes", rtt="560ms").text
+    assert "1 reservation would run short" in shown and "2,051" in shown  # twice the delay, twice the size
+    assert f"preview --channel {LOCAL},{REMOTE} --if rtt=560ms" in shown
+    (row,) = fresh.place.station.store.channels()
+    assert row.rtt_ns == 280_000_000
+    nothing = fresh.get("/what-if", **PAIR, ask="1", what="changes")
+    assert nothing.status_code == 422 and error_at(nothing, "bandwidth")
+    wrong = fresh.get("/what-if", **PAIR, ask="1", rtt="soon")
+    assert error_at(wrong, "rtt") and 'value="soon"' in wrong.text
 
 
 def test_a_form_without_the_token_of_its_page_is_refused(fresh: Desk) -> None:
@@ -370,6 +404,9 @@ def test_a_long_table_is_filtered_sorted_paged_and_taken_away(fresh: Desk) -> No
     last = fresh.get("/tables/reservations", page="99").text
     assert "Page 3 of 3" in last
     assert "1 row" in fresh.get("/tables/reservations", q="0x77000").text
+    fresh.place.master.rows["reservations"][118]["buffer_address"] = 0x77000
+    assert "2 rows" in fresh.get("/tables/reservations", q="0x77000").text  # what is new is searched too
+    fresh.place.master.rows["reservations"][118]["buffer_address"] = 0x1000
     lines = fresh.get("/tables/reservations/csv", q="0x77000").text.splitlines()
     assert len(lines) == 2 and lines[0].startswith("array,interface,target.kind")
     rows = fresh.get("/tables/reservations/json").json()

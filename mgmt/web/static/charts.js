@@ -27,6 +27,16 @@
   const plain = (value) => (value == null ? "–" : `${+value.toPrecision(4)}`);
   const FORMATS = { rate, delay, share, plain };
 
+  // What a chart is drawn from; nothing while the station does not answer, which page.js says.
+  async function read(source) {
+    try {
+      const answer = await fetch(source);
+      return answer.ok ? await answer.json() : null;
+    } catch {
+      return null;
+    }
+  }
+
   function options(host, series, format, within, few) {
     const ink = resolved("--ink"), line = resolved("--line"), quiet = resolved("--quiet");
     const font = `12px ${getComputedStyle(document.body).fontFamily}`;
@@ -34,7 +44,7 @@
       const days = u.scales.x.max - u.scales.x.min > 2 * 86400;
       return times.map((at) => {
         const text = new Date(at * 1000).toISOString();
-        return days ? text.slice(5, 10) : text.slice(11, 16);
+        return days ? text.slice(5, 10) : u.scales.x.max - u.scales.x.min < 900 ? text.slice(11, 19) : text.slice(11, 16);
       });
     };
     const axis = { stroke: quiet, font, grid: { stroke: line, width: 1 }, ticks: { stroke: line, width: 1 } };
@@ -73,8 +83,8 @@
     show();
     const renew = async () => {
       if (document.body.hasAttribute("data-paused") || document.hidden) return;
-      const answer = await fetch(channel.dataset.source);
-      if (answer.ok) { data = await answer.json(); show(); }
+      const found = await read(channel.dataset.source);
+      if (found) { data = found; show(); }
     };
     document.body.addEventListener("station-changed", renew);
     again(show);
@@ -84,18 +94,21 @@
   const ports = [...document.querySelectorAll("[data-port]")];
   if (ports.length) {
     const kept = new Map();
+    let before = null;
+    const opened = Date.now() / 1000, least = 120, most = 600; // seconds that the charts show
     const show = () => {
+      const now = before ? before.at : opened;
+      const first = Math.max(Math.min(opened, now), now - most);
+      const within = [first, Math.max(now, first + least)];
       for (const host of ports) {
-        const rows = kept.get(host.dataset.port) ?? [];
-        draw(host, [[host.dataset.label, "--in-use"]], share, [rows.map((row) => row[0]), rows.map((row) => row[1])]);
+        const rows = (kept.get(host.dataset.port) ?? []).filter((row) => row[0] >= first);
+        draw(host, [[host.dataset.label, "--in-use"]], share, [rows.map((row) => row[0]), rows.map((row) => row[1])], within);
       }
     };
-    let before = null;
     const look = async () => {
       if (document.body.hasAttribute("data-paused") || document.hidden) return;
-      const answer = await fetch("/fibre-channel/data");
-      if (!answer.ok) return;
-      const now = await answer.json();
+      const now = await read("/fibre-channel/data");
+      if (!now) return;
       if (before) {
         const seconds = now.at - before.at;
         for (const port of now.ports) {
@@ -106,12 +119,12 @@
           rows.push([now.at, Math.min(1, waited)]);
           kept.set(port.address, rows.slice(-300));
         }
-        show();
       }
       before = now;
+      show();
     };
-    show();
     look();
+    show();
     setInterval(look, 2000);
     again(show);
   }

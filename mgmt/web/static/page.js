@@ -26,6 +26,35 @@
     changed();
   });
 
+  // -- the station is not reached: said once, and taken back when it answers --------------------------------------------
+  const trouble = document.getElementById("trouble");
+  const stream = document.getElementById("stream");
+  let leaving = false;
+  addEventListener("pagehide", () => { leaving = true; });
+  addEventListener("beforeunload", () => { leaving = true; setTimeout(() => { leaving = false; }, 2000); });
+  function tell(what) {
+    if (leaving) return;
+    for (const one of trouble.querySelectorAll("[data-trouble]")) one.hidden = one.dataset.trouble !== what;
+    trouble.hidden = !what;
+  }
+  const kind = (status) => (status === 401 ? "out" : status === 429 || status >= 500 ? "lost" : "gone");
+  const listenAgain = () => setTimeout(() => stream?.dispatchEvent(new CustomEvent("again")), 5000);
+  document.addEventListener("htmx:error", (event) => {
+    tell("lost");
+    if (event.target.id === "stream") listenAgain();
+  });
+  document.addEventListener("htmx:response:error", (event) => {
+    tell(kind(event.detail.ctx.response.status));
+    if (event.target.id === "stream") listenAgain();
+  });
+  document.addEventListener("htmx:sse:error", (event) => tell(event.detail.status ? kind(event.detail.status) : "lost"));
+  document.addEventListener("htmx:sse:after:connection", () => {
+    if (trouble.hidden) return;
+    tell("");
+    changed(); // what has been missed
+  });
+  document.addEventListener("htmx:after:swap", (event) => { if (event.target.id === "live") tell(""); });
+
   // -- pausing live updates -------------------------------------------------------------------------------------
   const paused = () => body.hasAttribute("data-paused");
   function label() {
@@ -46,7 +75,11 @@
   });
 
   // -- keys -----------------------------------------------------------------------------------------------------
-  const places = { o: "/", r: "/reserve", t: "/tables/reservations", c: "/copies", a: "/alarms", e: "/events" };
+  const places = {
+    o: "/", r: "/reserve", t: "/tables/reservations", c: "/copies", p: "/groups", a: "/alarms", w: "/what-if", e: "/events",
+  };
+  const keys = () => document.getElementById("keys").showModal();
+  document.querySelector("[data-keys]")?.addEventListener("click", keys);
   let going = false;
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") {
@@ -70,7 +103,7 @@
     } else if (event.key === "p") {
       pause();
     } else if (event.key === "?") {
-      document.getElementById("keys").showModal();
+      keys();
     }
   });
 
