@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote
 
 import click
 
 from mgmt.cli.answers import checked
+from mgmt.cli.failures import FAILED
 from mgmt.cli.options import headers_option, open_station, output_option, station_option, two
 from mgmt.cli.output import rows_of, say, show, show_list, show_one
-from mgmt.columns import delay, size
+from mgmt.cli.progress import progress
+from mgmt.columns import delay, percent, size
+from mgmt.http import Peer
 
-F = TypeVar("F", bound=Callable[..., Any])
-
+_POLL_S = 0.3
+_WAIT_HELP = "Wait until the group is PAIR; progress on stderr."
 _TIMEOUT_S = 80.0
 _STATUS = {"group": str, "state": str, "role": str, "mode": str, "rpo_bytes": int}
 
@@ -76,6 +81,7 @@ def _split_or_same(option: str, text: str) -> tuple[str, str]:
 @click.option(
     "--overwrite", is_flag=True, help="Whatever the remote volumes hold, also another group's image."
 )
+@click.option("--wait", is_flag=True, help=_WAIT_HELP)
 @output_option
 @station_option
 def create(
@@ -89,9 +95,10 @@ def create(
     connections: int,
     priority: int,
     overwrite: bool,
+    wait: bool,
     output: str,
     station: str,
-) -> None:
+) -> int:
     """Make the consistency group GROUP of one or more pairs, and begin the initial copy."""
     body = {
         "group": group,
@@ -108,9 +115,12 @@ def create(
     with open_station(station, _TIMEOUT_S) as peer:
         answer = peer.post("/api/v1/groups", body)
         rows = rows_of(answer)
+        if wait:
+            return until_paired(peer, group, output)
     if output == "table":
         say(f"group {group} is made; its initial copy has begun")
     show(rows, "groups", output)
+    return 0
 
 
 @click.command(epilog="Example: sancredit pair status")
@@ -131,56 +141,100 @@ def status(group: str | None, output: str, no_headers: bool, station: str) -> in
     return 0
 
 
-def act(group: str, verb: str, output: str, station: str, **body: Any) -> None:
-    """Carry one verb out, and say how the group stands."""
+def act(group: str, verb: str, output: str, station: str, *, wait: bool = False, **body: Any) -> int:
+    """Carry one verb out, and say how the group stands; with ``wait`` when it is PAIR. The exit code."""
     with open_station(station, _TIMEOUT_S) as peer:
         found = checked(peer, peer.post(group_path(group, verb), body), **_STATUS)
+        if wait:
+            return until_paired(peer, group, output)
     show_one(found, output, sentence(found))
+    return 0
 
 
-@click.command(epilog="Example: sancredit pair split db")
-@click.argument("group")
-@output_option
-@station_option
-def split(group: str, output: str, station: str) -> None:
-    """PSUS: the secondary gets what is written until now; later changes are noted."""
-    act(group, "split", output, station)
+def until_paired(peer: Peer, group: str, output: str) -> int:
+    """Follow a group's copy to PAIR, with progress on stderr; 1 where it comes to something else first."""
+    with progress() as line:
+        while True:
+            rows = [row for row in rows_of(peer.get(group_path(group))) if row.get("role") == "P-VOL"]
+            for row in rows:
+                checked(peer, row, **_STATUS, total_bytes=int, dirty_bytes=int, held=bool)
+            total = sum(row["total_bytes"] for row in rows)
+            left = sum(row["dirty_bytes"] for row in rows if row["state"] != "PAIR")
+            states = sorted({row["state"] for row in rows})
+            if states == ["PAIR"]:
+                line.end()
+                show_one(rows[0], output, sentence(rows[0]))
+                return 0
+            why = next((row["error"] for row in rows if row.get("error")), "")
+            if not rows or not {"COPY", "PAIR", "PSUE"} >= set(states) or any(row["held"] for row in rows):
+                line.end()
+                say(f"group {group} does not become PAIR: {why or ', '.join(states) or 'it is gone'}")
+                return FAILED
+            done = 1 - left / total if total else 1.0
+            said = f"{group}: {', '.join(states)}, {percent(done)} of {size(total)} the same"
+            line.show(done, f"{said}; {why}" if why else said)
+            time.sleep(_POLL_S)
 
 
-@click.command(epilog="Example: sancredit pair resync db")
-@click.argument("group")
-@click.option("--full", is_flag=True, help="Copy everything, whatever the remote array holds.")
-@output_option
-@station_option
-def resync(group: str, full: bool, output: str, station: str) -> None:
-    """COPY of what has changed, then PAIR."""
-    act(group, "resync", output, station, full=full)
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """One wish about a group: what it does, the flag that goes with it, and whether a copy follows it."""
+
+    name: str
+    about: str
+    flag: str | None = None
+    flag_help: str = ""
+    copies: bool = False
 
 
-@click.command(epilog="Example: sancredit pair takeover db")
-@click.argument("group")
-@click.option("--force", is_flag=True, help="Also from an image that is no point in time.")
-@output_option
-@station_option
-def takeover(group: str, force: bool, output: str, station: str) -> None:
-    """SSWS: the hosts of the remote array write from here on; the old primary is kept out."""
-    act(group, "takeover", output, station, force=force)
+SPLIT, RESYNC, TAKEOVER, SWAP, DELETE = VERBS = (
+    Verb("split", "PSUS: the secondary gets what is written until now; later changes are noted."),
+    Verb(
+        "resync",
+        "COPY of what has changed, then PAIR.",
+        "full",
+        "Copy everything, whatever the remote array holds.",
+        copies=True,
+    ),
+    Verb(
+        "takeover",
+        "SSWS: the hosts of the remote array write from here on; the old primary is kept out.",
+        "force",
+        "Also from an image that is no point in time.",
+    ),
+    Verb(
+        "swap",
+        "Change the direction: from PAIR, or after a takeover; only what has changed is copied.",
+        copies=True,
+    ),
+    Verb(
+        "delete",
+        "SMPL: dissolve the group; the volumes stay as they are.",
+        "force",
+        "Also when only one of the arrays answers.",
+    ),
+)
 
 
-@click.command(epilog="Example: sancredit pair swap db")
-@click.argument("group")
-@output_option
-@station_option
-def swap(group: str, output: str, station: str) -> None:
-    """Change the direction: from PAIR, or after a takeover; only what has changed is copied."""
-    act(group, "swap", output, station)
+def command_of(verb: Verb) -> click.Command:
+    """The command line of a verb."""
+
+    def run(group: str, output: str, station: str, **given: bool) -> int:
+        return act(group, verb.name, output, station, **given)
+
+    parameters: list[click.Parameter] = [click.Argument(["group"])]
+    if verb.flag is not None:
+        parameters.append(click.Option([f"--{verb.flag}"], is_flag=True, help=verb.flag_help))
+    if verb.copies:
+        parameters.append(click.Option(["--wait"], is_flag=True, help=_WAIT_HELP))
+    command = click.Command(
+        verb.name,
+        callback=run,
+        params=parameters,
+        help=verb.about,
+        epilog=f"Example: sancredit pair {verb.name} db",
+    )
+    return station_option(output_option(command))
 
 
-@click.command(epilog="Example: sancredit pair delete db")
-@click.argument("group")
-@click.option("--force", is_flag=True, help="Also when only one of the arrays answers.")
-@output_option
-@station_option
-def delete(group: str, force: bool, output: str, station: str) -> None:
-    """SMPL: dissolve the group; the volumes stay as they are."""
-    act(group, "delete", output, station, force=force)
+split, resync, takeover, swap, delete = (command_of(verb) for verb in VERBS)

@@ -9,6 +9,7 @@ import struct
 import threading
 import time
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -173,6 +174,35 @@ class Hosts(threading.Thread):
             write.acknowledged = time.monotonic()
         else:
             await asyncio.sleep(0.01)
+
+
+async def relay(listen: tuple[str, int], towards: tuple[str, int], ready: Callable[[], None]) -> None:
+    """The channel to a remote array, for a process of its own: it is broken by killing that."""
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers = [writer]
+        try:
+            there_reader, there = await asyncio.open_connection(*towards)
+            writers.append(there)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_pump(reader, there))
+                group.create_task(_pump(there_reader, writer))
+        except* (OSError, EOFError):
+            pass  # one end is gone, and so is the other
+        finally:
+            for one in writers:
+                one.transport.abort()
+
+    async with await asyncio.start_server(accept, *listen) as server:
+        ready()
+        await server.serve_forever()
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+    raise EOFError
 
 
 class Channel(threading.Thread):

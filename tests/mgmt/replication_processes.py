@@ -14,7 +14,7 @@ from typing import Any
 from mgmt.http import Peer
 from mgmt.messages import GroupStatus, PairCreateRequest, PairRequest
 from mgmt.pair_messages import PairMember, RemoteEnd
-from tests.mgmt.array_processes import MASTER, REMOTE, ArrayProcess, array
+from tests.mgmt.array_processes import MASTER, REMOTE, ArrayProcess, Start, cold, served, serving
 
 MIB = 1 << 20
 GROUP = "g1"
@@ -30,6 +30,7 @@ class Site:
     size_bytes: int
     volumes: tuple[str, ...] = ("vol0",)
     arguments: tuple[str, ...] = ()
+    start: Start = cold
     stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     process: ArrayProcess | None = None
 
@@ -41,32 +42,35 @@ class Site:
     def image(self, volume: str = "vol0") -> Path:
         return self.directory / f"{self.name}.{volume}.img"
 
-    def up(self) -> ArrayProcess:
-        """Start the process, anew after it was killed; it listens where it did before."""
-        volumes: list[str] = []
+    def _arguments(self) -> list[str]:
+        words = ["--port-address", self.address]
         for volume in self.volumes:
-            volumes += ["--volume", f"{volume}={self.image(volume)}:{self.size_bytes}"]
-        volumes += ["--volume", f"jnl={self.image('jnl')}:{16 * MIB}"]
-        state = self.directory / f"{self.name}.state"
+            words += ["--volume", f"{volume}={self.image(volume)}:{self.size_bytes}"]
+        words += ["--volume", f"jnl={self.image('jnl')}:{16 * MIB}"]
         secret = self.directory / "secret"
         if not secret.exists():
             secret.write_text("0123456789abcdef0123456789abcdef\n")
             secret.chmod(0o600)
+        words += ["--state", str(self.directory / f"{self.name}.state"), "--chap-file", str(secret)]
+        return [*words, *self.arguments]
+
+    def up(self) -> ArrayProcess:
+        """Start the process, anew after it was killed; it listens where it did before."""
         self.stack = contextlib.ExitStack()
-        self.process = self.stack.enter_context(
-            array(
-                self.directory,
-                self.name,
-                self.address,
-                *volumes,
-                "--state",
-                str(state),
-                "--chap-file",
-                str(secret),
-                *self.arguments,
-            )
-        )
+        running = served(self.directory, self.name, *self._arguments(), start=self.start)
+        self.process = self.stack.enter_context(running)
         return self.process
+
+    def stumble(self, seconds: float) -> None:
+        """Start the process, and SIGKILL it so soon that it may still be recovering."""
+        process = self.start(serving(self.directory, self.name, *self._arguments()))
+        try:
+            time.sleep(seconds)
+        finally:
+            process.kill()
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
 
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone."""
@@ -119,13 +123,20 @@ def two_sites(
     size_bytes: int = 4 * MIB,
     volumes: tuple[str, ...] = ("vol0",),
     arguments: tuple[str, ...] = (),
+    start: Start = cold,
 ) -> Iterator[tuple[Site, Site]]:
     """The arrays east (primary) and west, running."""
-    east = Site(
-        directory, "east", MASTER, size_bytes, volumes, ("--iscsi-port", str(free_port()), *arguments)
-    )
-    west = Site(
-        directory, "west", REMOTE, size_bytes, volumes, ("--iscsi-port", str(free_port()), *arguments)
+    east, west = (
+        Site(
+            directory,
+            name,
+            address,
+            size_bytes,
+            volumes,
+            ("--iscsi-port", str(free_port()), *arguments),
+            start,
+        )
+        for name, address in (("east", MASTER), ("west", REMOTE))
     )
     try:
         east.up()

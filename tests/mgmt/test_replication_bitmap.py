@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mgmt.array.replication.bitmap import BLOCK_BYTES, CHUNK_BYTES, BitmapError, ChangeBitmap
+from mgmt.array.replication.bitmap import (
+    BLOCK_BYTES,
+    CHUNK_BYTES,
+    BitmapError,
+    ChangeBitmap,
+    announced_file,
+)
+from mgmt.array.replication.group_record import GroupFiles
 from mgmt.array.replication.tracker import ChangeTracker
 
 TIB = 1 << 40
@@ -23,13 +30,48 @@ def runs(bitmap: ChangeBitmap, most: int = 1 << 30) -> list[tuple[int, int]]:
     return found
 
 
-def test_a_tebibyte_needs_no_more_than_32_mebibytes_and_its_header(tmp_path: Path) -> None:
+def test_the_bitmap_of_a_tebibyte_has_32_mebibytes(tmp_path: Path) -> None:
     bitmap = ChangeBitmap(tmp_path / "b", TIB)
     bitmap.mark_all()
     assert bitmap.dirty_bytes == TIB
     assert bitmap.next_run(0, 64) == (0, 64)
-    assert (tmp_path / "b").stat().st_size <= (32 << 20) + (64 << 10)
+    assert (tmp_path / "b").stat().st_size == 32 << 20
+    assert announced_file(tmp_path / "b").stat().st_size == 12 << 10
     bitmap.close()
+
+
+@pytest.mark.parametrize("lost", ["no file", "an empty header"])
+def test_bits_whose_header_is_lost_say_nothing_so_everything_counts_as_changed(
+    tmp_path: Path, lost: str
+) -> None:
+    bitmap = ChangeBitmap(tmp_path / "b", 3 * BLOCK_BYTES)
+    bitmap.mark(0, 1)
+    bitmap.close()
+    header = announced_file(tmp_path / "b")
+    if lost == "no file":
+        header.unlink()
+    else:
+        header.write_bytes(bytes(header.stat().st_size))
+    again = ChangeBitmap(tmp_path / "b", 3 * BLOCK_BYTES)
+    assert runs(again) == [(0, 3)]
+    again.close()
+
+
+def test_a_header_whose_bits_are_lost_is_refused(tmp_path: Path) -> None:
+    ChangeBitmap(tmp_path / "b", CHUNK_BYTES).close()
+    (tmp_path / "b").unlink()
+    for _ in range(2):  # and is so the next time
+        with pytest.raises(BitmapError, match="has lost its bitmap"):
+            ChangeBitmap(tmp_path / "b", CHUNK_BYTES)
+
+
+def test_removing_a_group_leaves_the_files_of_one_whose_name_begins_like_it(tmp_path: Path) -> None:
+    files = GroupFiles(tmp_path)
+    for name in ("db", "db.1"):
+        ChangeBitmap(files.bitmap(name, "vol0"), CHUNK_BYTES).close()
+    files.remove("db")
+    left = {files.bitmap("db.1", "vol0"), announced_file(files.bitmap("db.1", "vol0"))}
+    assert set(tmp_path.iterdir()) == left
 
 
 @settings(max_examples=60, deadline=None)
@@ -83,9 +125,10 @@ def test_a_file_that_is_damaged_or_of_another_volume_is_refused(tmp_path: Path) 
     ChangeBitmap(tmp_path / "b", CHUNK_BYTES).close()
     with pytest.raises(BitmapError, match="another size"):
         ChangeBitmap(tmp_path / "b", 99 * CHUNK_BYTES)
-    data = bytearray((tmp_path / "b").read_bytes())
+    header = announced_file(tmp_path / "b")
+    data = bytearray(header.read_bytes())
     data[12] ^= 1
-    (tmp_path / "b").write_bytes(data)
+    header.write_bytes(data)
     with pytest.raises(BitmapError, match="damaged"):
         ChangeBitmap(tmp_path / "b", CHUNK_BYTES)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from mgmt.cli.pair import until_paired
 from tests.mgmt.array_processes import MASTER, REMOTE, command
 from tests.mgmt.replication_processes import MIB, two_sites
 
@@ -67,10 +68,8 @@ def test_a_group_from_its_making_to_its_end_by_the_command_line(tmp_path: Path) 
             return {row["array"]: row for row in json.loads(tell("pair status db -o json"))}
 
         with station(tmp_path) as address:
-            tell(
-                f"pair create db --port-pair {PORTS} --volume vol0 --journal jnl --sessions 2 --connections 2"
-            )
-            east.wait_for_group("db", "PAIR")
+            wish = f"pair create db --port-pair {PORTS} --volume vol0 --journal jnl --sessions 2"
+            assert "db: PAIR (P-VOL, async)" in tell(f"{wish} --connections 2 --wait")
             assert {row["state"] for row in rows().values()} == {"PAIR"}
             refused = tell(f"pair create db2 --port-pair {PORTS} --volume vol0 --journal jnl", 1)
             assert "busy" in refused and refused.count("\n") == 1
@@ -81,10 +80,43 @@ def test_a_group_from_its_making_to_its_end_by_the_command_line(tmp_path: Path) 
                 file.write(b"not what was copied")
             assert "1 pieces of 1 MiB differ: vol0 at 2097152" in type_line(address, "copy verify db")[1]
         with station(tmp_path) as address:  # another station knows as much
-            tell("pair resync db --full")
-            east.wait_for_group("db", "PAIR")
+            tell("pair resync db --full --wait")
             assert "equal" in tell("copy verify db")
             tell("pair swap db")
             assert (rows()["west"]["role"], rows()["east"]["role"]) == ("P-VOL", "S-VOL")
             tell("pair delete db")
             assert "there is no group 'db'" in tell("pair split db", 1)
+
+
+class Told:
+    """A station that has these answers, one after the other."""
+
+    who = "the station"
+
+    def __init__(self, *answers: dict[str, Any]) -> None:
+        self._answers = list(answers)
+
+    def get(self, path: str) -> Any:
+        return {"items": [self._answers.pop(0)] if self._answers else [], "down": [], "next": None}
+
+
+def row(state: str, **changes: Any) -> dict[str, Any]:
+    fields = {"group": "db", "role": "P-VOL", "mode": "async", "rpo_bytes": 0, "rpo_ns": None, "held": False}
+    return fields | {"state": state, "total_bytes": 100, "dirty_bytes": 40, "error": ""} | changes
+
+
+@pytest.mark.parametrize(
+    ("answers", "code", "text"),
+    [
+        ([row("COPY"), row("PSUE", error="gone"), row("PAIR")], 0, "db: PAIR"),
+        ([row("COPY"), row("PSUE", error="old data", held=True)], 1, "does not become PAIR: old data"),
+        ([row("COPY"), row("PSUS")], 1, "does not become PAIR: PSUS"),
+        ([row("COPY")], 1, "does not become PAIR: it is gone"),
+    ],
+)
+def test_waiting_ends_with_pair_or_with_what_does_not_become_one(
+    answers: list[dict[str, Any]], code: int, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert until_paired(Told(*answers), "db", "table") == code  # type: ignore[arg-type]
+    written = capsys.readouterr()
+    assert text in written.out + written.err

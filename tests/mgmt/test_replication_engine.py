@@ -213,8 +213,8 @@ def test_a_copy_is_stopped_while_every_write_hangs() -> None:
 
     async def scenario(site: Site) -> None:
         await just_start(site)
-        await asyncio.sleep(0.01)
-        assert site.pool.statistics().in_use_units == 4
+        while site.pool.statistics().in_use_units < 4:
+            await asyncio.sleep(0.001)
         site.copy.stop()
 
     site = run(scenario, Remote(on_write=hang))
@@ -222,12 +222,15 @@ def test_a_copy_is_stopped_while_every_write_hangs() -> None:
 
 
 def test_a_copy_is_stopped_while_it_still_connects() -> None:
+    connecting = asyncio.Event()
+
     async def hang(_slot: Slot) -> None:
+        connecting.set()
         await asyncio.Event().wait()
 
     async def scenario(site: Site) -> None:
         starting = asyncio.create_task(site.start())
-        await asyncio.sleep(0.01)
+        await connecting.wait()
         site.copy.stop()
         refusals = await starting
         assert [str(refusal) for refusal in refusals] == ["the copy is stopping"] * 2
@@ -302,10 +305,33 @@ def test_a_running_copy_shares_its_reservation_out_anew_whenever_that_changes() 
         for number, units in enumerate((5, 9, 2)):
             site.pool.update(target, units * UNIT, request_id=f"u{number}", now_ns=0)
             site.copy.resize(lambda _target, units=units: units)  # type: ignore[misc]
-            await asyncio.sleep(0.01)
-            (row,) = site.pool.allocation_table()
-            assert row.allocated_units == units
+            while [row.allocated_units for row in site.pool.allocation_table()] != [units]:
+                await asyncio.sleep(0.001)
             assert site.pool.statistics().free_units == 10 - units
+        site.copy.stop()
+        await site.copy.finished.wait()
+        site.pool.release(target, request_id="x", now_ns=0)
+
+    run(scenario, Remote(on_write=hang))
+
+
+def test_a_reservation_that_changes_while_connections_come_leaves_their_shares_to_them() -> None:
+    async def hang(_slot: Slot, _offset: int) -> None:
+        await asyncio.Event().wait()
+
+    target = port_pair("a", "b")
+
+    async def scenario(site: Site) -> None:
+        site.pool.reserve(target, 6 * UNIT, request_id="r", now_ns=0)
+        for slot in site.slots:
+            site.copy.request(slot)
+            await site.copy.connect(slot, site.pool.allocate((target,), 3, holder=str(slot)))
+            site.copy.resize(lambda _target: 8 if site.copy.state is State.COPYING else 6)
+            await asyncio.sleep(0.01)
+        site.pool.update(target, 8 * UNIT, request_id="u", now_ns=0)
+        site.copy.resize(lambda _target: 8)
+        while [row.allocated_units for row in site.pool.allocation_table()] != [8]:
+            await asyncio.sleep(0.001)  # once all are there, what is reserved is theirs
         site.copy.stop()
         await site.copy.finished.wait()
         site.pool.release(target, request_id="x", now_ns=0)

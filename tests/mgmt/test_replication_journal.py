@@ -212,3 +212,27 @@ def test_the_newer_whole_superblock_counts() -> None:
     assert remote_log.newest(bytes(torn), old.encode()) == old
     assert remote_log.newest(bytes(4096), bytes(4096)) is None
     assert {old.slot_at, new.slot_at} == {0, 4096}
+
+
+def test_the_end_of_a_copy_is_one_batch_of_its_own_and_hides_its_age(tmp_path: Path) -> None:
+    ring = journal(tmp_path / "j")
+    ring.append(0, 0, b"a" * 4096, 4096)
+    for number in range(1, 5):
+        ring.append(0, number * 4096, b"b" * 4096, 4096, copied=True)
+    ring.append(0, 0, b"c" * 4096, 4096)
+
+    def taken(released: int) -> list[int]:
+        ring.release(released, 1)
+        return [record.seq for record in ring.batch(8192, 100, 65536)]
+
+    assert ring.copied_seqs() == (2, 5)
+    assert not ring.ages_known, "what is copied was written by a host long before"
+    assert taken(0) == [1]
+    assert taken(1) == [2, 3, 4, 5]
+    assert not ring.ages_known
+    ring.close()
+    ring = journal(tmp_path / "j")
+    assert ring.copied_seqs() == (2, 5) and not ring.ages_known
+    assert taken(5) == [6]
+    assert ring.copied_seqs() is None and ring.ages_known
+    ring.close()

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,6 +20,11 @@ from credits.quantities import format_delay, format_rate
 from mgmt.cli.failures import BadValue, Failed
 from mgmt.cli.options import DELAY, RATE, SIZE
 from tools.demo.settings import DOCUMENT, POLICIES, TARGETS
+
+if TYPE_CHECKING:
+    from tools.demo.image import Image
+    from tools.demo.settings import Settings
+    from tools.demo.stage import Stage
 
 _LONGEST_DIRECTORY = 80
 """A Unix socket's path has at most 107 bytes, and the longest name in the directory needs about 20 of them."""
@@ -125,12 +130,13 @@ def demo(
         raise BadValue(str(error)) from None
     except OSError as error:
         raise BadValue(f"report directory {report}: {error.strerror}") from None
-    passed = _perform(settings, output) if transport == "tcp" else _over_fc(settings, speed, distance, output)
-    if not passed:
+    if transport == "fc":
+        settings = _over_fc(settings, speed, distance)
+    if not _perform(settings, output):
         sys.exit(1)
 
 
-def _perform(settings: Any, output: str) -> bool:
+def _perform(settings: Settings, output: str) -> bool:
     from mgmt.http import PeerRefused, PeerUnreachable
     from tools.demo.figure5 import CopyFailed
     from tools.demo.image import ImageError
@@ -150,52 +156,29 @@ def _perform(settings: Any, output: str) -> bool:
         raise Failed(f"{error.filename or 'demo'}: {error.strerror}") from None
 
 
-def _over_fc(settings: Any, speed: str, distance: str, output: str) -> bool:
+def _over_fc(settings: Settings, speed: str, distance: str) -> Settings:
     from credits.quantities import parse_distance
     from fcsim.speeds import parse_speed
-    from mgmt.http import PeerRefused, PeerUnreachable
-    from tools.demo import fc
-    from tools.demo.image import ImageError
-    from tools.demo.narration import Narrator
-    from tools.demo.processes import ProcessFailed
+    from tools.demo.fc import FcSettings
 
     try:
-        asked = fc.FcSettings(
-            parse_speed(speed),
-            parse_distance(distance),
-            settings.sessions,
-            settings.connections,
-            settings.image,
-            settings.image_bytes,
-            settings.report,
-        )
+        return FcSettings.of(settings, parse_speed(speed), parse_distance(distance))
     except ValueError as error:
         raise BadValue(str(error)) from None
-    try:
-        with _until_told_to_stop(), _directory() as directory:
-            verdict = fc.play(asked, directory, Narrator())
-            if settings.report is not None:
-                (settings.report / "demo.json").write_text(json.dumps(verdict.as_json(), indent=2) + "\n")
-                shutil.copyfile(directory / "copy.pcapng", settings.report / "copy.pcapng")
-    except ImageError as error:
-        raise BadValue(str(error)) from None
-    except (PeerRefused, PeerUnreachable, ProcessFailed) as error:
-        raise Failed(str(error)) from None
-    except OSError as error:
-        raise Failed(f"{error.filename or 'demo'}: {error.strerror}") from None
-    if output == "json":
-        click.echo(json.dumps(verdict.as_json(), indent=2))
-    else:
-        _tables(verdict.reserved.tables, ("reservations", "allocations", "pools"))
-        _claims([(holds, name, figures) for name, holds, figures in verdict.claims()])
-    return verdict.passed
 
 
-def _play(settings: Any, output: str, directory: Path) -> bool:
+def _stage(settings: Settings, directory: Path, image: Image) -> Stage:
+    from tools.demo.fc import FcSettings, FcStage
+    from tools.demo.stage import Stage
+
+    kind = FcStage if isinstance(settings, FcSettings) else Stage
+    return kind(settings, directory, image)
+
+
+def _play(settings: Settings, output: str, directory: Path) -> bool:
     from tools.demo import image as images
     from tools.demo.figure5 import CopyFailed, Figure5
     from tools.demo.narration import Narrator
-    from tools.demo.stage import Stage
     from tools.demo.verdict import Verdict
 
     say = Narrator()
@@ -206,9 +189,9 @@ def _play(settings: Any, output: str, directory: Path) -> bool:
         image = images.make(volume, settings.default_image_bytes)
     say.act("The stage")
     say.remark(f"image: {image.size_bytes:,} bytes, {image.description}")
-    with Stage(settings, directory, image) as stage:
+    with _stage(settings, directory, image) as stage:
         say.remark(
-            f"channel: {format_rate(settings.bandwidth_bps)}, {format_delay(settings.rtt_ns)}; {stage.channel.note}"
+            f"channel: {format_rate(settings.bandwidth_bps)}, {format_delay(settings.rtt_ns)}; {stage.channel_note}"
         )
         say.remark(
             f"each array: {settings.pool_units} units of communication memory, its own process, state and disk"
@@ -230,7 +213,7 @@ def _play(settings: Any, output: str, directory: Path) -> bool:
         say.remark(f"the image itself: {image.sha256}; on the remote disk: {on_disk}")
         verdict = Verdict(
             settings=settings,
-            channel=advice["channel"] | {"kind": stage.channel.kind, "note": stage.channel.note},
+            channel=advice["channel"] | {"kind": stage.channel_kind, "note": stage.channel_note},
             recommendation=advice,
             reservation=reservation,
             baseline=baseline,

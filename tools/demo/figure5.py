@@ -13,11 +13,10 @@ from typing import Any
 
 from credits.quantities import format_size
 from mgmt.http import PeerRefused
-from tools.capture.inflight import InFlightReport, analyse
-from tools.capture.pcapng import read_file
+from tools.capture.inflight import InFlightReport
 from tools.demo.narration import Narrator
 from tools.demo.processes import ProcessFailed
-from tools.demo.samples import PoolSample, PoolWatch
+from tools.demo.samples import PoolSample, PoolWatch, Progress
 from tools.demo.settings import DOCUMENT, Settings
 from tools.demo.stage import VOLUME, Stage
 
@@ -57,7 +56,8 @@ class Outcome:
 
     ``refusal`` is the array's line where the start was refused, ``connections`` how many came up. ``status`` is the
     array's last word on the copy (``None`` when refused). ``flight`` comes from the packet capture, ``None`` where
-    packets cannot be captured; ``capture`` says how many packets were kept and lost, or why there are none.
+    packets cannot be captured; ``capture`` says how many packets were kept and lost, or why there are none. Times are
+    the channel's, which is ``time_scale`` times slower than the world.
     """
 
     copy_id: str
@@ -72,6 +72,7 @@ class Outcome:
     pool_started_ns: int
     conservation_ok: bool
     tables: dict[str, list[dict[str, Any]]]
+    time_scale: int = 1
 
     @property
     def goodput_bps(self) -> int:
@@ -79,7 +80,7 @@ class Outcome:
         if self.status is None or self.seconds <= 0:
             return 0
         if self.status["state"] == "done":
-            return int(self.status["goodput_bps"])
+            return int(self.status["goodput_bps"]) * self.time_scale
         return int(self.status["acknowledged_bytes"] * 8 / self.seconds)
 
 
@@ -91,6 +92,7 @@ class Figure5:
         self._settings = settings
         self._say = narrator
         self._directory = directory
+        self._progress: list[Progress] = []
         self._pair = {"local_port": stage.master_port, "remote_port": stage.remote_port}
         self._target: dict[str, Any] = {"kind": settings.target}
         if settings.target in OPEN_NAMES:
@@ -148,7 +150,7 @@ class Figure5:
             # The recommendation is for one connection (embodiment 4); here all of the copy's share the ID.
             body["size_bytes"] = advice["bytes"] * connections
             self._say.remark(f"one buffer ID for {connections} connections: {connections} times that")
-        answer = self._stage.station.post("/api/v1/reserve", body)
+        answer = self._stage.reserve(body)
         buffer_id = answer.get("buffer_id")
         if buffer_id is not None:
             self._target["buffer_id"] = buffer_id  # the connections of the copy share it (paragraph 95)
@@ -157,44 +159,39 @@ class Figure5:
             f"reserved: {units(answer['reserved_units'])}, {size(answer['reserved_bytes'])}, on the journal"
             + ("" if buffer_id is None else f"; buffer ID {buffer_id}"),
         )
-        return dict(answer)
+        return answer
 
     def run(self, name: str, total_bytes: int) -> Outcome:
         """The storm, then steps 813-815, watched and captured."""
         stage = self._stage
+        self._progress = []
         with PoolWatch(stage.readers()) as watch:
             storm = stage.start_storm()
             try:
                 left = stage.wait_until_starved()
                 held = "used up the free buffers" if not left else f"left {left} units free"
-                self._say.step("storm", f"hosts that read large and drain slowly have {held}")
+                self._say.step("storm", f"{stage.storm} have {held}")
                 capture_path = self._directory / f"{name}.pcapng"
                 with stage.capture(capture_path) as capture:
                     refusal, connections, status, seconds, tables = self._copy(total_bytes)
                 watch.look()
             finally:
                 stage.stop_storm(storm)
-        flight = None
-        if "error" not in capture:
-            flight = analyse(
-                read_file(capture_path),
-                lambda flow: (
-                    flow.destination_port == stage.copy_port and flow.destination == stage.remote_port
-                ),
-            )
+        flight = None if "error" in capture else stage.flight(capture_path, self._progress)
         return Outcome(
             copy_id=status["copy_id"] if status is not None else "",
             storm_left_free_units=left,
             connections=connections,
             refusal=refusal,
             status=status,
-            seconds=seconds,
+            seconds=seconds / self._settings.time_scale,
             flight=flight,
             capture=capture,
-            pool=tuple(watch.of("master")),
+            pool=tuple(watch.of(stage.starved)),
             pool_started_ns=watch.started_ns,
             conservation_ok=watch.conservation_ok,
             tables=tables or self._tables(),
+            time_scale=self._settings.time_scale,
         )
 
     def _copy(self, total_bytes: int) -> tuple[str, int, dict[str, Any] | None, float, Any]:
@@ -247,14 +244,16 @@ class Figure5:
             while True:
                 status = dict(station.get(f"/api/v1/copies/{copy_id}"))
                 now = time.monotonic()
-                progress.at(status["acknowledged_bytes"], status["goodput_bps"])
+                goodput_bps = status["goodput_bps"] * self._settings.time_scale
+                progress.at(status["acknowledged_bytes"], goodput_bps)
+                self._progress.append(_progress(status))
                 if status["acknowledged_bytes"] > acknowledged:
                     acknowledged, moved_at = status["acknowledged_bytes"], now
                 if tables is None and status["acknowledged_bytes"] * 2 > total_bytes:
                     tables = self._tables()
                 if status["state"] in _ENDED:
                     break
-                starving = status["goodput_bps"] < _STARVING_SHARE * self._settings.payload_limit_bps
+                starving = goodput_bps < _STARVING_SHARE * self._settings.payload_limit_bps
                 given_up = not whole and starving and now - started_at > _BASELINE_S
                 if given_up or now - moved_at > _STALL_S:
                     status = dict(station.post(f"/api/v1/copies/{copy_id}/stop", {}))
@@ -277,6 +276,15 @@ class Figure5:
     def _tables(self) -> dict[str, list[dict[str, Any]]]:
         names = ("reservations", "channels", "allocations", "pools")
         return {name: self._stage.station.get(f"/api/v1/{name}")["items"] for name in names}
+
+
+def _progress(status: dict[str, Any]) -> Progress:
+    return Progress(
+        copy_id=status["copy_id"],
+        at_ns=time.time_ns(),
+        in_flight_bytes=status["in_flight_bytes"],
+        acknowledged_bytes=status["acknowledged_bytes"],
+    )
 
 
 def named(target: dict[str, Any]) -> str:

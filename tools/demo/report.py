@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from tools.demo.figure5 import Outcome
 from tools.demo.samples import PoolSample
 
 _MIB = 1 << 20
+_BIN_S = 0.2
 _INK = "#1b2733"
 _COPY, _IDLE, _HOSTS, _FREE, _DRAIN, _LIMIT = "#1f6fb2", "#a9d0ec", "#e08e45", "#e4e8ec", "#b39ddb", "#c23b22"
 
@@ -28,18 +29,25 @@ class Run:
     acknowledged: Sequence[tuple[float, int]]
     pool: Sequence[PoolSample]
     reserved_bytes: int
+    bin_s: float = _BIN_S
+    """Goodput is a mean over so long."""
 
     @classmethod
     def of(cls, title: str, outcome: Outcome, reserved_bytes: int) -> Run:
         """The plots' view of a run's outcome."""
-        flight = outcome.flight
+        flight, scale = outcome.flight, outcome.time_scale
         points: list[tuple[float, int]] = []
         acknowledged: list[tuple[float, int]] = []
         if flight is not None and flight.first_data_ns is not None:
-            begin_s = (flight.first_data_ns - outcome.pool_started_ns) / 1e9
-            points = [(begin_s + at_ns / 1e9, value) for at_ns, value in flight.series]
-            acknowledged = [(begin_s + at_ns / 1e9, value) for at_ns, value in flight.acknowledged_series]
-        return cls(title, points, acknowledged, outcome.pool, reserved_bytes)
+            begin_ns = flight.first_data_ns - outcome.pool_started_ns
+            points = [((begin_ns + at_ns) / scale / 1e9, value) for at_ns, value in flight.series]
+            acknowledged = [
+                ((begin_ns + at_ns) / scale / 1e9, value) for at_ns, value in flight.acknowledged_series
+            ]
+        # Progress is asked for less often than packets come.
+        bin_s = _BIN_S if scale == 1 else 3 * _BIN_S / scale
+        pool = [replace(sample, at_s=sample.at_s / scale) for sample in outcome.pool]
+        return cls(title, points, acknowledged, pool, reserved_bytes, bin_s)
 
 
 def write_plots(path: Path, runs: Sequence[Run], payload_limit_bps: int) -> None:
@@ -63,9 +71,9 @@ def write_plots(path: Path, runs: Sequence[Run], payload_limit_bps: int) -> None
             _plot_goodput(axes[1][column], run, payload_limit_bps)
             _plot_pool(axes[2][column], run)
             axes[2][column].set_xlabel("seconds")
-        axes[0][0].set_ylabel("copy bytes in flight (MiB)\nfrom the packet capture")
-        axes[1][0].set_ylabel("goodput of the copy (Mbit/s)\nfrom the packet capture")
-        axes[2][0].set_ylabel("master array's pool (units)")
+        axes[0][0].set_ylabel("copy bytes in flight (MiB)\nseen on the channel")
+        axes[1][0].set_ylabel("goodput of the copy (Mbit/s)\nseen on the channel")
+        axes[2][0].set_ylabel(f"{runs[0].pool[0].array if runs[0].pool else ''} array's pool (units)")
         figure.align_ylabels()
         figure.tight_layout()
         figure.savefig(path, dpi=120)
@@ -90,7 +98,7 @@ def _plot_in_flight(axes: Any, run: Run) -> None:
 
 
 def _plot_goodput(axes: Any, run: Run, payload_limit_bps: int) -> None:
-    rates = _rates(run.acknowledged)
+    rates = _rates(run.acknowledged, run.bin_s)
     if rates:
         axes.plot(*_columns(rates, 1e-6), color=_COPY, linewidth=1.2)
     else:
@@ -126,7 +134,7 @@ def _columns(points: Sequence[tuple[float, float]], scale: float) -> tuple[list[
     return [at for at, _ in points], [value * scale for _, value in points]
 
 
-def _rates(acknowledged: Sequence[tuple[float, int]], bin_s: float = 0.2) -> list[tuple[float, float]]:
+def _rates(acknowledged: Sequence[tuple[float, int]], bin_s: float = _BIN_S) -> list[tuple[float, float]]:
     """Bits per second in bins of ``bin_s`` from a cumulative count of acknowledged bytes."""
     rates = []
     for (start, before), (end, after) in _every(acknowledged, bin_s):

@@ -13,6 +13,16 @@ TableReader = Callable[[], list[dict[str, Any]]]
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """How a copy stood at one look at it, by its array's word; ``at_ns`` since 1970."""
+
+    copy_id: str
+    at_ns: int
+    in_flight_bytes: int
+    acknowledged_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class ArrayReaders:
     """How to look at one array; it has one communication interface, hence one pool."""
 

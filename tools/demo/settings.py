@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 UNIT_BYTES = 16 * 1024
 _MIB = 1 << 20
@@ -39,6 +40,30 @@ class Settings:
     keep: bool = False
     mtu: int = 1500
 
+    #: Which protocol carries the copy.
+    transport: ClassVar[str] = "tcp"
+    #: What stands between the copy and its buffers, in the words of the verdict.
+    evidence: ClassVar[str] = "packets"
+
+    @property
+    def time_scale(self) -> int:
+        """The channel is so many times slower than the world; its figures are told in its own time."""
+        return 1
+
+    @property
+    def unit_bytes(self) -> int:
+        """One buffer of the communication memory."""
+        return UNIT_BYTES
+
+    @property
+    def segment_bytes(self) -> int:
+        """What may be seen in flight beyond the reservation: it is cut where a segment ends."""
+        return self.mtu - 52
+
+    def channel_facts(self) -> dict[str, Any]:
+        """What the verdict says of the channel beyond bandwidth and delay."""
+        return {}
+
     @property
     def payload_limit_bps(self) -> int:
         """What TCP over IPv4 with timestamps can carry: rate x (MTU - 52) / MTU."""
@@ -53,7 +78,7 @@ class Settings:
     @property
     def pool_units(self) -> int:
         """Units of each interface's communication memory: room for the reservation, and a part for hosts."""
-        reservation = -(-self.expected_reservation_bytes // UNIT_BYTES)
+        reservation = -(-self.expected_reservation_bytes // self.unit_bytes)
         return max(256, reservation + max(160, reservation // 4))
 
     @property

@@ -6,15 +6,17 @@ import contextlib
 import json
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from mgmt.http import Peer
+from tools.capture.inflight import InFlightReport, analyse
+from tools.capture.pcapng import read_file
 from tools.capture.sniff import sniff_command
 from tools.demo.image import Image
 from tools.demo.processes import Cast, Process, ProcessFailed
-from tools.demo.samples import ArrayReaders
+from tools.demo.samples import ArrayReaders, Progress
 from tools.demo.settings import UNIT_BYTES, Settings
 from tools.wan.channel import Channel
 
@@ -22,7 +24,7 @@ VOLUME = "volume"
 HOST_VOLUME = "hosts"
 HOST_VOLUME_BYTES = 256 << 20
 _SITES = ("master", "remote")
-_REQUEST_TIMEOUT_S = 120.0
+REQUEST_TIMEOUT_S = 120.0
 _DRAIN_TIMEOUT_S = 15.0
 
 
@@ -43,34 +45,50 @@ class Stage:
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as ending:
-            settings = self._settings
-            self.channel = ending.enter_context(
-                Channel.open(
-                    settings.channel,
-                    bandwidth_bps=settings.bandwidth_bps,
-                    rtt_ns=settings.rtt_ns,
-                    mtu=settings.mtu,
-                    master_addresses=("10.99.0.1/29",),
-                    remote_addresses=("10.99.0.2/29", "10.99.0.3/29"),
-                    directory=self._directory,
-                )
-            )
-            ending.callback(self.cast.stop_all)
-            self.master_port = self.channel.master_address
-            self.remote_port = self.channel.remote_address
-            # Remote hosts (7) have an address of their own: connections of the port pair draw on its reservation.
-            self.host_address = "127.0.0.3" if self.channel.kind == "loopback" else "10.99.0.3"
+            self._lay_channel(ending)
             self.peers = {site: self._start_array(site) for site in _SITES}
             for peer in self.peers.values():
                 ending.callback(peer.close)
-            self._start_probes()
-            self._start_station()
-            self.station = Peer(self.station_address, _REQUEST_TIMEOUT_S)
+            probes = self._start_probes()
+            self._start_station(probes)
+            self.station = Peer(self.station_address, REQUEST_TIMEOUT_S)
             ending.callback(self.station.close)
             self.portals = {site: self._portal(site) for site in _SITES}
-            self.copy_port = int(self.portals["remote"]["iscsi_port"])
+            self.copy_port = self._copy_port()
             self._ending = ending.pop_all()
         return self
+
+    def _lay_channel(self, ending: contextlib.ExitStack) -> None:
+        settings = self._settings
+        self.channel = ending.enter_context(
+            Channel.open(
+                settings.channel,
+                bandwidth_bps=settings.bandwidth_bps,
+                rtt_ns=settings.rtt_ns,
+                mtu=settings.mtu,
+                master_addresses=("10.99.0.1/29",),
+                remote_addresses=("10.99.0.2/29", "10.99.0.3/29"),
+                directory=self._directory,
+            )
+        )
+        ending.callback(self.cast.stop_all)
+        self.master_port = self.channel.master_address
+        self.remote_port = self.channel.remote_address
+        # Remote hosts (7) have an address of their own: connections of the port pair draw on its reservation.
+        self.host_address = "127.0.0.3" if self.channel.kind == "loopback" else "10.99.0.3"
+
+    def _copy_port(self) -> int:
+        return int(self.portals["remote"]["iscsi_port"])
+
+    @property
+    def channel_kind(self) -> str:
+        """What carries the copy, in a word."""
+        return str(self.channel.kind)
+
+    @property
+    def channel_note(self) -> str:
+        """The same in a sentence."""
+        return str(self.channel.note)
 
     def __exit__(self, *_: object) -> None:
         self._ending.close()
@@ -99,9 +117,10 @@ class Stage:
         arguments += ["--state", str(self._directory / f"{site}.state")]
         arguments += ["--chap-file", str(self._directory / "arrays.chap")]  # the first array makes it
         self.cast.start(f"{site} array", self._spawn_in(site), arguments, ready_lines=2)
-        return Peer(control, _REQUEST_TIMEOUT_S)
+        return Peer(control, REQUEST_TIMEOUT_S)
 
-    def _start_probes(self) -> None:
+    def _start_probes(self) -> list[str]:
+        """The measuring devices; where the station asks them."""
         start = ["mgmt.cli", "probe", "serve", "--listen"]
         remote = self.cast.start(
             "remote measuring device",
@@ -112,14 +131,17 @@ class Stage:
         (udp,) = (line.split("udp://")[1] for line in remote.ready if "udp://" in line)
         arguments = [*start, self._probe_address, "--address", self.master_port, "--peer", udp]
         self.cast.start("master measuring device", self._spawn_in("master"), arguments, ready_lines=2)
+        return [self._probe_address]
 
     @property
     def _probe_address(self) -> str:
         return f"unix:{self._directory / 'probe4.sock'}"
 
-    def _start_station(self) -> None:
+    def _start_station(self, probes: list[str]) -> None:
         arguments = ["mgmt.cli", "station", "serve", "--listen", self.station_address]
-        arguments += ["--state", str(self._directory / "station.state"), "--probe", self._probe_address]
+        arguments += ["--state", str(self._directory / "station.state")]
+        for probe in probes:
+            arguments += ["--probe", probe]
         for site, peer in self.peers.items():
             arguments += ["--array", f"{site}={peer.address}"]
         # It needs no network, only the Unix sockets; inside the site it ends with the channel at the latest.
@@ -142,9 +164,25 @@ class Stage:
 
     # -- what comes and goes ---------------------------------------------------------------------------------
 
+    starved: ClassVar[str] = "master"
+    """The array whose free buffers the storm uses up."""
+    storm: ClassVar[str] = "hosts that read large and drain slowly"
+    """Who does it."""
+
+    def reserve(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Steps 809-812 for a target: the answer of the array that sends."""
+        return dict(self.station.post("/api/v1/reserve", body))
+
+    def flight(self, path: Path, progress: Sequence[Progress]) -> InFlightReport | None:
+        """What was in flight in a run, from the packets in its capture; None where there was no copy."""
+        return analyse(
+            read_file(path),
+            lambda flow: flow.destination_port == self.copy_port and flow.destination == self.remote_port,
+        )
+
     def free_units(self) -> int:
-        """Units on the master array's free list now."""
-        (pool,) = self.peers["master"].get("/v1/pools")
+        """Units on the starved array's free list now."""
+        (pool,) = self.peers[self.starved].get("/v1/pools")
         return int(pool["free_units"])
 
     def start_storm(self) -> Process:
@@ -172,7 +210,7 @@ class Stage:
         """End the hosts and wait until what they held has come back to the free list."""
         self.cast.stop(storm)
         deadline = time.monotonic() + _DRAIN_TIMEOUT_S
-        while self.peers["master"].get("/v1/pools")[0]["in_use_units"]:
+        while self.peers[self.starved].get("/v1/pools")[0]["in_use_units"]:
             if time.monotonic() > deadline:
                 raise ProcessFailed("units of hosts that are gone did not come back to the free list")
             time.sleep(0.05)

@@ -57,7 +57,7 @@ class Verdict:
     @property
     def flight_limit_bytes(self) -> int:
         """What the packets may show in flight at most: the reservation and one segment."""
-        return int(self.reservation["reserved_bytes"]) + self.settings.mtu - 52
+        return int(self.reservation["reserved_bytes"]) + self.settings.segment_bytes
 
     def claims(self) -> list[Claim]:
         """The lines of the verdict, in the order of the story."""
@@ -66,8 +66,8 @@ class Verdict:
             self._starved(),
             self._served(),
             Claim(
-                "bytes in flight never exceed the reservation (packets)",
-                flight.max_in_flight_bytes <= self.flight_limit_bytes if flight is not None else None,
+                f"bytes in flight never exceed the reservation ({self.settings.evidence})",
+                0 < flight.max_in_flight_bytes <= self.flight_limit_bytes if flight is not None else None,
                 f"{flight.max_in_flight_bytes:,} of {self.reservation['reserved_bytes']:,} bytes"
                 if flight is not None
                 else str(self.reserved.capture.get("error")),
@@ -124,7 +124,7 @@ class Verdict:
         """The object of ``sancredit demo -o json``."""
         flight = self.reserved.flight
         return {
-            "transport": "tcp",
+            "transport": self.settings.transport,
             "channel": {
                 "kind": self.channel["kind"],
                 "note": self.channel["note"],
@@ -133,7 +133,8 @@ class Verdict:
                 "payload_limit_bps": self.settings.payload_limit_bps,
                 "measured_bandwidth_bps": self.channel["bandwidth_bps"],
                 "measured_rtt_ns": self.channel["rtt_ns"],
-            },
+            }
+            | self.settings.channel_facts(),
             "sessions": self.settings.sessions,
             "connections_per_session": self.settings.connections,
             "recommended_bytes": self.recommendation["bytes"],

@@ -1,8 +1,10 @@
 """Which blocks of a volume the secondary does not have: a durable bitmap, one bit for 4 KiB.
 
-A mapped file. A killed process loses nothing of it: what was set is in the page cache. Against a loss of power
-every write is announced beforehand in a second, coarse map (one bit for 16 MiB), which is synced before the write
-goes on; after a reboot everything announced counts as changed. 1 TiB takes 32 MiB and 8 KiB.
+A mapped file of nothing but these bits: 32 MiB for 1 TiB. A killed process loses nothing of it: what was set is in the
+page cache. Against a loss of power every write is announced beforehand in a second, coarse map (one bit for 16 MiB),
+which is synced before the write goes on; after a reboot everything announced counts as changed. The coarse map lies
+in a file of its own, ``NAME.announced``, behind a header that says which volume and which run of the kernel the two
+are of (12 KiB for 1 TiB). Bits without that file say nothing, so everything counts as changed then.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import os
 import struct
 import threading
 import zlib
+from contextlib import ExitStack
 from pathlib import Path
 
 BLOCK_BYTES = 4096
@@ -19,7 +22,7 @@ CHUNK_BYTES = 16 << 20
 _HEADER_BYTES = 4096
 _MAGIC = b"SCBITMAP"
 _HEADER = struct.Struct("<8sIQ36sI")
-_VERSION = 1
+_VERSION = 2
 _SCAN_BYTES = 64 * 1024
 _SMALL_BITS = 64
 
@@ -33,6 +36,11 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
+def announced_file(bitmap: Path) -> Path:
+    """Where the header and the coarse map of the bitmap in a file are."""
+    return bitmap.with_name(f"{bitmap.name}.announced")
+
+
 class ChangeBitmap:
     """The bitmap in ``path`` of a volume of ``size_bytes``; made, all clear, where there is no file.
 
@@ -44,48 +52,45 @@ class ChangeBitmap:
         self.size_bytes = size_bytes
         self.blocks = -(-size_bytes // BLOCK_BYTES)
         self._chunks = -(-size_bytes // CHUNK_BYTES)
-        self._coarse_at = _HEADER_BYTES
-        self._fine_at = _HEADER_BYTES + -(-self._chunks // (8 * 4096)) * 4096
-        self._end = self._fine_at + -(-self.blocks // 8)
+        self._end = -(-self.blocks // 8)
         self._lock = threading.Lock()
         self._dirty = 0
         boot = boot or boot_id()
-        try:
-            with path.open("a+b") as file:
-                fresh = os.fstat(file.fileno()).st_size == 0
-                if fresh:
-                    os.posix_fallocate(
-                        file.fileno(), 0, self._end
-                    )  # so that no write to the map can fail later
-                elif os.fstat(file.fileno()).st_size != self._end:
-                    raise BitmapError(f"{path} is the bitmap of a volume of another size; delete the pair")
-                self._map = mmap.mmap(file.fileno(), self._end)
-        except OSError as error:
-            raise BitmapError(f"cannot open the bitmap {path}: {error.strerror}") from None
-        if not fresh:
-            before = self._check(path)
-            if before != boot:
-                self._count_announced()
-        self._write_header(boot)
-        self._map.flush(0, mmap.PAGESIZE)
-        self._dirty = 0 if fresh else self._count(self._fine_at, self._end)
+        header = announced_file(path)
+        if header.exists() and not path.exists():
+            raise BitmapError(f"{header} has lost its bitmap {path}; delete the pair and make it again")
+        with ExitStack() as undo:
+            self._map, fresh = _mapped(path, self._end)
+            undo.callback(self._map.close)
+            self._announced, unknown = _mapped(header, _HEADER_BYTES + -(-self._chunks // (8 * 4096)) * 4096)
+            undo.callback(self._announced.close)
+            unknown |= not any(self._announced[: _HEADER.size])
+            if not unknown:
+                before = self._check(header)
+                if before != boot:
+                    self._count_announced()
+            elif not fresh:  # of a pair that was never finished, or whose header was lost: nothing is known
+                self._set(0, self.blocks)
+            self._write_header(boot)
+            self._announced.flush(0, mmap.PAGESIZE)
+            self._dirty = 0 if fresh else self._count(0, self._end)
+            undo.pop_all()
 
     def _write_header(self, boot: str) -> None:
         fields = (_MAGIC, _VERSION, self.size_bytes, boot.encode("ascii"))
         crc = zlib.crc32(_HEADER.pack(*fields, 0))
-        self._map[: _HEADER.size] = _HEADER.pack(*fields, crc)
+        self._announced[: _HEADER.size] = _HEADER.pack(*fields, crc)
 
     def _check(self, path: Path) -> str:
-        magic, version, size_bytes, boot, crc = _HEADER.unpack(self._map[: _HEADER.size])
+        magic, version, size_bytes, boot, crc = _HEADER.unpack(self._announced[: _HEADER.size])
         good = zlib.crc32(_HEADER.pack(magic, version, size_bytes, boot, 0)) == crc
         if not good or magic != _MAGIC or version != _VERSION or size_bytes != self.size_bytes:
-            self._map.close()
             raise BitmapError(f"{path} is damaged; delete the pair and make it again")
         return str(boot.decode("ascii", "replace"))
 
     def _count_announced(self) -> None:
         for chunk in range(self._chunks):
-            if self._map[self._coarse_at + chunk // 8] >> chunk % 8 & 1:
+            if self._announced[_HEADER_BYTES + chunk // 8] >> chunk % 8 & 1:
                 start = chunk * CHUNK_BYTES // BLOCK_BYTES
                 self._set(start, min(start + CHUNK_BYTES // BLOCK_BYTES, self.blocks))
 
@@ -95,19 +100,19 @@ class ChangeBitmap:
         """Something between ``offset`` and ``offset + length`` is about to change; synced where that is news."""
         first, last = offset // CHUNK_BYTES, (offset + length - 1) // CHUNK_BYTES
         for chunk in range(first, last + 1):
-            at = self._coarse_at + chunk // 8
-            if self._map[at] >> chunk % 8 & 1:
+            at = _HEADER_BYTES + chunk // 8
+            if self._announced[at] >> chunk % 8 & 1:
                 continue
             with self._lock:
-                self._map[at] |= 1 << chunk % 8
+                self._announced[at] |= 1 << chunk % 8
                 page = at // mmap.PAGESIZE * mmap.PAGESIZE
-                self._map.flush(page, mmap.PAGESIZE)
+                self._announced.flush(page, mmap.PAGESIZE)
 
     def retract(self) -> None:
         """The secondary has every block and has it on its disk: nothing is announced any more."""
         with self._lock:
             if self._dirty == 0:
-                self._map[self._coarse_at : self._fine_at] = bytes(self._fine_at - self._coarse_at)
+                self._announced[_HEADER_BYTES:] = bytes(len(self._announced) - _HEADER_BYTES)
 
     # -- setting and clearing -------------------------------------------------------------------------------
 
@@ -139,15 +144,14 @@ class ChangeBitmap:
         if end - first > _SMALL_BITS:
             whole, past = -(-first // 8), end // 8
             self._change(first, whole * 8, set_them=set_them)
-            at = self._fine_at
-            before = self._count(at + whole, at + past) if self._dirty else 0
+            before = self._count(whole, past) if self._dirty else 0
             filling = b"\xff" if set_them else b"\0"
-            self._map[at + whole : at + past] = filling * (past - whole)
+            self._map[whole:past] = filling * (past - whole)
             self._dirty += ((past - whole) * 8 if set_them else 0) - before
             self._change(past * 8, end, set_them=set_them)
             return
         while first < end:
-            at, low = self._fine_at + first // 8, first % 8
+            at, low = first // 8, first % 8
             high = min(8, low + end - first)
             mask = (1 << high) - (1 << low)
             old = self._map[at]
@@ -169,7 +173,7 @@ class ChangeBitmap:
 
     def is_set(self, block: int) -> bool:
         """Whether block number ``block`` has changed."""
-        return bool(self._map[self._fine_at + block // 8] >> block % 8 & 1)
+        return bool(self._map[block // 8] >> block % 8 & 1)
 
     def next_run(self, start: int, most: int) -> tuple[int, int] | None:
         """(first block, count) of the first run of set blocks from ``start`` on, at most ``most`` long; None: none."""
@@ -183,18 +187,20 @@ class ChangeBitmap:
             return first, end - first
 
     def _first_set(self, start: int) -> int | None:
+        if start >= self.blocks:
+            return None
         while start < self.blocks and start % 8:
             if self.is_set(start):
                 return start
             start += 1
-        at = self._fine_at + start // 8
+        at = -(-start // 8)
         while at < self._end:
             piece = self._map[at : min(self._end, at + _SCAN_BYTES)]
             rest = piece.lstrip(b"\0")
             if rest:
                 byte = at + len(piece) - len(rest)
                 low = (rest[0] & -rest[0]).bit_length() - 1
-                return (byte - self._fine_at) * 8 + low
+                return byte * 8 + low
             at += len(piece)
         return None
 
@@ -205,5 +211,20 @@ class ChangeBitmap:
     def close(self) -> None:
         """Let go of the file."""
         with self._lock:
-            if not self._map.closed:
-                self._map.close()
+            for one in (self._map, self._announced):
+                if not one.closed:
+                    one.close()
+
+
+def _mapped(path: Path, size_bytes: int) -> tuple[mmap.mmap, bool]:
+    """The file as memory, and whether it was made just now. :class:`BitmapError`."""
+    try:
+        with path.open("a+b") as file:
+            found = os.fstat(file.fileno()).st_size
+            if not found:  # the room is taken now, so that no write to the map can fail later
+                os.posix_fallocate(file.fileno(), 0, size_bytes)
+            elif found != size_bytes:
+                raise BitmapError(f"{path} is the bitmap of a volume of another size; delete the pair")
+            return mmap.mmap(file.fileno(), size_bytes), not found
+    except OSError as error:
+        raise BitmapError(f"cannot open the bitmap {path}: {error.strerror}") from None

@@ -124,6 +124,7 @@ class RunningCopy:
         self._retiring: set[asyncio.Task[None]] = set()
         self._wanted_units: dict[Slot, int] = {}
         self._resizer: asyncio.Task[None] | None = None
+        self._resize_due: Callable[[Target], int] | None = None
         self._company: list[asyncio.Task[None]] = []
         self._first_byte_ns: int | None = None
         self._last_acknowledgement_ns: int | None = None
@@ -183,8 +184,12 @@ class RunningCopy:
         """Share out anew what is reserved now, among the connections that live on it (paragraphs 51 and 97).
 
         ``reserved_units`` tells the size of a target's reservation, 0 where it is gone. Connections whose units
-        came from the free list keep them.
+        came from the free list keep them. While connections are still to come, their shares are left to them.
         """
+        if self._job.state is State.STARTING:
+            self._resize_due = reserved_units
+            return
+        self._resize_due = None
         served: dict[Target, list[Slot]] = {}
         for slot in sorted(self._links):
             target = self._links[slot].allocation.target
@@ -246,6 +251,8 @@ class RunningCopy:
         """Carry the job from its first to its last state."""
         try:
             while self._job.state not in _CLOSING:
+                if self._resize_due is not None and self._job.state is State.COPYING:
+                    self.resize(self._resize_due)
                 if self._job.state is State.FLUSHING:
                     await self._flush()
                 else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -33,6 +33,7 @@ from mgmt.array.replication.transport import Buffer, LinkLost, LinkTraffic, Scsi
 #: Writes worth having under way at once, for every connection.
 _OUTSTANDING = 16
 _CLOSE_S = 2.0
+_NO_LOGIN = "is a receive buffer free or reserved there, and no other array plugged in?"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,10 +95,18 @@ class _Line:
 
 
 class FcCopyTransport:
-    """Implements :class:`~mgmt.array.replication.transport.CopyTransport` for one copy or group."""
+    """Implements :class:`~mgmt.array.replication.transport.CopyTransport` for one copy or group.
 
-    def __init__(self, destination: FcDestination, pool: DurablePool) -> None:
+    ``plugged`` is told of every link that it plugs in, on the loop that it runs in."""
+
+    def __init__(
+        self,
+        destination: FcDestination,
+        pool: DurablePool,
+        plugged: Callable[[LiveLink], None] = lambda _link: None,
+    ) -> None:
         self._destination = destination
+        self._plugged = plugged
         self._pool = pool
         self._opening = asyncio.Lock()
         self._line: _Line | None = None
@@ -127,8 +136,14 @@ class FcCopyTransport:
                 file = undo.enter_context(destination.capture.open("wb"))
                 capture = LinkCapture(PcapngWriter(file), "copy", epoch_ns=time.time_ns())
             async with asyncio.timeout(destination.connect_timeout_s):
-                link = await connect_as_initiator(destination.address, mine, capture=capture)
+                try:
+                    link = await connect_as_initiator(destination.address, mine, capture=capture)
+                except FibreChannelError as error:
+                    raise LinkLost(
+                        f"{destination.where} does not let this port log in ({error}); {_NO_LOGIN}"
+                    ) from None
             undo.pop_all()
+        self._plugged(link)
         line = _Line(link, {}, capture=file)
         try:
             blocks, line.block_bytes = await remote_disk.read_capacity(
@@ -234,6 +249,7 @@ class FcCopyLink:
             in_flight_bytes=frames * unit_bytes // sharing if self._held else 0,
             max_in_flight_bytes=self._line.most_frames * unit_bytes // sharing,
             sent_bytes=self._sent_bytes,
+            limit_bytes=self._allocation.bytes if self._held else 0,
         )
 
     async def close(self) -> None:

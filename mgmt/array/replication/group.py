@@ -34,7 +34,7 @@ from mgmt.array.replication.lanes import (
     Suspended,
 )
 from mgmt.array.replication.link_set import LinkSet
-from mgmt.array.replication.pair_state import TRANSITIONS, PairInput, PairState, Role
+from mgmt.array.replication.pair_state import TRANSITIONS, PairInput, PairState
 from mgmt.array.replication.remote_log import Superblock
 from mgmt.array.replication.replicated_store import ReplicatedStore
 from mgmt.array.replication.stream import Stream, StreamLimits
@@ -564,15 +564,22 @@ class PrimaryGroup:
 
     def rpo_bytes(self) -> int:
         """What hosts have been told is written, and the remote image does not have."""
-        pairs = zip(self.record.pairs, self.trackers, strict=True)
-        noted = sum(tracker.bitmap.dirty_bytes for pair, tracker in pairs if pair.state is not PairState.PAIR)
-        return self.journal.pending_bytes + noted
+        with self.side.lock:
+            noted = sum(lane.tracker.bitmap.dirty_bytes for lane in self.lanes if not self._replicates(lane))
+            return self.journal.pending_bytes + noted
+
+    def _replicates(self, lane: PrimaryLane) -> bool:
+        """Whether every change of a volume is in the remote image or in the journal; else some are in the bitmap."""
+        paired = self.record.pairs[lane.index].state in (PairState.PAIR, PairState.PSUE)
+        return paired and lane.capture in (Capture.JOURNAL, Capture.SYNC)
 
     def rpo_ns(self) -> int | None:
         """How old the remote image is: the age of the oldest write it does not have; None: nobody knows (COPY)."""
-        oldest = self.journal.oldest_ns()
-        if any(state in (PairState.COPY, PairState.PSUS) for state in self.states()):
+        with self.side.lock:  # the bitmaps may take over from the journal at any moment
+            oldest = self.journal.oldest_ns()
+            known = all(self._replicates(lane) for lane in self.lanes) and self.journal.ages_known
+        if not known:
             return None
         if oldest is not None:
             return max(0, self._clock() - oldest)
-        return None if self.record.role is not Role.PRIMARY or PairState.PSUE in self.states() else 0
+        return None if PairState.PSUE in self.states() else 0

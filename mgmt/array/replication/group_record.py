@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 from pathlib import Path
@@ -163,11 +164,16 @@ class GroupFiles:
         """Where the bitmap of one of its volumes is."""
         return self.directory / f"{name}.{volume.encode().hex()}.bitmap"
 
+    def _bitmaps(self, name: str) -> Iterator[Path]:
+        """What :meth:`bitmap` has named for any volume; not those of another group whose name begins like this one."""
+        pattern = re.compile(re.escape(name) + r"\.[0-9a-f]+\.bitmap(\.announced)?")
+        return (path for path in self.directory.iterdir() if pattern.fullmatch(path.name))
+
     def remove(self, name: str) -> None:
         """The group is dissolved: its record first, so that nothing half gone is ever found."""
         try:
             remove_file(self.directory / f"{name}.group")
-            for path in (self.journal(name), *self.directory.glob(f"{name}.*.bitmap")):
+            for path in (self.journal(name), *self._bitmaps(name)):
                 remove_file(path)
         except OSError as error:
             raise RecordError(f"cannot remove group {name}: {error.strerror}") from None

@@ -17,11 +17,12 @@ from dataclasses import dataclass, field
 from credits.allocation import Allocation
 from credits.durable import DurablePool
 from credits.memory import UnitMemory
-from iscsi_target.errors import CommandFailed, ConnectionLost, IscsiError
+from iscsi_target.errors import CommandFailed, ConnectionLost, IscsiError, LoginFailed, NegotiationError
 from iscsi_target.initiator import Initiator
 from iscsi_target.session.chap import Chap
 from iscsi_target.session.parameters import Parameters
 from iscsi_target.tcp import ReservedTcpConnection, connect_socket
+from iscsi_target.wire.opcodes import LoginStatus
 from mgmt.array.replication.job import Slot
 from mgmt.array.replication.transport import Buffer, LinkLost, LinkTraffic, RemoteRefused, ScsiOutcome
 
@@ -32,6 +33,10 @@ _AHEAD = 4
 _OUTSTANDING_LIMIT = 64
 _COMMAND_TIMEOUT_S = 120.0
 _LOGOUT_TIMEOUT_S = 2.0
+_PROVE_YOURSELF = (
+    "copies go to a target with the arrays' secret (the same --chap-file at both, and the name that ends in :copy); "
+    "--no-chap asks for none"
+)
 #: A peer whose TCP acknowledges nothing for so long is gone.
 _SILENCE_S = 30.0
 
@@ -136,20 +141,28 @@ class IscsiCopyTransport:
     async def _lead(self, session: _Session, slot: Slot, connect: _Connect) -> Initiator:
         destination = self._destination
         digest = ("CRC32C", "None") if destination.digests else ("None", "CRC32C")
-        initiator = await Initiator.login(
-            destination.host,
-            destination.port,
-            destination.target_iqn,
-            initiator_iqn=destination.initiator_iqn,
-            isid=_isid(destination.session_name, slot.session),
-            cid=slot.connection,
-            parameters=Parameters(
-                max_connections=destination.connections_per_session, header_digest=digest, data_digest=digest
-            ),
-            connect=connect,
-            chap=destination.chap,
-            timeout_s=_COMMAND_TIMEOUT_S,
-        )
+        try:
+            initiator = await Initiator.login(
+                destination.host,
+                destination.port,
+                destination.target_iqn,
+                initiator_iqn=destination.initiator_iqn,
+                isid=_isid(destination.session_name, slot.session),
+                cid=slot.connection,
+                parameters=Parameters(
+                    max_connections=destination.connections_per_session,
+                    header_digest=digest,
+                    data_digest=digest,
+                ),
+                connect=connect,
+                chap=destination.chap,
+                timeout_s=_COMMAND_TIMEOUT_S,
+            )
+        except (NegotiationError, LoginFailed) as error:
+            refused = getattr(error, "status", LoginStatus.AUTHENTICATION_FAILURE)
+            if destination.chap is None or refused != LoginStatus.AUTHENTICATION_FAILURE:
+                raise
+            raise LinkLost(f"{_where(destination)}: {error}; {_PROVE_YOURSELF}") from None
         try:
             blocks, session.block_bytes = await initiator.read_capacity(destination.lun)
         except BaseException:
@@ -306,6 +319,9 @@ class IscsiCopyLink:
             sent_bytes=statistics.written_bytes,
             limited_by="" if diagnosis is None else diagnosis.limit.value,
             hint="" if diagnosis is None else diagnosis.limit.words,
+            limit_bytes=statistics.limit_bytes if self._units.held else 0,
+            snd_cwnd_bytes=None if diagnosis is None else diagnosis.snd_cwnd_bytes,
+            rtt_ns=None if diagnosis is None else diagnosis.rtt_ns,
         )
 
     async def close(self) -> None:
@@ -316,10 +332,14 @@ class IscsiCopyLink:
             self._units.release()
 
 
+def _where(destination: Destination) -> str:
+    return f"iscsi://{destination.host}:{destination.port}/{destination.target_iqn}/{destination.lun}"
+
+
 @contextlib.contextmanager
 def _translating(destination: Destination) -> Iterator[None]:
     """What iSCSI raises, in the words of remote copy."""
-    where = f"iscsi://{destination.host}:{destination.port}/{destination.target_iqn}/{destination.lun}"
+    where = _where(destination)
     try:
         yield
     except CommandFailed as error:

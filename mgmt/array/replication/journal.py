@@ -28,6 +28,8 @@ _SKIP_MAGIC = 0x534B4950
 _VERSION = 1
 ZEROS = 1
 """Flag of a record that says "zeros" and carries no data."""
+COPIED = 2
+"""Flag of a record that no host wrote just now: what a copy leaves for the end, older than it looks."""
 
 
 class JournalError(Exception):
@@ -51,6 +53,7 @@ class Record:
     written_at_ns: int
     stored_bytes: int
     position: int
+    copied: bool = False
 
 
 def _padded(length: int) -> int:
@@ -71,6 +74,7 @@ class Journal:
         self._records: deque[Record] = deque()
         self.used_bytes = 0
         self._pending_bytes = 0
+        self._copied_seq = 0
         self.epoch = 0
         self.released_seq = 0
         self._version = 0
@@ -110,16 +114,30 @@ class Journal:
         return self._pending_bytes
 
     def oldest_ns(self) -> int | None:
-        """When the oldest write that the secondary does not have was made."""
+        """When the oldest write that the secondary does not have was made; see :attr:`ages_known`."""
         with self._lock:
             return self._records[0].written_at_ns if self._records else None
+
+    @property
+    def ages_known(self) -> bool:
+        """Whether every record is as old as it says: none of them is the end of a copy."""
+        with self._lock:
+            return not self._records or self._records[0].seq > self._copied_seq
+
+    def copied_seqs(self) -> tuple[int, int] | None:
+        """The first and the last number of the records that are the end of a copy; None where there are none."""
+        with self._lock:
+            copied = [record.seq for record in self._records if record.copied]
+        return (copied[0], copied[-1]) if copied else None
 
     def fits(self, length: int) -> bool:
         """Whether a record of so many bytes would ever fit."""
         return 2 * (_RECORD.size + _padded(length)) <= self.capacity_bytes
 
-    def append(self, volume: int, offset: int, data: Buffer | None, length: int) -> Record:
-        """Write one record down. Raises :class:`JournalFull`, :class:`JournalError`."""
+    def append(
+        self, volume: int, offset: int, data: Buffer | None, length: int, *, copied: bool = False
+    ) -> Record:
+        """Write one record down; ``copied``: it is the end of a copy. :class:`JournalFull`, :class:`JournalError`."""
         kept = None if data is None else bytes(data)
         body = b"" if kept is None else kept
         with self._lock:
@@ -127,18 +145,23 @@ class Journal:
             position = self._room(stored)
             seq = self._next_seq
             now_ns = self._clock()
-            flags = ZEROS if kept is None else 0
+            flags = (ZEROS if kept is None else 0) | (COPIED if copied else 0)
             head = _RECORD.pack(_RECORD_MAGIC, 0, seq, volume, flags, length, offset, now_ns)
             crc = zlib.crc32(body, zlib.crc32(head))
             head = _RECORD.pack(_RECORD_MAGIC, crc, seq, volume, flags, length, offset, now_ns)
             self._write(position, head, body)
-            record = Record(seq, volume, offset, length, kept, now_ns, stored, position)
-            self._records.append(record)
-            self._pending_bytes += length
+            self._add(Record(seq, volume, offset, length, kept, now_ns, stored, position, copied))
+            record = self._records[-1]
             self._head = position + stored
             self.used_bytes = self._used()
             self._next_seq += 1
             return record
+
+    def _add(self, record: Record) -> None:
+        self._records.append(record)
+        self._pending_bytes += record.length_bytes
+        if record.copied:
+            self._copied_seq = record.seq
 
     def _used(self) -> int:
         if not self._records:
@@ -181,15 +204,23 @@ class Journal:
 
     # -- taking -----------------------------------------------------------------------------------------------
 
-    def batch(self, most_bytes: int, most_records: int) -> list[Record]:
-        """The oldest records, as many as ``most_bytes`` of data allow; one at least, unless there is none."""
+    def batch(self, most_bytes: int, most_records: int, whole_bytes: int = 0) -> list[Record]:
+        """The oldest records, as many as ``most_bytes`` of data allow; one at least, unless there is none.
+
+        The end of a copy is no point in time before all of it is there: it begins a batch of its own, which may have
+        ``whole_bytes`` so that it is not split.
+        """
         with self._lock:
             chosen: list[Record] = []
             size = 0
             for record in self._records:
                 size += record.length_bytes
-                if chosen and (size > most_bytes or len(chosen) == most_records):
-                    break
+                if chosen:
+                    goes_on = record.copied and chosen[-1].copied
+                    most = max(whole_bytes, most_bytes) if goes_on else most_bytes
+                    begins = record.copied and not goes_on
+                    if begins or size > most or len(chosen) == most_records:
+                        break
                 chosen.append(record)
             return chosen
 
@@ -247,8 +278,7 @@ class Journal:
                     position, wrapped = _HEAD_AT, True
                     continue
                 break
-            self._records.append(record)
-            self._pending_bytes += record.length_bytes
+            self._add(record)
             position += record.stored_bytes
             seq += 1
         self._next_seq = seq
@@ -284,6 +314,7 @@ class Journal:
             written_at_ns=min(when, now_ns),
             stored_bytes=_RECORD.size + _padded(stored),
             position=position,
+            copied=bool(flags & COPIED),
         )
 
     def sync(self) -> None:

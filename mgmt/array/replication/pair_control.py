@@ -163,6 +163,7 @@ class PairControl:
             local_port=record.local_port,
             remote_port="" if record.remote is None else record.remote.host,
             delay_ns=0 if primary is None else self._pairs.delay_of(primary),
+            held=record.held,
             error=record.error,
         )
 

@@ -103,6 +103,7 @@ class Pairs:
         self._sync_slots = threading.Semaphore(SYNC_WRITES_LIMIT)
         guards = guards or Guards(volume.lun for volume in volumes.values())
         self.hosts, self.partners = guards.hosts, guards.partners
+        self._at_work = guards.at_work
         guards.delay_ns = self.delay_ns
 
     # -- life -------------------------------------------------------------------------------------------------
@@ -186,6 +187,7 @@ class Pairs:
         if record.journal is not None:
             doors.append((self._volume(record.journal).lun, dissolved))
         for lun, hosts in doors:
+            self.hosts[lun].paired = self.partners[lun].paired = not dissolved
             _set(self.hosts[lun], hosts)
             journal_here = record.journal is not None and lun == self._volume(record.journal).lun
             partner = dissolved or (
@@ -267,6 +269,10 @@ class Pairs:
             volume = self._volume(name)
             if volume.store.read_only:
                 raise PairRefused("READ_ONLY", f"volume {name} can only be read")
+            if self._at_work(volume.lun):
+                raise PairRefused(
+                    "BUSY", f"volume {name} is busy: it is being sanitized; wait until it is done"
+                )
             if (use := self._busy(name)) is not None:
                 raise PairRefused("BUSY", f"volume {name} is busy: it is {use}; a volume is in one pair only")
         if record.remote is not None and record.remote.iqn == self._identity.copy_iqn:

@@ -201,6 +201,13 @@ class RemoteCopy:
             )
         for target in (request.target, *request.claims):
             check_target(target)
+            if (
+                target.kind is TargetKind.VOLUME_PAIR
+                and (target.name or "").partition(",")[0] != request.volume
+            ):
+                raise InvalidRequest(
+                    Code.INVALID_TARGET, f"{target} does not serve a copy of volume {request.volume:.80}"
+                )
         volume = self._volumes.get(request.volume)
         if volume is None:
             raise InvalidRequest(

@@ -76,7 +76,9 @@ class Stream:
         """About what the channel takes in :data:`_EPOCH_S`: a host that waits for room waits for an epoch."""
         self._direct: set[int] = set()
         """Logical units written since their last flush."""
+        self._mixed_from: int | None = None
         self._consistent_from = 0
+        """From the first of these numbers on an epoch has some of the end of a copy, from the second on all of it."""
         self._cursors = [0] * len(stores)
         self.resynced_bytes = 0
 
@@ -143,6 +145,8 @@ class Stream:
             await self._thread(partial(journal.release, found.last_seq, found.epoch))
         if not found.consistent:
             self._consistent_from = journal.last_seq
+        elif (copied := journal.copied_seqs()) is not None:  # this array died before all of it was there
+            self._mixed_from, self._consistent_from = copied
         return finding
 
     async def _first(self, before: Superblock | None) -> None:
@@ -222,7 +226,8 @@ class Stream:
 
     async def send_epoch(self) -> int:
         """The oldest writes of the journal become the newest in the remote image; their bytes, 0 for none."""
-        records = self._journal.batch(min(self._epoch_bytes, self._pace_bytes), _RECORDS_LIMIT)
+        most = min(self._epoch_bytes, self._pace_bytes)
+        records = self._journal.batch(most, _RECORDS_LIMIT, self._epoch_bytes)
         if not records:
             return 0
         began = asyncio.get_running_loop().time()
@@ -238,11 +243,10 @@ class Stream:
             ]
         )
         await self.links.flush((journal_lun,))
-        paired = all(pair.state is not PairState.COPY for pair in record.pairs)
         named = self._next(
             epoch=self.superblock.epoch + 1,
             last_seq=epoch.last_seq,
-            consistent=self.superblock.consistent or (paired and epoch.last_seq >= self._consistent_from),
+            consistent=self._is_point_in_time(epoch.last_seq),
             table_bytes=len(epoch.table),
             entries=len(epoch.entries),
             table_crc=epoch.table_crc,
@@ -254,6 +258,14 @@ class Stream:
         took_s = max(1e-3, asyncio.get_running_loop().time() - began)
         self._pace_bytes = max(_EPOCH_LEAST_BYTES, int(len(blob) / took_s * _EPOCH_S))
         return sum(entry.length_bytes for entry in epoch.entries)
+
+    def _is_point_in_time(self, last_seq: int) -> bool:
+        """Whether the S-VOLs are one with everything up to a number."""
+        paired = all(pair.state is not PairState.COPY for pair in self._record().pairs)
+        if paired and last_seq >= self._consistent_from:
+            self._mixed_from = None
+            return True
+        return self.superblock.consistent and (self._mixed_from is None or last_seq < self._mixed_from)
 
     async def _apply(self, pieces: list[Piece], named: Superblock) -> None:
         await self.links.write_all(pieces)
@@ -333,11 +345,13 @@ class Stream:
         From here on the journal has everything that the secondary does not. JournalFull, JournalError.
         """
         bitmap, store, done, start = self._trackers[index].bitmap, self._stores[index], 0, 0
+        if self._mixed_from is None:
+            self._mixed_from = self._journal.last_seq + 1
         while (found := bitmap.next_run(start, self._limits.write_bytes // BLOCK_BYTES)) is not None:
             first, count = found
             offset = first * BLOCK_BYTES
             length = min(count * BLOCK_BYTES, store.size_bytes - offset)
-            self._journal.append(index, offset, _read(store, offset, length), length)
+            self._journal.append(index, offset, _read(store, offset, length), length, copied=True)
             start, done = first + count, done + length
         self._consistent_from = self._journal.last_seq
         bitmap.clear(0, bitmap.blocks)

@@ -45,6 +45,12 @@ class LinkTraffic:
     """What keeps it from being faster, of the last second or so: sndbuf-, rwnd-, network- or application-limited."""
     hint: str = ""
     """The same in a sentence."""
+    limit_bytes: int = 0
+    """What the gate lets be under way: the reservation's share of this connection."""
+    snd_cwnd_bytes: int | None = None
+    """The kernel's congestion window of the last second or so; None where there is none, or it is not known yet."""
+    rtt_ns: int | None = None
+    """The round trip as the kernel smooths it, likewise."""
 
 
 class CopyLink(Protocol):
