@@ -96,6 +96,11 @@ def bandwidth_delay_bytes(bandwidth_bps: int, rtt_ns: int, times: int = 1) -> in
     return ceil_div(bandwidth_bps * rtt_ns * times, BITS_TIMES_NS)
 
 
+def loop_credits(loop_ns: int, bytes_per_second: int, frame_bytes: int) -> int:
+    """Credits that keep a line busy until the first of them is back: frames that fit into the loop, rounded up."""
+    return ceil_div(loop_ns * bytes_per_second, frame_bytes * 10**9)
+
+
 def is_short(needed: int, available: int) -> bool:
     """The one shortage predicate of steps 905, 1002, 1308 (INC-3): equality is enough (INC-2)."""
     return needed > available
@@ -301,7 +306,7 @@ def _fc_exact(inputs: Inputs) -> tuple[int, list[Term]]:
     distance_m, rate = inputs.distance_m or 0, inputs.bytes_per_second or 0
     rtt_ns = distance_m * NS_PER_METRE_ROUND_TRIP
     frame = inputs.payload_bytes + inputs.overhead_bytes
-    amount = ceil_div(rtt_ns * rate, frame * 10**9)
+    amount = loop_credits(rtt_ns, rate, frame)
     terms = [
         Term("rtt_ns", rtt_ns, "5 ns per metre each way"),
         Term("bytes_per_second", rate, "decoded byte rate of the link"),

@@ -30,17 +30,22 @@ LIMIT_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelInfoGetRequest:
-    """M1 (step 802): the channel information of a port pair is wanted."""
+    """M1 (step 802): the channel information of a port pair is wanted.
+
+    ``remote_link``: where the remote port's Fibre Channel link is plugged in, for a port that measures its link itself.
+    """
 
     local_port: str
     remote_port: str
+    remote_link: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelInfoGetResponse:
     """M2 (after step 803): what the measuring devices found; ``rtt_ns`` is send to acknowledgement.
 
-    ``jitter_ns`` and ``loss_ppm`` are for people; no size is computed from them.
+    ``jitter_ns``, ``loss_ppm`` and ``credit_zero_ppm`` (Fibre Channel: the share of the time that the sender had no
+    credit) are for people; no size is computed from them.
     """
 
     local_port: str
@@ -51,6 +56,7 @@ class ChannelInfoGetResponse:
     method: str
     jitter_ns: int | None = None
     loss_ppm: int | None = None
+    credit_zero_ppm: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +90,8 @@ class BufferReserveRequest:
     For a connection target ``target.buffer_id`` is ``None``: the answer carries the new ID. Its ``local_port``
     and ``remote_port`` are recorded with the ID (table 1500). With ``lease_ns`` the reservation lapses unless it is
     made again in time (GAP-10). With ``sharing`` several connections share the new buffer ID, each sure of a minimum
-    (paragraph 95, GAP-18). ``via``: as in M3.
+    (paragraph 95, GAP-18). ``via``: as in M3. ``relogin``: on Fibre Channel also beyond what the login of the link has
+    granted; the port then logs in anew, which ends the exchanges that are open.
     """
 
     target: Target
@@ -92,6 +99,7 @@ class BufferReserveRequest:
     expected_revision: int | None = None
     lease_ns: int | None = None
     sharing: Sharing | None = None
+    relogin: bool = False
     via: str | None = None
 
 
@@ -262,13 +270,14 @@ class ChannelChangeNotify:
 class ReservedBufferUpdateRequest:
     """M10 (step 1206): bring the target's reservation to ``recommended_bytes`` (figure 10).
 
-    With ``epoch`` only while it is the one made under that number (STALE otherwise).
+    With ``epoch`` only while it is the one made under that number (STALE otherwise). ``relogin``: as in M5.
     """
 
     target: Target
     recommended_bytes: int
     expected_revision: int | None = None
     epoch: int | None = None
+    relogin: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -348,12 +357,15 @@ class CacheThresholdSetRequest:
 class ReservationPreviewRequest:
     """What would reserving (or updating to) this many bytes do now? Nothing is changed.
 
-    What would be refused is answered with that refusal. ``via``: as in M3.
+    What would be refused is answered with that refusal. ``via``: as in M3. With ``release`` it is asked what giving the
+    reservation up would do, with ``drain`` also while units are in use; ``requested_bytes`` is 0 then.
     """
 
     target: Target
     requested_bytes: int
     via: str | None = None
+    release: bool = False
+    drain: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -374,11 +386,12 @@ class ReservationPreview:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReservationReleaseRequest:
-    """Give the reservation up (GAP-4): BUSY while units are in use unless ``drain``; ``epoch`` as in M10."""
+    """Give the reservation up (GAP-4): BUSY while units are in use unless ``drain``; the others as in M10."""
 
     target: Target
     drain: bool = False
     epoch: int | None = None
+    expected_revision: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -103,6 +103,7 @@ class ReserveBody(PairBody):
     size_bytes: Size | None = None
     sharing: SharingBody | None = None
     lease_ns: Lease | None = None
+    expected_revision: int | None = None
     request_id: RequestId | None = None
 
 
@@ -133,6 +134,7 @@ class ReleaseBody(TargetOnlyBody):
     """Giving a reservation up; BUSY while units are in use unless ``drain``."""
 
     drain: bool = False
+    expected_revision: int | None = None
     request_id: RequestId | None = None
 
 

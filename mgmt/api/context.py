@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
 from mgmt.api.idempotency import Answers
 from mgmt.api.lists import Lists
@@ -15,6 +16,7 @@ from mgmt.api.stream import Hub
 from mgmt.http import problem
 from mgmt.messages import Message, to_plain
 from mgmt.station import reservations, sizes
+from mgmt.station.channel_rows import ChannelRows
 from mgmt.station.context import Station
 
 
@@ -26,6 +28,7 @@ class Api:
     lists: Lists = field(default_factory=Lists)
     answers: Answers = field(default_factory=Answers)
     hub: Hub = field(default_factory=Hub)
+    channel_rows: ChannelRows = field(default_factory=ChannelRows)
     refused: Counter[int] = field(default_factory=Counter)
     """Requests that the gate has stopped, by HTTP status."""
 
@@ -47,6 +50,13 @@ def change(done: reservations.Reserved | reservations.Updated | reservations.Pre
     if done.advice is not None:
         found["advice"] = sizes.rows(done.advice)[0]
     return found
+
+
+def many(rows: Sequence[Mapping[str, Any]], following: int | None = None) -> Response:
+    """A list of rows that are JSON already: nothing looks through them once more."""
+    answer = {"items": rows, "down": [], "next": following}
+    body = json.dumps(answer, separators=(",", ":"), ensure_ascii=False).encode()
+    return Response(body, media_type="application/json")
 
 
 def tagged(value: Mapping[str, Any]) -> JSONResponse:

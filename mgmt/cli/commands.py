@@ -154,6 +154,7 @@ COMMANDS: Mapping[str, Entry] = {
             "plan": Entry("The steps that apply would take.", "mgmt.cli.lio:plan"),
             "apply": Entry("Lead the kernel's target to a description.", "mgmt.cli.lio:apply"),
             "status": Entry("Targets, sessions, drift.", "mgmt.cli.lio:status"),
+            "metrics": Entry("Counters of the kernel's target, for Prometheus.", "mgmt.cli.lio:metrics"),
             "clear": Entry("Remove what sancredit has made.", "mgmt.cli.lio:clear"),
             "import": Entry("Look through a saveconfig.json.", "mgmt.cli.lio:import_"),
             "export": Entry("Write a saveconfig.json.", "mgmt.cli.lio:export"),
@@ -180,6 +181,7 @@ COMMANDS: Mapping[str, Entry] = {
                 children={
                     "serve": Entry("One end: a target with LUNs.", "mgmt.cli.fc_link:serve"),
                     "load": Entry("The other end: write, read, compare.", "mgmt.cli.fc_link:load"),
+                    "echo": Entry("The round trip of the link, by ECHO.", "mgmt.cli.fc_echo:echo"),
                 },
                 example="sancredit fc link serve /tmp/link --speed 8G --distance 100km --credits 197 --lun 64MiB",
             ),
@@ -248,5 +250,6 @@ COMMANDS: Mapping[str, Entry] = {
         },
         example="sancredit station serve --listen http://127.0.0.1:0 --state ./station",
     ),
+    "man": Entry("The manual page.", "mgmt.cli.manual:manual"),
     "completion": Entry("The shell's completion script.", "mgmt.cli.completion:completion"),
 }

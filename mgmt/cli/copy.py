@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,6 +24,7 @@ from mgmt.cli.options import (
 )
 from mgmt.cli.output import rows_of, say, show_list, show_one
 from mgmt.cli.pair import act, group_path
+from mgmt.cli.progress import Progress, progress
 from mgmt.columns import percent, rate, size
 from mgmt.http import Peer
 
@@ -151,7 +151,8 @@ def verify(copy_id: str, output: str, station: str) -> int:
             rows = rows_of(peer.get(group_path(copy_id)))
             if not rows:
                 raise
-            return _compare(peer, copy_id, rows, output)
+            with progress() as line:
+                return _compare(peer, copy_id, rows, output, line)
         checked(peer, found, local=dict, remote=dict, sha256_match=bool)
         local, remote = (
             checked(peer, found[end], sha256=str, length_bytes=int) for end in ("local", "remote")
@@ -167,9 +168,8 @@ def verify(copy_id: str, output: str, station: str) -> int:
     return 0 if equal else FAILED
 
 
-def _compare(peer: Peer, group: str, rows: Sequence[Mapping[str, Any]], output: str) -> int:
+def _compare(peer: Peer, group: str, rows: Sequence[Mapping[str, Any]], output: str, line: Progress) -> int:
     """Every volume of a group, with progress."""
-    shown = sys.stderr.isatty()
     results, different = [], 0
     for row in [row for row in rows if row.get("role") == "P-VOL"]:
         offset, total, pieces = 0, int(row["total_bytes"]), []
@@ -181,12 +181,8 @@ def _compare(peer: Peer, group: str, rows: Sequence[Mapping[str, Any]], output: 
                 break
             pieces += part["different"]
             offset, total = offset + part["compared_bytes"], part["total_bytes"]
-            if shown:
-                click.echo(
-                    f"\r{row['volume']}: {percent(offset / total)} of {size(total)}\x1b[K", err=True, nl=False
-                )
-        if shown:
-            click.echo(err=True)
+            line.show(offset / total, f"{row['volume']}: {percent(offset / total)} of {size(total)}")
+        line.end()
         different += len(pieces)
         results.append({"volume": row["volume"], "compared_bytes": offset, "different_offsets_bytes": pieces})
     said = ", ".join(f"{result['volume']} {size(result['compared_bytes'])}" for result in results)
@@ -234,16 +230,14 @@ def _wait(peer: Peer, copy_id: str) -> dict[str, Any]:
     from mgmt.array.replication.job import State
 
     final = {state.value for state in State if state.final}
-    shown = sys.stderr.isatty()
-    while True:
-        found = checked(peer, peer.get(_path(copy_id)), **_STATUS)
-        if shown:
-            click.echo(f"\r{_sentence(found)}\x1b[K", err=True, nl=False)
-        if found["state"] in final:
-            if shown:
-                click.echo(err=True)
-            return found
-        time.sleep(_POLL_S)
+    with progress() as line:
+        while True:
+            found = checked(peer, peer.get(_path(copy_id)), **_STATUS)
+            total = found["total_bytes"]
+            line.show(found["acknowledged_bytes"] / total if total else None, _sentence(found))
+            if found["state"] in final:
+                return found
+            time.sleep(_POLL_S)
 
 
 def _sentence(found: Mapping[str, Any]) -> str:

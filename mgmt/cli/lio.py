@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from mgmt.cli.failures import FAILED, BadValue
+from mgmt.cli.failures import FAILED, BadValue, Failed
 from mgmt.cli.options import headers_option, output_option
 from mgmt.cli.output import say, show, show_one
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from iscsi_target.lio.apply import Driver
     from iscsi_target.lio.model import Description
     from iscsi_target.lio.plan import Plan, Step
+    from mgmt.metrics.kernel import KernelCollector
 
 F = TypeVar("F", bound=Callable[..., Any])
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -160,6 +161,58 @@ def status(
         say(f"drift: to be as described it takes: {step}")
     _remark(found)
     return FAILED if found.steps or found.foreign or found.conflicts else 0
+
+
+@click.command(
+    epilog="Example: sancredit lio metrics --listen 127.0.0.1:9101\n"
+    "Example: sancredit lio metrics > /var/lib/node_exporter/sancredit.prom"
+)
+@click.option(
+    "--listen",
+    metavar="HOST:PORT",
+    help="Serve /metrics there until SIGTERM or Ctrl-C (port 0: any); nobody is asked for a password.",
+)
+@_places
+def metrics(listen: str | None, state: Path, configfs: Path) -> None:
+    """The counters of the kernel's target in Prometheus' text format, under the names that the emulator's have.
+
+    Without --listen they are written once. `sancredit lio status` has them as a table."""
+    from prometheus_client import CollectorRegistry, generate_latest
+
+    from mgmt.metrics.kernel import KernelCollector
+
+    collector = KernelCollector(configfs)
+    if listen is not None:
+        _serve_metrics(collector, listen)
+        return
+    if not configfs.is_dir():
+        raise Failed(f"{configfs} is not there: no LIO runs here; sancredit lio apply starts it")
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(collector)
+    click.echo(generate_latest(registry).decode(), nl=False)
+
+
+def _serve_metrics(collector: KernelCollector, listen: str) -> None:
+    import signal
+    from dataclasses import replace
+
+    from mgmt.metrics.server import MetricsServer
+    from mgmt.target.configuration import parse_portal
+
+    where = parse_portal(listen, "--listen")
+    try:
+        server = MetricsServer(where.host, where.port, collector)
+    except OSError as error:
+        raise Failed(f"cannot serve metrics at {where.spelled()}: {(error.strerror or '').lower()}") from None
+    ends = (signal.SIGTERM, signal.SIGINT)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # in the server's thread too, which inherits it
+    try:
+        server.start()
+        click.echo(f"metrics http://{replace(where, port=server.address[1]).spelled()}/metrics")
+        signal.sigwait(ends)
+        server.stop()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @click.command(name="import", epilog="Example: sancredit lio import /etc/target/saveconfig.json")

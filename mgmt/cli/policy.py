@@ -66,7 +66,7 @@ def show_policies(output: str, no_headers: bool, station: str) -> None:
 @output_option
 @station_option
 def set_policy(automatic: bool, output: str, station: str, **values: Any) -> None:
-    """Make a target's policy, or change what is given of it. Its reservation follows with the next change."""
+    """Make a target's policy, or change what is given of it. What is reserved for it follows at once."""
     if automatic and values["size_bytes"] is not None:
         raise click.UsageError("a size is either --automatic or --size, not both")
     named = {name: values.pop(name) for name in list(values) if name in _TARGET_OPTIONS}

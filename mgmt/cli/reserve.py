@@ -99,9 +99,10 @@ def reserve(
         raise click.UsageError("--share is for a connection's buffer ID: use --connection, without --dry-run")
     values = {"size_bytes": size, "sessions": sessions, "connections_per_session": connections}
     if both_ends:
-        if target.kind is not TargetKind.PORT_PAIR or dry_run:
-            raise click.UsageError("--both-ends is for a port pair alone, and not with --dry-run")
-        _reserve_both_ends(station, output, body(wanted, **values, lease_ns=lease), target)
+        if target.kind is not TargetKind.PORT_PAIR:
+            raise click.UsageError("--both-ends is for a port pair alone")
+        request = body(wanted, **values, lease_ns=lease)
+        (_preview_both_ends if dry_run else _reserve_both_ends)(station, output, request, target)
         return
     if dry_run:
         _preview(station, output, body(wanted, **values), target)
@@ -230,12 +231,22 @@ def preview(
 @click.command(epilog="Example: sancredit release --port-pair 127.0.0.1,127.0.0.2")
 @target_options
 @click.option("--drain", is_flag=True, help="Also while units are in use: they return as they become free.")
+@click.option("--if-revision", type=int, help="Only if nothing has changed since this revision.")
+@click.option("--dry-run", is_flag=True, help="Only say what would come back.")
 @output_option
 @station_option
-def release(drain: bool, output: str, station: str, **named: Any) -> None:
+def release(
+    drain: bool, if_revision: int | None, dry_run: bool, output: str, station: str, **named: Any
+) -> None:
     """Give the reservation of a target up; its idle units return to the free list."""
     wanted = make_target(**named)
-    request = body(wanted, drain=drain, request_id=uuid.uuid4().hex)
+    request = body(wanted, drain=drain, expected_revision=if_revision)
+    if dry_run:
+        with open_station(station) as peer:
+            found = checked(peer, peer.post("/api/v1/release?dry_run=true", request), **_PREVIEW)
+        show_one(found, output, _would_release(wanted.target, found))
+        return
+    request = {**request, "request_id": uuid.uuid4().hex}
     with open_station(station) as peer:
         answer = peer.post("/api/v1/release", request)
         checked(peer, answer, array=str, released_units=int, draining_units=int)
@@ -245,9 +256,33 @@ def release(drain: bool, output: str, station: str, **named: Any) -> None:
     show_one(answer, output, sentence)
 
 
+def _would_release(target: Target, answer: Mapping[str, Any]) -> str:
+    later = answer["pending_shrink_units"]
+    sentence = (
+        f"would release {answer['previous_units'] - later} units of {target} on array {answer['array']}: "
+        f"free {answer['free_units_before']} -> {answer['free_units_after']}"
+    )
+    return f"{sentence}; {later} more as they become free" if later else sentence
+
+
 def _preview(station: str, output: str, request: Mapping[str, Any], target: Target) -> None:
     with open_station(station) as peer:
         answer = checked(peer, peer.post("/api/v1/preview", request), **_PREVIEW)
+    show_one(answer, output, _would_reserve(target, answer))
+    _warn(answer)
+
+
+def _preview_both_ends(station: str, output: str, request: Mapping[str, Any], target: Target) -> None:
+    mirrored = Target(target.kind, target.remote_port, target.local_port)
+    with open_station(station) as peer:
+        answer = peer.post("/api/v1/reserve-both-ends?dry_run=true", request)
+        checked(peer, answer, local=dict, remote=dict)
+        local, remote = (checked(peer, answer[end], **_PREVIEW) for end in ("local", "remote"))
+    show_one(answer, output, f"{_would_reserve(target, local)}\n{_would_reserve(mirrored, remote)}")
+    _warn(local)
+
+
+def _would_reserve(target: Target, answer: Mapping[str, Any]) -> str:
     before, after = answer["previous_units"], answer["reserved_units"]
     sentence = (
         f"would reserve {size_text(answer['reserved_bytes'])} for {target} on array {answer['array']}: "
@@ -258,8 +293,7 @@ def _preview(station: str, output: str, request: Mapping[str, Any], target: Targ
         sentence += f", {answer['expanded_units']} split from pages"
     if answer["pending_shrink_units"]:
         sentence += f", {answer['pending_shrink_units']} in use return as they become free"
-    show_one(answer, output, sentence)
-    _warn(answer)
+    return sentence
 
 
 def _changed(verb: str, target: Target, answer: Mapping[str, Any]) -> str:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import secrets
-import socket
 import time
 import uuid
+from base64 import b64encode
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-import httpx
-
 from mgmt.http.address import Address, parse_address
+from mgmt.http.connections import Connections, NotConnected, NotHttp, TooLong
 from mgmt.http.credentials import ClientCredentials
 from mgmt.http.problems import PeerRefused, PeerUnreachable, make_problem
 from mgmt.http.signing import HEADER
@@ -57,19 +56,11 @@ class Peer:
         self._timeout_s = timeout_s
         self._retries = retries
         self._key = credentials.key
-        unix = self.address.scheme == "unix"
-        verify = (credentials.tls or ClientTls()).context() if self.address.scheme == "https" else False
-        self._client = httpx.Client(
-            transport=httpx.HTTPTransport(uds=self.address.path if unix else None, verify=verify),
-            base_url="http://localhost" if unix else f"{self.address.scheme}://{self.address.host_and_port}",
-            auth=httpx.BasicAuth(self.address.username, self.address.password)
-            if self.address.username or self.address.password
-            else None,
-            headers={"authorization": f"Bearer {credentials.token}"}
-            if credentials.token is not None
-            else None,
-            timeout=httpx.Timeout(timeout_s),
-            trust_env=False,
+        https = self.address.scheme == "https"
+        self._connections = Connections(
+            self.address,
+            _shown(self.address, credentials.token),
+            (credentials.tls or ClientTls()).context() if https else None,
         )
 
     def __enter__(self) -> Peer:
@@ -80,7 +71,7 @@ class Peer:
 
     def close(self) -> None:
         """Close the idle connections."""
-        self._client.close()
+        self._connections.close()
 
     def send(
         self, message: Message, request_id: str | None = None, *, timeout_s: float | None = None
@@ -123,54 +114,43 @@ class Peer:
 
     def _exchange(self, method: str, path: str, body: bytes | None, timeout_s: float | None = None) -> bytes:
         limit_s = timeout_s or self._timeout_s
-        late = PeerUnreachable(self.who, f"no whole answer in {limit_s:g} s", timed_out=True, answered=True)
-        deadline = time.monotonic() + limit_s
-        if self.address.scheme == "unix":
-            self._knock()
         headers = {"content-type": "application/json"} if body is not None else {}
         if self._key is not None and body is not None:
             # The time of day of the machine: a signature is good for the verifier's window around it.
             nonce = secrets.token_hex(16)
             headers[HEADER] = self._key.sign(path, body, now_s=int(time.time()), nonce=nonce)
-        data = bytearray()
         try:
-            with self._client.stream(
-                method, path, content=body, headers=headers, timeout=limit_s
-            ) as response:
-                for chunk in response.iter_bytes():
-                    data += chunk
-                    if len(data) > ANSWER_LIMIT_BYTES:
-                        raise PeerUnreachable(self.who, "its answer is too long", answered=True)
-                    if time.monotonic() > deadline:
-                        raise late
-        except httpx.ConnectTimeout as error:
-            raise PeerUnreachable(self.who, f"no connection in {limit_s:g} s", timed_out=True) from error
-        except httpx.TimeoutException as error:
-            raise late from error
-        except httpx.RemoteProtocolError as error:
-            raise PeerUnreachable(self.who, _no_http(error), answered=True) from error
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            status, data = self._connections.exchange(
+                method, path, body, headers, limit_s=limit_s, limit_bytes=ANSWER_LIMIT_BYTES
+            )
+        except NotConnected as error:
+            detail = f"no connection in {limit_s:g} s" if error.timed_out else _cause(error)
+            raise PeerUnreachable(self.who, detail, timed_out=error.timed_out) from error
+        except TimeoutError as error:
+            detail = f"no whole answer in {limit_s:g} s"
+            raise PeerUnreachable(self.who, detail, timed_out=True, answered=True) from error
+        except TooLong as error:
+            raise PeerUnreachable(self.who, "its answer is too long", answered=True) from error
+        except NotHttp as error:
+            told = (
+                f"does not speak HTTP ({error})"
+                if str(error)
+                else "closed the connection instead of answering HTTP"
+            )
+            raise PeerUnreachable(self.who, f"what listens there {told}", answered=True) from error
+        except OSError as error:
             raise PeerUnreachable(self.who, _cause(error)) from error
-        if response.is_success:
-            return bytes(data)
-        raise _refusal(response.status_code, bytes(data))
-
-    def _knock(self) -> None:
-        """Whether somebody listens on the Unix socket; httpcore leaves a socket open when nobody does."""
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as knock:
-            knock.settimeout(self._timeout_s)
-            try:
-                knock.connect(self.address.path)
-            except OSError as error:
-                raise PeerUnreachable(self.who, _cause(error)) from error
+        if 200 <= status < 300:
+            return data
+        raise _refusal(status, data)
 
 
-def _no_http(error: httpx.RemoteProtocolError) -> str:
-    """What came instead of an answer, where the library says it."""
-    text = str(error).rstrip(".")
-    if "disconnected" in text:
-        return "what listens there closed the connection instead of answering HTTP"
-    return f"what listens there does not speak HTTP ({text:.120})"
+def _shown(address: Address, token: str | None) -> dict[str, str]:
+    """Who asks: as HTTP basic authentication has it (RFC 7617), or a bearer token (RFC 6750)."""
+    if address.username or address.password:
+        pair = b64encode(f"{address.username}:{address.password}".encode()).decode()
+        return {"authorization": f"Basic {pair}"}
+    return {} if token is None else {"authorization": f"Bearer {token}"}
 
 
 def _cause(error: Exception) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+import uvloop
 from starlette.types import ASGIApp
 
 from mgmt.http.address import Address, parse_address
@@ -188,7 +189,7 @@ def serve(
             raise ListenError(f"the server on {real} did not start")
 
     with listening(address, tls=tls) as (bound, real):
-        asyncio.run(run())
+        uvloop.run(run())
 
 
 class ServerThread:
@@ -243,7 +244,7 @@ class ServerThread:
 
     def _run(self, bound: socket.socket) -> None:
         try:
-            asyncio.run(self._server.serve(sockets=[bound]))
+            uvloop.run(self._server.serve(sockets=[bound]))
         finally:
             self._ready.set()
 

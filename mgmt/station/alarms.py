@@ -190,6 +190,13 @@ def listed(
         return [_alarm(dict(row)) for row in connection.execute(query).mappings()]
 
 
+def count(station: Station) -> int:
+    """How many alarms are open that nobody has acknowledged."""
+    query = select(func.count()).select_from(ALARMS).where(_STATES[AlarmState.ACTIVE])
+    with station.store.database.read() as connection:
+        return connection.execute(query).scalar() or 0
+
+
 def acknowledge(station: Station, number: int, *, by: str, note: str = "") -> Alarm:
     """Somebody has seen the alarm, and perhaps says something about it; again to change the note.
 

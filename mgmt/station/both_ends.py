@@ -33,7 +33,7 @@ from mgmt.station.open_ends import VERB, confirm, hold_id, hold_request, settle,
 from mgmt.station.records import Record, Stage
 from mgmt.station.reservations import Reserved, check_size, inputs_of
 from mgmt.station.sizes import Advice, advise
-from mgmt.station.store import OpenEnd, remove_ends
+from mgmt.station.store import OpenEnd
 
 _log = logging.getLogger(__name__)
 
@@ -233,7 +233,7 @@ def _conclude(
     automatic: bool,
 ) -> None:
     """Both are confirmed: the ends are finished, and what they have is known; all in one commit."""
-    remove_ends(transaction, ends)
+    station.store.finish_ends(transaction, ends)
     route = (ends[0].local_port, ends[0].remote_port)
     lease_s = None if asked.lease_ns is None else max(1, asked.lease_ns // 10**9)
     after: dict[str, Any] = {}
@@ -252,9 +252,9 @@ def _conclude(
             transaction, station, end.array, target, (Input.RESERVE, Input.GRANTED), values, by=asked.by
         )
         size = None if automatic else asked.size_bytes
-        policy = policies.known(transaction, target)
-        policies_before[str(target)] = None if policy is None else to_plain(policy)
-        policies.follow_size(transaction, station, target, route, size, lease_s, by=asked.by)
+        changed = policies.follow_size(transaction, station, target, route, size, lease_s, by=asked.by)
+        if changed is not None:
+            policies_before[str(target)] = None if changed[0] is None else to_plain(changed[0])
         after[str(target)] = {"array": end.array, **values}
         before[str(target)] = {
             "requested_bytes": end.previous_bytes,

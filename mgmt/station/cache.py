@@ -8,25 +8,28 @@ send M14 where more is recommended than reserved; each once, until the cache is 
 from __future__ import annotations
 
 import logging
+import uuid
 from functools import partial
 from typing import TYPE_CHECKING
 
 from credits.errors import CreditError, InvalidRequest
 from credits.targets import Target
-from mgmt.http import PeerError, PeerRefused, PeerUnreachable, ProblemError
+from mgmt.http import Peer, PeerError, PeerRefused, PeerUnreachable, ProblemError
 from mgmt.messages import (
     BufferControlAutomationRequest,
     BufferControlAutomationResponse,
     CacheFree,
     CacheFreeQuery,
+    CacheThresholdSetRequest,
     ReservedBufferEnlargeRequest,
 )
-from mgmt.station import alarms, policies
+from mgmt.station import alarms, events, policies, trail
 from mgmt.station.canonical_json import target_in
+from mgmt.station.changes import under_way
 from mgmt.station.context import canonical
-from mgmt.station.database import StationStoreError
+from mgmt.station.database import StationStoreError, Transaction
 from mgmt.station.events import STATION
-from mgmt.station.records import AlarmKind, Cause, Severity, Sizing
+from mgmt.station.records import AlarmKind, Cause, Severity, Sizing, Stage
 from mgmt.station.reservations import bring_to, inputs_of
 from mgmt.station.sizes import Advice, advise
 
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+#: What the audit trail calls M16.
+THRESHOLD = "cache-threshold"
 #: How often the station asks for the free cache.
 WATCH_S = 5.0
 #: An array asks for this many targets at most before the others wait for the next round.
@@ -59,6 +64,56 @@ def automate(station: Station, request: BufferControlAutomationRequest) -> Buffe
     return BufferControlAutomationResponse(
         target=request.target, recommended_bytes=recommended, enlarges=enlarges
     )
+
+
+def free(station: Station, array: str) -> CacheFree:
+    """M13: the cache memory of an array. Raises :class:`InvalidRequest` for an unknown array or one without a cache."""
+    return _cache_of(station.arrays[array], CacheFreeQuery())
+
+
+def set_threshold(station: Station, array: str, threshold_bytes: int, *, by: str) -> CacheFree:
+    """M16 (paragraph 104): how little free cache is a shortage. In the audit trail before and after it is sent."""
+    peer = station.arrays[array]
+    before = _cache_of(peer, CacheFreeQuery())
+    request_id = uuid.uuid4().hex
+    record = partial(
+        trail.append,
+        station=station,
+        verb=THRESHOLD,
+        subject=f"cache of array {array}",
+        by=by,
+        array=array,
+        request_id=request_id,
+        inputs={"threshold_bytes": threshold_bytes},
+        before={"threshold_bytes": before.threshold_bytes},
+    )
+    with station.attempts.work_on(under_way(array, request_id)):
+        asked = station.store.database.write(lambda t: record(t, stage=Stage.ASKED))
+        try:
+            after = _cache_of(peer, CacheThresholdSetRequest(threshold_bytes=threshold_bytes), request_id)
+        except (PeerRefused, PeerUnreachable) as error:
+            stage, detail = Stage.REFUSED if isinstance(error, PeerRefused) else Stage.UNKNOWN, str(error)
+            station.store.database.write(lambda t: record(t, stage=stage, of=asked.number, detail=detail))
+            raise
+
+        def conclude(transaction: Transaction) -> None:
+            values = {"threshold_bytes": after.threshold_bytes}
+            record(transaction, stage=Stage.DONE, of=asked.number, after=values)
+            text = f"the cache of array {array} warns at {after.threshold_bytes} bytes"
+            subject = f"cache of array {array}"
+            events.note(transaction, station, "threshold-set", subject, text, array=array, by=by)
+
+        station.store.database.write(conclude)
+    return after
+
+
+def _cache_of(
+    peer: Peer, request: CacheFreeQuery | CacheThresholdSetRequest, request_id: str = ""
+) -> CacheFree:
+    answer = peer.send(request, request_id or None)
+    if not isinstance(answer, CacheFree):
+        raise PeerUnreachable(peer.who, "its answer says nothing of a cache")
+    return answer
 
 
 def watch(station: Station) -> None:

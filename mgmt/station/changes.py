@@ -88,7 +88,7 @@ def state_of(values: Mapping[str, Any] | None, units: int | None) -> Mapping[str
 
 
 def _ask(transaction: Transaction, station: Station, asked: Asked) -> tuple[Record, Mapping[str, Any] | None]:
-    known = lifecycle.find(transaction.connection, asked.array, asked.target)
+    known = lifecycle.known(transaction, asked.array, asked.target)
     before = lifecycle.summary(known)
     record = trail.append(
         transaction,

@@ -12,8 +12,9 @@ from credits.targets import Target, TargetKind, port_pair, port_pair_number
 from mgmt.http import PeerRefused, PeerUnreachable, ProblemError
 from mgmt.messages import ChannelChangeNotify, ChannelInfoGetRequest, ChannelInfoGetResponse
 from mgmt.station import events, history, trail
-from mgmt.station.context import LOCAL_USER, Station, canonical_pair, canonical_port
+from mgmt.station.context import LOCAL_USER, Station, canonical_pair, canonical_port, is_wwpn
 from mgmt.station.database import Transaction
+from mgmt.station.fc_links import ask_ports
 from mgmt.station.records import Cause, Severity, Stage
 from mgmt.station.store import Channel
 
@@ -288,6 +289,12 @@ def _ask(station: Station, local_port: str, remote_port: str) -> ChannelInfoGetR
         status=502,
         title="No measuring device",
     )
+    if is_wwpn(local_port):
+        found = ask_ports(station, local_port, remote_port)
+        if isinstance(found, ChannelInfoGetResponse) and _sound(found.bandwidth_bps, found.rtt_ns):
+            return replace(found, measured_at=_utc(found.measured_at, station.utc_now()))
+        if isinstance(found, PeerRefused | PeerUnreachable):
+            failure = found
     for probe in station.probes:
         try:
             answer = probe.send(ChannelInfoGetRequest(local_port=local_port, remote_port=remote_port))

@@ -155,8 +155,13 @@ def canonical_pair(local_port: str, remote_port: str) -> tuple[str, str]:
     return local, remote
 
 
+def is_wwpn(port: str) -> bool:
+    """Whether a port in its usual spelling is a Fibre Channel port."""
+    return _WWPN.fullmatch(port) is not None
+
+
 def _sort(port: str) -> str:
-    return "a WWPN" if _WWPN.fullmatch(port) else f"an IPv{ip_address(port).version} address"
+    return "a WWPN" if is_wwpn(port) else f"an IPv{ip_address(port).version} address"
 
 
 def canonical(target: Target) -> Target:

@@ -24,6 +24,8 @@ T = TypeVar("T")
 _BATCH_LIMIT = 256
 #: Changes that wait at most; whoever comes then is refused, instead of filling the memory.
 _WAITING_LIMIT = 4096
+#: Things that changes know of the store at most.
+_MEMORY_LIMIT = 4096
 #: How long a change waits for its commit.
 _COMMIT_TIMEOUT_S = 30.0
 
@@ -38,8 +40,14 @@ class Transaction:
 
     connection: Connection
     afterwards: list[Callable[[], None]] = field(default_factory=list)
-    memory: dict[str, Any] = field(default_factory=dict)
+    memory: dict[Any, Any] = field(default_factory=dict)
     """What earlier changes know of the store as it is now; emptied whenever a change is not made."""
+
+    def remember(self, key: Any, value: Any) -> None:
+        """Know ``key`` from now on; where there is too much to know, all of it is read again."""
+        if len(self.memory) >= _MEMORY_LIMIT:
+            self.memory.clear()
+        self.memory[key] = value
 
     def execute(self, statement: Executable, values: Any = None) -> Any:
         """Run one statement."""
@@ -51,6 +59,10 @@ class _Waiting:
     change: Callable[[Transaction], Any]
     done: Future[Any]
     afterwards: list[Callable[[], None]] = field(default_factory=list)
+
+
+#: A change, what it returned, and what it raised instead.
+_Outcome = tuple[_Waiting, Any, BaseException | None]
 
 
 class Database:
@@ -76,7 +88,7 @@ class Database:
         self._turn: Any = threading.RLock() if single else nullcontext()
         self._waiting: queue.Queue[_Waiting | None] = queue.Queue(_WAITING_LIMIT)
         self._closed = False
-        self._memory: dict[str, Any] = {}
+        self._memory: dict[Any, Any] = {}
         self._writer = threading.Thread(target=self._run, name="station-writer", daemon=True)
         self._writer.start()
 
@@ -153,38 +165,74 @@ class Database:
                 return batch, False
 
     def _commit(self, batch: list[_Waiting]) -> None:
-        outcomes: list[tuple[_Waiting, Any, BaseException | None]] = []
+        """All in one transaction. Where one of them fails, all again, each within a savepoint of its own.
+
+        Failures are few, and savepoints cost two statements for each change.
+        """
         try:
-            with self._turn, self.engine.begin() as connection:
-                if self._check is not None:
-                    self._check(connection)
+            outcomes = self._together(batch)
+            if outcomes is None:
+                self._memory.clear()
                 for waiting in batch:
-                    try:
-                        with connection.begin_nested() if len(batch) > 1 else nullcontext():
-                            transaction = Transaction(connection, waiting.afterwards, self._memory)
-                            outcomes.append((waiting, waiting.change(transaction), None))
-                    except SQLAlchemyError as error:
-                        if len(batch) == 1 or connection.invalidated:
-                            raise
-                        self._memory.clear()
-                        outcomes.append((waiting, None, self.failure(error)))
-                    except BaseException as error:  # noqa: BLE001 - the change's own refusal goes to who asked
-                        self._memory.clear()
-                        if len(batch) == 1:
-                            connection.rollback()
-                        outcomes.append((waiting, None, error))
+                    waiting.afterwards.clear()
+                outcomes = self._apart(batch)
         except SQLAlchemyError as error:
             outcomes = [(waiting, None, self.failure(error)) for waiting in batch]
         except StationStoreError as error:
             outcomes = [(waiting, None, error) for waiting in batch]
+        if any(refusal is not None for _, _, refusal in outcomes):
+            self._memory.clear()
         for waiting, result, refusal in outcomes:
             if refusal is not None:
-                self._memory.clear()
                 waiting.done.set_exception(refusal)
                 continue
             for do in waiting.afterwards:
                 do()
             waiting.done.set_result(result)
+
+    def _together(self, batch: list[_Waiting]) -> list[_Outcome] | None:
+        """What each change came to; ``None`` where one of several failed, and then nothing is made."""
+        outcomes: list[_Outcome] = []
+        with self._begun() as connection:
+            for waiting in batch:
+                try:
+                    outcomes.append((waiting, waiting.change(self._transaction(connection, waiting)), None))
+                except BaseException as error:  # noqa: BLE001 - the change's own refusal goes to who asked
+                    connection.rollback()
+                    if len(batch) > 1:
+                        return None
+                    refusal = self.failure(error) if isinstance(error, SQLAlchemyError) else error
+                    return [(waiting, None, refusal)]
+        return outcomes
+
+    def _apart(self, batch: list[_Waiting]) -> list[_Outcome]:
+        """The same, with none of them in the way of the others."""
+        outcomes: list[_Outcome] = []
+        with self._begun() as connection:
+            for waiting in batch:
+                try:
+                    with connection.begin_nested():
+                        made = waiting.change(self._transaction(connection, waiting))
+                    outcomes.append((waiting, made, None))
+                except SQLAlchemyError as error:
+                    if connection.invalidated:
+                        raise
+                    self._memory.clear()
+                    outcomes.append((waiting, None, self.failure(error)))
+                except BaseException as error:  # noqa: BLE001 - as above
+                    self._memory.clear()
+                    outcomes.append((waiting, None, error))
+        return outcomes
+
+    @contextmanager
+    def _begun(self) -> Iterator[Connection]:
+        with self._turn, self.engine.begin() as connection:
+            if self._check is not None:
+                self._check(connection)
+            yield connection
+
+    def _transaction(self, connection: Connection, waiting: _Waiting) -> Transaction:
+        return Transaction(connection, waiting.afterwards, self._memory)
 
 
 def make_sqlite_transactional(engine: Engine, *, on_disk: bool) -> None:

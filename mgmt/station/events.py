@@ -120,7 +120,7 @@ def thin(transaction: Transaction) -> int:
 
 def one_line(text: str) -> str:
     """``text`` without control signs and not too long, whatever a peer or a user put into it."""
-    line = "".join(sign if sign.isprintable() else " " for sign in text)
+    line = text if text.isprintable() else "".join(sign if sign.isprintable() else " " for sign in text)
     return line if len(line) <= TEXT_LIMIT else line[: TEXT_LIMIT - 1] + "…"
 
 

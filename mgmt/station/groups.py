@@ -18,7 +18,7 @@ from mgmt.messages import GroupStatus, PairCreateRequest, PairRequest, VolumeChe
 from mgmt.pair_messages import PairMember, RemoteEnd
 from mgmt.station.arrays import Gathered, Site
 from mgmt.station.context import Station
-from mgmt.station.copies import CONNECTION_LIMIT
+from mgmt.station.copies import CONNECTION_LIMIT, FC_PORT_NUMBER
 
 P_VOL, S_VOL = "P-VOL", "S-VOL"
 #: A split waits for what is on its way; a first connection for its login.
@@ -113,8 +113,19 @@ def _check_sizes(local: Site, here: Mapping[str, Any], remote: Site, there: Mapp
 
 
 def _end(site: Site) -> RemoteEnd:
+    address = str(site.port.get("address"))
+    if site.port.get("kind") == "fc":
+        link = str(site.port.get("link") or "")
+        if not link:
+            raise ProblemError(
+                "NO_LINK",
+                f"port {address} of array {site.array} only calls others: give its interface a link to listen at",
+                status=409,
+                title="Not with this pair",
+            )
+        return RemoteEnd(host=address, port_number=FC_PORT_NUMBER, iqn=address, link=link)
     iqn = str(site.port.get("copy_iqn") or site.port.get("iqn"))
-    return RemoteEnd(host=str(site.port.get("address")), port_number=site.iscsi_port, iqn=iqn)
+    return RemoteEnd(host=address, port_number=site.iscsi_port, iqn=iqn)
 
 
 def rows(station: Station, group: str | None = None) -> Gathered:

@@ -7,7 +7,7 @@ station with notifications fills no disk.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,11 @@ LIST_LIMIT = 10_000
 _PASS_LIMIT = 20_000
 _KEY = (SAMPLES.c.local_port, SAMPLES.c.remote_port, SAMPLES.c.span_s, SAMPLES.c.at_ms)
 _MEANS = ("bandwidth_bps", "rtt_ns")
+#: The columns of a sample beside its ports and its time.
+_VALUES = tuple(
+    field.name for field in fields(Sample) if field.name not in ("local_port", "remote_port", "at")
+)
+_SAMPLES = select(SAMPLES.c.at_ms, *(SAMPLES.c[name] for name in _VALUES))
 
 
 def note(transaction: Transaction, station: Station, channel: Channel) -> None:
@@ -73,21 +78,38 @@ def samples(
     limit: int = 2000,
 ) -> list[Sample]:
     """The history of a port pair, oldest first; the newest ``limit`` (10,000) rows of the time asked for."""
+    found = rows(station, local_port, remote_port, since=since, until=until, limit=limit)
+    return [Sample(**values) for values in found]
+
+
+def rows(
+    station: Station,
+    local_port: str,
+    remote_port: str,
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    limit: int = 2000,
+) -> list[dict[str, Any]]:
+    """The same as JSON objects: a day has 1440 of them, and they are read for every chart."""
     local_port, remote_port = canonical_pair(local_port, remote_port)
-    query = select(SAMPLES).where(SAMPLES.c.local_port == local_port, SAMPLES.c.remote_port == remote_port)
+    query = _SAMPLES.where(SAMPLES.c.local_port == local_port, SAMPLES.c.remote_port == remote_port)
     if since is not None:
         query = query.where(SAMPLES.c.at_ms + SAMPLES.c.span_s * 1000 > _ms(since))
     if until is not None:
         query = query.where(SAMPLES.c.at_ms <= _ms(until))
     query = query.order_by(SAMPLES.c.at_ms.desc()).limit(max(1, min(limit, LIST_LIMIT)))
     with station.store.database.read() as connection:
-        rows = [dict(row) for row in connection.execute(query).mappings()]
-    return [_sample(row) for row in reversed(rows)]
-
-
-def row(sample: Sample) -> dict[str, Any]:
-    """The JSON object of one sample."""
-    return asdict(sample)
+        found = connection.execute(query).all()
+    ports = {"local_port": local_port, "remote_port": remote_port}
+    return [
+        {
+            **ports,
+            "at": utc_text(datetime.fromtimestamp(at_ms / 1000, UTC)),
+            **dict(zip(_VALUES, values, strict=True)),
+        }
+        for at_ms, *values in reversed(found)
+    ]
 
 
 def thin(transaction: Transaction, station: Station) -> int:
@@ -162,11 +184,6 @@ def _together(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any
 
 def _at(key: Iterable[Any]) -> Any:
     return and_(*(column == value for column, value in zip(_KEY, key, strict=True)))
-
-
-def _sample(values: dict[str, Any]) -> Sample:
-    at = datetime.fromtimestamp(values.pop("at_ms") / 1000, UTC)
-    return Sample(at=utc_text(at), **values)
 
 
 def _ms(at: datetime) -> int:

@@ -105,6 +105,11 @@ class Inventory:
                 self._unchanged(changed[:_CHANGED_LIMIT])
         return self._assembled(name, path, names)
 
+    def warm(self) -> None:
+        """Ask all arrays for what the station looks at, so that the first list has not to wait for them."""
+        for path in _ALWAYS:
+            self._ask(self._arrays.names(), path)
+
     def mark_changed(self, array: str) -> None:
         """This station has changed something there: the next list asks it again."""
         with self._lock:

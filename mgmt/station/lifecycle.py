@@ -75,6 +75,15 @@ def find(connection: Any, array: str, target: Target) -> Holding | None:
     return None if row is None else _holding(dict(row))
 
 
+def known(transaction: Transaction, array: str, target: Target) -> Holding | None:
+    """The same within a change, which is the only place where it becomes another."""
+    key = (_MEMORY, array, target_key(target))
+    if key not in transaction.memory:
+        transaction.remember(key, find(transaction.connection, array, target))
+    found: Holding | None = transaction.memory[key]
+    return found
+
+
 def listed(station: Station, *, array: str | None = None, over: bool = False) -> list[Holding]:
     """The reservations as the station knows them; with ``over`` also those that are no more."""
     query = select(HOLDINGS).order_by(HOLDINGS.c.array, HOLDINGS.c.target_key)
@@ -97,35 +106,47 @@ def put(
     by: str = STATION,
 ) -> HoldingState | None:
     """Take a reservation through ``inputs`` and remember ``values`` of it; the state it is in then."""
-    known = find(transaction.connection, array, target)
-    state = None if known is None else known.state
+    before = known(transaction, array, target)
+    state = None if before is None else before.state
     for happened in inputs:
         state = TRANSITIONS[state, happened]
-    where = _at(array, target)
+    key = _key(array, target)
     if state is None:
-        transaction.execute(delete(HOLDINGS).where(where))
+        transaction.execute(_DELETE, key)
+        transaction.remember(_memory_key(key), None)
         return None
     now = utc_text(station.utc_now())
-    began = known is None or known.state in OVER
-    written = {
+    old: dict[str, Any] = dict.fromkeys(_VALUES, 0) | {"lease_s": None}
+    if before is not None:
+        old = {name: getattr(before, name) for name in (*_VALUES, "since")}
+    after = Holding(
+        **{
+            **old,
+            "array": array,
+            "target": target,
+            "state": state,
+            **({"since": now} if before is None or before.state in OVER else {}),
+            "changed_at": now,
+            "changed_by": by,
+            **{name: values[name] for name in _VALUES if name in values},
+        }
+    )
+    written = {name: getattr(after, name) for name in _WRITTEN} | {
         "target": target_text(target),
         "state": state.value,
-        "changed_at": now,
-        "changed_by": by,
-        **({"since": now} if began else {}),
-        **{name: values[name] for name in _VALUES if name in values},
     }
-    if known is None:
-        blank: dict[str, Any] = dict.fromkeys(_VALUES, 0) | {"lease_s": None}
-        row = {"array": array, "target_key": target_key(target)} | blank | written
-        transaction.execute(insert(HOLDINGS), row)
+    if before is None:
+        row = {"array": array, "target_key": key["the_target_key"]} | written
+        transaction.execute(_INSERT, row)
     else:
-        transaction.execute(_UPDATE, _key(array, target) | written)
+        transaction.execute(_UPDATE, key | written)
+    transaction.remember(_memory_key(key), after)
     return state
 
 
 def forget_array(transaction: Transaction, array: str) -> None:
     """The array is not of this station any more."""
+    transaction.memory.clear()
     transaction.execute(delete(HOLDINGS).where(HOLDINGS.c.array == array))
 
 
@@ -143,6 +164,7 @@ def thin(transaction: Transaction) -> int:
         return 0
     newest = select(HOLDINGS.c.changed_at).where(over).order_by(HOLDINGS.c.changed_at.desc())
     limit = transaction.execute(newest.limit(1).offset(OVER_LIMIT)).scalar()
+    transaction.memory.clear()
     return int(transaction.execute(delete(HOLDINGS).where(over, HOLDINGS.c.changed_at <= limit)).rowcount)
 
 
@@ -150,7 +172,15 @@ _THE_ONE = and_(
     HOLDINGS.c.array == bindparam("the_array"), HOLDINGS.c.target_key == bindparam("the_target_key")
 )
 _FIND = select(HOLDINGS).where(_THE_ONE)
+_INSERT = insert(HOLDINGS)
 _UPDATE = update(HOLDINGS).where(_THE_ONE)
+_DELETE = delete(HOLDINGS).where(_THE_ONE)
+#: What a transaction remembers them by: this, the array and the target's key.
+_MEMORY = "holding"
+
+
+def _memory_key(key: Mapping[str, Any]) -> tuple[str, str, str]:
+    return _MEMORY, key["the_array"], key["the_target_key"]
 
 
 def _key(array: str, target: Target) -> dict[str, Any]:
@@ -158,10 +188,7 @@ def _key(array: str, target: Target) -> dict[str, Any]:
 
 
 _VALUES = ("requested_bytes", "reserved_units", "reserved_bytes", "epoch", "lease_s")
-
-
-def _at(array: str, target: Target) -> Any:
-    return and_(HOLDINGS.c.array == array, HOLDINGS.c.target_key == target_key(target))
+_WRITTEN = (*_VALUES, "since", "changed_at", "changed_by")
 
 
 def _holding(values: dict[str, Any]) -> Holding:

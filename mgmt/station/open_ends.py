@@ -22,7 +22,7 @@ from mgmt.station import alarms, events, trail
 from mgmt.station.context import Station
 from mgmt.station.database import StationStoreError, Transaction
 from mgmt.station.records import AlarmKind, Cause, Record, Severity, Stage
-from mgmt.station.store import OpenEnd, remove_ends
+from mgmt.station.store import OpenEnd
 
 _log = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ def settle_ends(station: Station, ends: Sequence[OpenEnd], why: str = "the stati
     undone = [end for end in ends if undo_end(station, end)]
 
     def change(transaction: Transaction) -> None:
-        remove_ends(transaction, undone)
+        station.store.finish_ends(transaction, undone)
         if len(undone) < len(ends):
             return
         attempt = ends[0].attempt

@@ -6,6 +6,7 @@ also be put before there is a reservation.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -110,8 +111,12 @@ def find(station: Station, target: Target) -> Policy | None:
 
 
 def known(transaction: Transaction, target: Target) -> Policy | None:
-    """The policy of ``target``, within a change."""
-    return _find(transaction.connection, target)
+    """The policy of ``target``, within a change, which is the only place where it becomes another."""
+    key = (_MEMORY, target_key(target))
+    if key not in transaction.memory:
+        transaction.remember(key, _find(transaction.connection, target))
+    found: Policy | None = transaction.memory[key]
+    return found
 
 
 def put(
@@ -121,12 +126,18 @@ def put(
     by: str,
     cause: Cause = Cause.USER,
     inputs: Mapping[str, Any] | None = None,
+    expected: str | None = None,
 ) -> Policy:
-    """Let ``policy`` be that of its target. Raises :class:`InvalidRequest`."""
+    """Let ``policy`` be that of its target; with ``expected`` only while :func:`version` of what there is says so.
+
+    Nothing is resized by it: :func:`mgmt.station.updates.put_policy` does both. Raises :class:`InvalidRequest`, and
+    :class:`ProblemError` (STALE).
+    """
     wanted = check(policy)
 
     def change(transaction: Transaction) -> Policy:
-        before = _find(transaction.connection, wanted.target)
+        before = known(transaction, wanted.target)
+        _check_version(wanted.target, before, expected)
         written = write(transaction, station, wanted, by=by)
         trail.append(
             transaction,
@@ -156,13 +167,13 @@ def write(transaction: Transaction, station: Station, policy: Policy, *, by: str
     key = target_key(policy.target)
     local_port, remote_port = channel_of(policy) or (None, None)
     values = {"policy": dumps(written), "local_port": local_port, "remote_port": remote_port}
-    statement = update(POLICIES).where(POLICIES.c.target_key == key).values(values)
-    if not transaction.execute(statement).rowcount:
+    if not transaction.execute(_UPDATE, values | {"the_target_key": key}).rowcount:
         if transaction.execute(select(func.count()).select_from(POLICIES)).scalar_one() >= POLICY_LIMIT:
             raise StationStoreError(
                 f"there are {POLICY_LIMIT} policies: remove some (`sancredit policy remove`)"
             )
-        transaction.execute(insert(POLICIES).values(target_key=key, **values))
+        transaction.execute(_INSERT, {"target_key": key, **values})
+    transaction.remember((_MEMORY, key), written)
     return written
 
 
@@ -182,16 +193,16 @@ def follow_size(
     """
     if lease_s is not None and lease_s < BOUNDS["lease_s"][0]:
         lease_s = None
-    known = _find(transaction.connection, target)
+    before = known(transaction, target)
     sizing = Sizing.AUTOMATIC if size_bytes is None else Sizing.MANUAL
-    base = known or Policy(target=target)
+    base = before or Policy(target=target)
     wanted = replace(
         base, sizing=sizing, size_bytes=size_bytes, via=via or base.via, lease_s=lease_s or base.lease_s
     )
-    if wanted == known:
+    if wanted == before:
         return None
     write(transaction, station, wanted, by=by)
-    return (known,)
+    return (before,)
 
 
 def remove(
@@ -201,12 +212,16 @@ def remove(
     by: str,
     cause: Cause = Cause.USER,
     inputs: Mapping[str, Any] | None = None,
+    expected: str | None = None,
 ) -> Policy:
-    """Take the policy of ``target`` away: its reservation stays as it is. Raises :class:`ProblemError` for none."""
+    """Take the policy of ``target`` away: its reservation stays as it is. ``expected`` as in :func:`put`.
+
+    Raises :class:`ProblemError` for none.
+    """
     wanted = canonical(target)
 
     def change(transaction: Transaction) -> Policy:
-        before = _find(transaction.connection, wanted)
+        before = known(transaction, wanted)
         if before is None:
             raise ProblemError(
                 "NOT_FOUND",
@@ -214,6 +229,7 @@ def remove(
                 status=404,
                 title="No such policy",
             )
+        _check_version(wanted, before, expected)
         forget(transaction, wanted)
         trail.append(
             transaction,
@@ -236,14 +252,34 @@ def remove(
 
 def forget(transaction: Transaction, target: Target) -> None:
     """Take a policy away as part of another change."""
-    transaction.execute(delete(POLICIES).where(POLICIES.c.target_key == target_key(target)))
+    key = target_key(target)
+    transaction.execute(_DELETE, {"the_target_key": key})
+    transaction.remember((_MEMORY, key), None)
 
 
 def row(policy: Policy) -> dict[str, Any]:
     """The JSON object of one policy; what is not set is null."""
     unset: dict[str, Any] = dict.fromkeys(("via", "size_bytes", "max_bytes", "lease_s"))
     plain: dict[str, Any] = to_plain(policy)
-    return unset | plain
+    return unset | plain | {"version": version(policy)}
+
+
+def version(policy: Policy | None) -> str:
+    """16 hex digits that are others after every change: who has read them can change what they have read."""
+    plain = None if policy is None else to_plain(policy)
+    return hashlib.sha256(dumps(plain).encode()).hexdigest()[:16]
+
+
+def _check_version(target: Target, found: Policy | None, expected: str | None) -> None:
+    if expected is None or version(found) == expected:
+        return
+    now = "has none" if found is None else f"was changed by {found.changed_by} at {found.changed_at}"
+    raise ProblemError(
+        Code.STALE,
+        f"{target} {now}: read its policy again",
+        status=412,
+        title="The state has changed since it was read",
+    )
 
 
 def read(plain: Any) -> Policy:
@@ -252,7 +288,13 @@ def read(plain: Any) -> Policy:
     return found
 
 
-_FIND = select(POLICIES.c.policy).where(POLICIES.c.target_key == bindparam("the_target_key"))
+_THE_ONE = POLICIES.c.target_key == bindparam("the_target_key")
+_FIND = select(POLICIES.c.policy).where(_THE_ONE)
+_INSERT = insert(POLICIES)
+_UPDATE = update(POLICIES).where(_THE_ONE)
+_DELETE = delete(POLICIES).where(_THE_ONE)
+#: What a transaction remembers them by: this, and the target's key.
+_MEMORY = "policy"
 
 
 def _find(connection: Any, target: Target) -> Policy | None:

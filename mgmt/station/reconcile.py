@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from credits.targets import Target
-from mgmt.station import alarms, events, lifecycle, trail
+from mgmt.http import PeerError
+from mgmt.station import alarms, cache, events, lifecycle, trail
 from mgmt.station.arrays import Down
 from mgmt.station.canonical_json import target_in, target_key, utc_text
 from mgmt.station.changes import under_way
@@ -59,10 +60,16 @@ def _settle(station: Station, record: Record) -> bool:
         if record.array not in station.arrays.names():
             _end(station, record, None, "the array is not of this station any more")
             return True
+        if record.target is None:
+            try:
+                now = cache.free(station, record.array).threshold_bytes
+            except PeerError:
+                return False
+            _end(station, record, None, f"the cache of the array warns at {now} bytes")
+            return True
         answer = station.arrays.ask([record.array], _PATH).get(record.array)
         if answer is None or isinstance(answer, Down):
             return False
-        assert record.target is not None
         found = _rows(answer).get(target_key(record.target))
         detail = (
             "the array has no reservation for it"

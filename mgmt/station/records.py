@@ -166,6 +166,8 @@ class Cause(StrEnum):
     CHANNEL = "channel"
     CACHE = "cache"
     LEASE = "lease"
+    POLICY = "policy"
+    """Its policy was changed, and its size follows."""
     UNDO = "undo"
     RECONCILIATION = "reconciliation"
 

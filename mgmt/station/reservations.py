@@ -82,6 +82,7 @@ def reserve(
     sessions: int | None = None,
     connections_per_session: int | None = None,
     lease_ns: int | None = None,
+    expected_revision: int | None = None,
     request_id: str | None = None,
     sharing: Sharing | None = None,
     by: str = LOCAL_USER,
@@ -92,8 +93,9 @@ def reserve(
     The array itself compares with what is free and still expandable (1002, 1003), in one critical section; its
     refusal carries the numbers (GAP-6). A pair that was not in table 108 is registered (801). A target of the open
     kinds is reserved on the array whose port ``via`` begins with. With ``lease_ns`` the reservation lapses unless it is
-    made again in time (GAP-10). With ``sharing`` several connections share the new buffer ID (GAP-18). The target's
-    policy becomes automatic without a size, and manual with one.
+    made again in time (GAP-10). With ``sharing`` several connections share the new buffer ID (GAP-18). With
+    ``expected_revision`` only while nothing in the pool has changed since. The target's policy becomes automatic
+    without a size, and manual with one.
     """
     advice = None
     if size_bytes is None:
@@ -128,6 +130,7 @@ def reserve(
         array,
         size_bytes,
         lease_ns=lease_ns,
+        expected_revision=expected_revision,
         request_id=request_id,
         inputs=inputs_of(size_bytes, advice),
         by=by,
@@ -149,6 +152,7 @@ def reserve_on(
     by: str,
     cause: Cause = Cause.USER,
     lease_ns: int | None = None,
+    expected_revision: int | None = None,
     request_id: str | None = None,
     sharing: Sharing | None = None,
     via: str | None = None,
@@ -167,7 +171,12 @@ def reserve_on(
         inputs=inputs,
     )
     request = BufferReserveRequest(
-        target=target, requested_bytes=size_bytes, lease_ns=lease_ns, sharing=sharing, via=via
+        target=target,
+        requested_bytes=size_bytes,
+        expected_revision=expected_revision,
+        lease_ns=lease_ns,
+        sharing=sharing,
+        via=via,
     )
     lease_s = None if lease_ns is None else max(1, lease_ns // _SECOND_NS)
 
@@ -331,14 +340,29 @@ def preview(
         size_bytes = advice.recommendation.reserve_bytes
     check_size(size_bytes)
     array, peer = holder(station, target, via)
-    answer = peer.send(
-        ReservationPreviewRequest(
-            target=target, requested_bytes=size_bytes, via=None if via is None else via[0]
-        )
+    request = ReservationPreviewRequest(
+        target=target, requested_bytes=size_bytes, via=None if via is None else via[0]
     )
+    return Previewed(array=array, requested_bytes=size_bytes, answer=_previewed(peer, request), advice=advice)
+
+
+def preview_release(
+    station: Station, target: Target, *, via: Pair | None = None, drain: bool = False
+) -> Previewed:
+    """What giving the reservation of ``target`` up would do now; nothing changes anywhere.
+
+    Raises the refusal that the release would get.
+    """
+    array, peer = holder(station, target, via)
+    request = ReservationPreviewRequest(target=target, requested_bytes=0, release=True, drain=drain)
+    return Previewed(array=array, requested_bytes=0, answer=_previewed(peer, request), advice=None)
+
+
+def _previewed(peer: Peer, request: ReservationPreviewRequest) -> ReservationPreview:
+    answer = peer.send(request)
     if not isinstance(answer, ReservationPreview):
         raise PeerUnreachable(peer.who, "its answer is no preview")
-    return Previewed(array=array, requested_bytes=size_bytes, answer=answer, advice=advice)
+    return answer
 
 
 def release(
@@ -348,6 +372,7 @@ def release(
     via: Pair | None = None,
     on: str | None = None,
     drain: bool = False,
+    expected_revision: int | None = None,
     request_id: str | None = None,
     epoch: int | None = None,
     by: str = LOCAL_USER,
@@ -357,7 +382,8 @@ def release(
 ) -> tuple[str, ReservationReleaseResponse]:
     """Give the reservation of ``target`` up; the array's name and its answer (GAP-4). Its policy stays.
 
-    ``on`` names the array where it is known; with ``epoch`` only while it is the one made under that number.
+    ``on`` names the array where it is known; with ``epoch`` only while it is the one made under that number, with
+    ``expected_revision`` only while nothing in its pool has changed since.
     """
     array, peer = holder(station, target, via) if on is None else (on, station.arrays[on])
     asked = Asked(
@@ -370,7 +396,9 @@ def release(
         request_id=request_id or uuid.uuid4().hex,
         inputs={"drain": drain, **(inputs or {})},
     )
-    request = ReservationReleaseRequest(target=target, drain=drain, epoch=epoch)
+    request = ReservationReleaseRequest(
+        target=target, drain=drain, epoch=epoch, expected_revision=expected_revision
+    )
 
     def read(answer: ReservationReleaseResponse) -> Done:
         text = f"released {answer.released_units} units of {target} on array {array}"

@@ -142,10 +142,19 @@ class Memory:
 
     changed_s: dict[str, float] = field(default_factory=dict)
     shrinking: dict[str, _Waiting] = field(default_factory=dict)
+    at_once: dict[str, None] = field(default_factory=dict)
+    """Targets whose policy somebody has just changed: their next wish waits for nothing."""
+
+    def wish_now(self, target: Target) -> None:
+        """The next wish of this target is acted on at once."""
+        self.at_once[target.key] = None
+        _bound(self.at_once)
 
     def due(self, step: Step, now_s: float, *, sample: bool) -> bool:
         """Whether to act on ``step`` at ``now_s``; ``sample`` says that the channel has just been measured anew."""
         key = step.wish.target.key
+        asked_for = key in self.at_once
+        self.at_once.pop(key, None)
         if step.action in (Action.GROW, Action.PARTIAL):
             self.shrinking.pop(key, None)
             return True
@@ -158,6 +167,8 @@ class Memory:
             waiting = self.shrinking[key] = _Waiting(step.units, now_s, 0)
             _bound(self.shrinking)
         waiting.samples += sample
+        if asked_for:
+            return True
         settled = waiting.samples >= policy.shrink_samples or now_s - waiting.since_s >= policy.shrink_after_s
         last_s = self.changed_s.get(key)
         return settled and (last_s is None or now_s - last_s >= policy.min_interval_s)
@@ -174,6 +185,6 @@ class Memory:
         return bool(self.shrinking)
 
 
-def _bound(remembered: dict[str, object] | dict[str, float] | dict[str, _Waiting]) -> None:
+def _bound(remembered: dict[str, None] | dict[str, float] | dict[str, _Waiting]) -> None:
     while len(remembered) > _REMEMBERED_LIMIT:
         del remembered[next(iter(remembered))]

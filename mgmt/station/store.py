@@ -7,14 +7,14 @@ returned from is durable. The other tables are kept by the modules that use them
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import and_, delete, func, insert, select, update
+from sqlalchemy import and_, bindparam, delete, func, insert, select, update
 
 from mgmt.station.database import Database, Transaction
 from mgmt.station.database import StationStoreError as StationStoreError
@@ -92,6 +92,11 @@ class Store:
         self._one_at_a_time = threading.RLock()
         #: Table 108 as it was last read; nobody but this station changes it.
         self._channels: dict[Key, Channel] | None = None
+        #: Another number whenever table 108 may be another.
+        self.channels_version = 0
+        #: The open ends in the same way.
+        self._ends: dict[tuple[str, int], OpenEnd] | None = None
+        self._ends_change = threading.Lock()
 
     def close(self) -> None:
         """Close the database and leave the state directory to others."""
@@ -156,6 +161,9 @@ class Store:
 
     def _forget(self) -> None:
         self._channels = None
+        self.channels_version += (
+            1  # after it: who reads the number first never takes the old rows for the new
+        )
 
     def copies(self) -> dict[str, CopyRecord]:
         """The copies started, by ID, oldest first."""
@@ -178,18 +186,45 @@ class Store:
         self.database.write(lambda t: t.execute(delete(COPIES).where(COPIES.c.copy_id == copy_id)).rowcount)
 
     def open_ends(self) -> list[OpenEnd]:
-        """The ends of attempts that are not known to be finished."""
-        with self.database.read() as connection:
-            rows = connection.execute(select(OPEN_ENDS).order_by(OPEN_ENDS.c.attempt, OPEN_ENDS.c.number))
-            return [OpenEnd(**dict(row)) for row in rows.mappings()]
+        """The ends of attempts that are not known to be finished, by attempt and number."""
+        with self._ends_change:
+            if self._ends is None:
+                with self.database.read() as connection:
+                    rows = connection.execute(select(OPEN_ENDS)).mappings()
+                    self._ends = {(row["attempt"], row["number"]): OpenEnd(**dict(row)) for row in rows}
+            return [self._ends[key] for key in sorted(self._ends)]
 
     def put_ends(self, ends: Sequence[OpenEnd]) -> None:
         """Write the ends of an attempt down, all or none."""
-        self.database.write(lambda transaction: put_ends(transaction, ends))
+
+        def change(transaction: Transaction) -> None:
+            transaction.execute(_INSERT_ENDS, [asdict(end) for end in ends])
+            transaction.afterwards.append(lambda: self._ends_are({_end_key(end): end for end in ends}, ()))
+
+        self.open_ends()  # what there was before is known before it becomes another
+        self.database.write(change)
+
+    def finish_ends(self, transaction: Transaction, ends: Sequence[OpenEnd]) -> None:
+        """Within a change: these ends are finished."""
+        if not ends:
+            return
+        keys = [_end_key(end) for end in ends]
+        transaction.execute(
+            _DELETE_END, [{"the_attempt": attempt, "the_number": number} for attempt, number in keys]
+        )
+        transaction.afterwards.append(lambda: self._ends_are({}, keys))
 
     def remove_ends(self, ends: Sequence[OpenEnd]) -> None:
         """These ends are finished; all or none."""
-        self.database.write(lambda transaction: remove_ends(transaction, ends))
+        self.database.write(lambda transaction: self.finish_ends(transaction, ends))
+
+    def _ends_are(self, new: Mapping[tuple[str, int], OpenEnd], gone: Iterable[tuple[str, int]]) -> None:
+        """What is durable now."""
+        with self._ends_change:
+            if self._ends is not None:
+                self._ends |= new
+                for key in gone:
+                    self._ends.pop(key, None)
 
 
 Key = tuple[str, str, int]
@@ -207,16 +242,14 @@ def put_channel(transaction: Transaction, channel: Channel) -> None:
         transaction.execute(insert(CHANNELS).values(values))
 
 
-def put_ends(transaction: Transaction, ends: Sequence[OpenEnd]) -> None:
-    """Write the ends of an attempt down."""
-    transaction.execute(insert(OPEN_ENDS), [asdict(end) for end in ends])
+_INSERT_ENDS = insert(OPEN_ENDS)
+_DELETE_END = delete(OPEN_ENDS).where(
+    OPEN_ENDS.c.attempt == bindparam("the_attempt"), OPEN_ENDS.c.number == bindparam("the_number")
+)
 
 
-def remove_ends(transaction: Transaction, ends: Sequence[OpenEnd]) -> None:
-    """These ends are finished."""
-    for end in ends:
-        where = and_(OPEN_ENDS.c.attempt == end.attempt, OPEN_ENDS.c.number == end.number)
-        transaction.execute(delete(OPEN_ENDS).where(where))
+def _end_key(end: OpenEnd) -> tuple[str, int]:
+    return end.attempt, end.number
 
 
 def _key(channel: Channel) -> Key:

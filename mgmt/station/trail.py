@@ -79,7 +79,7 @@ def append(
     )
     record = replace(record, hash=hash_of(record))
     transaction.execute(_INSERT, _values(record))
-    transaction.memory[_HEAD] = record.number, record.hash
+    transaction.remember(_HEAD, (record.number, record.hash))
     return record
 
 

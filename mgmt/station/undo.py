@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from credits.errors import Code, InvalidRequest, Refused
 from credits.targets import Target, TargetKind, port_pair
 from mgmt.http import PeerUnreachable, ProblemError
-from mgmt.station import channels, policies, trail
+from mgmt.station import channels, policies, trail, updates
 from mgmt.station.canonical_json import target_in, target_key
 from mgmt.station.context import LOCAL_USER
 from mgmt.station.database import Transaction
@@ -166,7 +166,7 @@ def _policy(station: Station, record: Record, by: str) -> list[str]:
         raise Refused(
             Code.STALE, f"the policy of {record.target} has been changed since change {record.number}"
         )
-    policies.put(station, before, by=by, cause=Cause.UNDO, inputs=inputs)
+    updates.put_policy(station, before, by=by, cause=Cause.UNDO, inputs=inputs)
     return [f"the size of {record.target} is {before.sizing.value} again"]
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from credits.errors import CreditError, InvalidRequest
+from credits.sizing import ceil_div
 from mgmt.http import PeerError, PeerRefused, ProblemError
 from mgmt.messages import InterfaceInfoGetResponse
 from mgmt.station import alarms, policies
@@ -20,7 +22,7 @@ from mgmt.station.context import Station
 from mgmt.station.database import StationStoreError, Transaction
 from mgmt.station.events import STATION
 from mgmt.station.holders import holder
-from mgmt.station.records import AlarmKind, Cause, Policy, Severity
+from mgmt.station.records import AlarmKind, Cause, Policy, Severity, Sizing
 from mgmt.station.reservations import bring_to
 from mgmt.station.resize import Action, Step, Wish, plan
 from mgmt.station.sizes import computed, interface_of
@@ -145,6 +147,61 @@ def _make(station: Station, step: Step, *, by: str, cause: Cause) -> Step:
     except PeerError as error:
         _log.info("%s is updated later: %s", wish.target, error)
     return step
+
+
+def put_policy(
+    station: Station,
+    policy: Policy,
+    *,
+    by: str,
+    cause: Cause = Cause.USER,
+    inputs: Mapping[str, Any] | None = None,
+    expected: str | None = None,
+) -> Policy:
+    """Let ``policy`` be that of its target, as :func:`mgmt.station.policies.put`; what is reserved follows at once.
+
+    A size set by hand is asked for here and now; what is refused or not answered is an alarm, and the policy stays.
+    An automatic one is looked at by the :class:`Updater`, which waits for no samples then.
+    """
+    put = policies.put(station, policy, by=by, cause=cause, inputs=inputs, expected=expected)
+    if put.sizing is Sizing.MANUAL:
+        _bring_by_hand(station, put, by=by)
+    elif (pair := policies.channel_of(put)) is not None:
+        station.memory.wish_now(put.target)
+        station.due.add(*pair)
+    return put
+
+
+def _bring_by_hand(station: Station, policy: Policy, *, by: str) -> None:
+    assert policy.size_bytes is not None
+    target, size_bytes = policy.target, policy.size_bytes
+    array = None
+    try:
+        array, _, interface = _interface(station, policy)
+        if interface.reserved_units in (0, max(1, ceil_div(size_bytes, interface.unit_bytes))):
+            return
+        bring_to(
+            station,
+            target,
+            array,
+            station.arrays[array],
+            size_bytes,
+            inputs={"requested_bytes": size_bytes, "unit_bytes": interface.unit_bytes},
+            by=by,
+            cause=Cause.POLICY,
+        )
+    except InvalidRequest as error:
+        _log.info("nothing is resized for the policy of %s: %s", target, error)
+    except (PeerError, ProblemError) as error:
+        alarm = alarms.Cause(
+            kind=AlarmKind.SHORTAGE,
+            subject=str(target),
+            text=f"its policy asks for {size_bytes} bytes, and it stays as it is: {error}",
+            severity=Severity.WARNING,
+            array=array,
+            target=target,
+        )
+        station.store.database.write(lambda t: alarms.raise_alarm(t, station, alarm))
 
 
 def _tell(station: Station, step: Step) -> None:

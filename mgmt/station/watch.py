@@ -226,7 +226,8 @@ class Keeper:
             self._ending.wait(max(0.05, min(due.values()) - time.monotonic()))
 
     def _go_round(self) -> None:
-        """Ask one array after the other, all of them in one round."""
+        """Ask one array after the other, all of them in one round; at the start all at once, for who asks then."""
+        self._try("the first round", lambda station: station.inventory.warm())
         while not self._ending.is_set():
             names = self._station.arrays.names()
             pause_s = round_s(len(names)) / max(1, len(names))

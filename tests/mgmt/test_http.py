@@ -7,6 +7,7 @@ import stat
 import threading
 from base64 import b64encode
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -265,6 +266,56 @@ def test_a_silent_server_ends_in_a_timeout_that_is_not_repeated() -> None:
             silent.accept()
 
 
+class Dripping:
+    """A listener that sends one more byte of an endless head whenever its client has had time to wait for it."""
+
+    def __enter__(self) -> Dripping:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._gone = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._gone.set()
+        self._thread.join()
+        self._listener.close()
+
+    def _run(self) -> None:
+        connection, _ = self._listener.accept()
+        with connection, suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nx: ")
+            while not self._gone.wait(0.02):
+                connection.sendall(b"x")
+
+
+def test_a_server_that_drips_bytes_is_not_waited_for_longer_than_a_silent_one() -> None:
+    with (
+        Dripping() as server,
+        Peer(server.address, timeout_s=0.2) as peer,
+        pytest.raises(PeerUnreachable, match=r"no whole answer in 0\.2 s"),
+    ):
+        peer.get("/x")
+
+
+def test_a_kept_connection_that_its_server_has_closed_is_not_used_again(tmp_path: Path) -> None:
+    address = f"unix:{tmp_path}/s.sock"
+    with Peer(address, retries=0) as peer:
+        for turn in range(3):
+            with ServerThread(application(), address):
+                assert peer.post("/echo", turn) == turn  # a plain post, which is not repeated
+
+
+def test_a_client_that_is_closed_serves_nobody(tmp_path: Path) -> None:
+    with ServerThread(application(), f"unix:{tmp_path}/s.sock") as server:
+        peer = Peer(server.address)
+        peer.post("/echo", 1)
+        peer.close()
+        with pytest.raises(RuntimeError, match="closed"):
+            peer.post("/echo", 1)
+
+
 def test_an_answer_that_is_no_message_of_ours_counts_as_none() -> None:
     with (
         Flaky(0, ok(b"{}")) as server,
@@ -278,7 +329,9 @@ def test_an_answer_that_is_no_message_of_ours_counts_as_none() -> None:
 @pytest.mark.parametrize(
     ("greeting", "told"),
     [
-        (b"SSH-2.0-x\r\n", "closed the connection instead of answering HTTP"),
+        (b"SSH-2.0-x\r\n", r"does not speak HTTP \(SSH-2\.0-x\)"),
+        (b"", "closed the connection instead of answering HTTP"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n[1]", "the end in the middle of an answer"),
         (b"+OK POP3\r\n\r\n", r"does not speak HTTP \(.*POP3"),
     ],
 )

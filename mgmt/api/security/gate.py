@@ -14,6 +14,7 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import quote
 
+from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -168,9 +169,12 @@ class Gate:
         except Denied as denied:
             self._access.refused[int(denied.body["status"])] += 1
             answer: ASGIApp = _refusal(denied)
-            if denied.body["status"] == 401 and _is_page(scope, headers):
-                wanted = quote(str(scope["path"]), safe="/")
-                answer = RedirectResponse(f"/login?next={wanted}", status_code=303)
+            if _is_page(scope, headers):
+                if denied.body["status"] == 401 and scope["method"] == "GET":
+                    wanted = quote(str(scope["path"]), safe="/")
+                    answer = RedirectResponse(f"/login?next={wanted}", status_code=303)
+                elif (draw := getattr(scope["app"].state, "refusal_page", None)) is not None:
+                    answer = draw(Request(scope), denied.body, denied.headers)
             await answer(scope, receive, sender)
             return
         await self._app(scope, receive, sender)
@@ -285,7 +289,7 @@ def _address(scope: Scope) -> str:
 def _is_page(scope: Scope, headers: dict[bytes, bytes]) -> bool:
     path = str(scope["path"])
     wants_page = b"text/html" in headers.get(b"accept", b"")
-    return scope["method"] == "GET" and wants_page and not path.startswith(_NO_PAGES_BELOW)
+    return wants_page and not path.startswith(_NO_PAGES_BELOW)
 
 
 def _unauthenticated(detail: str) -> Denied:

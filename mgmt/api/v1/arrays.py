@@ -13,12 +13,10 @@ from mgmt.api.security.identity import By
 from mgmt.api.v1.described import message_response
 from mgmt.messages import (
     CacheFree,
-    CacheFreeQuery,
-    CacheThresholdSetRequest,
     ReservedBufferEnlargeRequest,
     ReservedBufferUpdateResponse,
 )
-from mgmt.station import registry
+from mgmt.station import cache, registry
 from mgmt.station.holders import holder
 from mgmt.station.reservations import bring_to
 
@@ -45,9 +43,9 @@ def add_arrays(router: APIRouter, api: Api) -> None:
         response_class=JSONResponse,
         responses=message_response(CacheFree, about="The cache memory"),
     )
-    def cache(name: Name) -> JSONResponse:
+    def read_cache(name: Name) -> JSONResponse:
         """M13: how much of an array's cache memory 102 is free, and the threshold of its warning."""
-        return JSONResponse({"array": name} | plain(station.arrays[name].send(CacheFreeQuery())))
+        return JSONResponse({"array": name} | plain(cache.free(station, name)))
 
     @router.post(
         "/arrays/{name}/cache/threshold",
@@ -55,10 +53,10 @@ def add_arrays(router: APIRouter, api: Api) -> None:
         response_class=JSONResponse,
         responses=message_response(CacheFree, about="Set"),
     )
-    def set_threshold(name: Name, body: ThresholdBody) -> JSONResponse:
+    def set_threshold(name: Name, body: ThresholdBody, by: By) -> JSONResponse:
         """M16 (paragraph 104): how little free cache is a shortage."""
-        request = CacheThresholdSetRequest(threshold_bytes=body.threshold_bytes)
-        return JSONResponse({"array": name} | plain(station.arrays[name].send(request)))
+        found = cache.set_threshold(station, name, body.threshold_bytes, by=by)
+        return JSONResponse({"array": name} | plain(found))
 
     @router.post(
         "/enlarge",

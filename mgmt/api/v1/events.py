@@ -8,7 +8,7 @@ from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from mgmt.api.context import Api
+from mgmt.api.context import Api, many
 from mgmt.api.lists import LARGEST_LIMIT, TEXT_LIMIT
 from mgmt.api.stream import encode_event
 from mgmt.api.v1.described import PAGE_LIMIT, Limit
@@ -30,21 +30,21 @@ def add_events(router: APIRouter, api: Api) -> None:
     """``/events`` and ``/events/stream``."""
     station = api.station
 
-    @router.get("/events", tags=["events"])
+    @router.get("/events", tags=["events"], response_model=dict[str, Any])
     def get_events(
         after: Annotated[int | None, Query(ge=0, lt=2**53)] = None,
         kind: Word = None,
         array: Word = None,
         subject: Word = None,
         limit: Limit = PAGE_LIMIT,
-    ) -> dict[str, Any]:
+    ) -> Response:
         """Events, oldest first: those after a number, or else the newest; ``next`` is ``after`` of the next page."""
         if after is None and (kind, array, subject) == (None, None, None):
             found = events.newest(station, limit)
-            return {"items": [events.row(event) for event in found], "down": [], "next": None}
+            return many([events.row(event) for event in found])
         found = events.listed(station, after=after or 0, kind=kind, array=array, subject=subject, limit=limit)
         more = found[-1].number if len(found) == limit else None
-        return {"items": [events.row(event) for event in found], "down": [], "next": more}
+        return many([events.row(event) for event in found], more)
 
     @router.get(
         "/events/stream",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
 from mgmt.api.bodies import PolicyBody, PolicyTargetBody
-from mgmt.api.context import Api
+from mgmt.api.context import Api, many
 from mgmt.api.security.identity import By
-from mgmt.station import policies
+from mgmt.api.v1.described import IfMatch
+from mgmt.station import policies, updates
 from mgmt.station.records import Policy
 
 
@@ -17,24 +18,31 @@ def add_policies(router: APIRouter, api: Api) -> None:
     """``/policies`` and ``/policies/remove``."""
     station = api.station
 
-    @router.get("/policies", tags=["policies"])
-    def get_policies() -> dict[str, Any]:
-        """All policies, in the order of their targets."""
-        return {
-            "items": [policies.row(policy) for policy in policies.listed(station)],
-            "down": [],
-            "next": None,
-        }
+    @router.get("/policies", tags=["policies"], response_model=dict[str, Any])
+    def get_policies() -> Response:
+        """All policies, in the order of their targets; ``version`` of each is what ``If-Match`` takes."""
+        return many([policies.row(policy) for policy in policies.listed(station)])
 
     @router.post("/policies", tags=["policies"])
-    def put(body: PolicyBody, by: By) -> dict[str, Any]:
-        """Make the policy of a target, or change it: what is not given keeps its value."""
+    def put(body: PolicyBody, by: By, response: Response, if_match: IfMatch = None) -> dict[str, Any]:
+        """Make the policy of a target, or change it: what is not given keeps its value. What is reserved follows."""
         target = body.target.target()
-        before = policies.find(station, target) or Policy(target=target)
+        found = policies.find(station, target)
         values = body.model_dump(exclude={"target", "via"}, exclude_none=True)
-        return policies.row(policies.put(station, policies.changed(before, via=body.pair, **values), by=by))
+        wanted = policies.changed(found or Policy(target=target), via=body.pair, **values)
+        # What is not given was read just now: nobody else's change in between is overwritten.
+        expected = _version(if_match) or policies.version(found)
+        row = policies.row(updates.put_policy(station, wanted, by=by, expected=expected))
+        response.headers["etag"] = f'"{row["version"]}"'
+        return row
 
     @router.post("/policies/remove", tags=["policies"])
-    def remove(body: PolicyTargetBody, by: By) -> dict[str, Any]:
+    def remove(body: PolicyTargetBody, by: By, if_match: IfMatch = None) -> dict[str, Any]:
         """Take the policy of a target away; its reservation stays as it is."""
-        return policies.row(policies.remove(station, body.target.target(), by=by))
+        target = body.target.target()
+        return policies.row(policies.remove(station, target, by=by, expected=_version(if_match)))
+
+
+def _version(if_match: str | None) -> str | None:
+    """The ``version`` of a policy that ``If-Match`` names; any text is one, and none but the right one matches."""
+    return None if if_match is None or if_match.strip() == "*" else if_match.strip().strip('"')

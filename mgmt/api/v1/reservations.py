@@ -36,11 +36,16 @@ def add_reservations(router: APIRouter, api: Api) -> None:
         responses=message_response(BufferReserveResponse, ReservationPreview, about="Granted (M6)"),
     )
     def reserve(
-        body: ReserveBody, by: By, idempotency_key: IdempotencyKey = None, dry_run: DryRun = False
+        body: ReserveBody,
+        by: By,
+        idempotency_key: IdempotencyKey = None,
+        if_match: IfMatch = None,
+        dry_run: DryRun = False,
     ) -> JSONResponse:
         """Steps 809-812: reserve."""
+        expected = expected_generation(if_match, body.expected_revision)
         if dry_run:
-            return tagged(_previewed(station, body))
+            return tagged(_based_on(expected, _previewed(station, body)))
 
         def carry_out() -> dict[str, Any]:
             done = reservations.reserve(
@@ -51,13 +56,14 @@ def add_reservations(router: APIRouter, api: Api) -> None:
                 sessions=body.sessions,
                 connections_per_session=body.connections_per_session,
                 lease_ns=body.lease_ns,
+                expected_revision=expected,
                 request_id=body.request_id or idempotency_key,
                 sharing=None if body.sharing is None else body.sharing.sharing(),
                 by=by,
             )
             return change(done)
 
-        said = body.model_dump(mode="json")
+        said = body.model_dump(mode="json") | {"expected_revision": expected}
         return tagged(api.answers.once(idempotency_key, by, "reserve", said, carry_out))
 
     @router.post("/reserve-both-ends", tags=["reservations"])
@@ -101,14 +107,10 @@ def add_reservations(router: APIRouter, api: Api) -> None:
         dry_run: DryRun = False,
     ) -> JSONResponse:
         """Steps 1206-1208: bring a reservation to a size."""
-        expected = _generation(if_match, body.expected_revision)
+        expected = expected_generation(if_match, body.expected_revision)
         if dry_run:
-            found = _previewed(
-                station, PreviewBody(target=body.target, via=body.via, size_bytes=body.size_bytes)
-            )
-            if expected is not None and found["revision"] != expected:
-                raise _stale(expected, found["revision"])
-            return tagged(found)
+            supposed = PreviewBody(target=body.target, via=body.via, size_bytes=body.size_bytes)
+            return tagged(_based_on(expected, _previewed(station, supposed)))
 
         def carry_out() -> dict[str, Any]:
             done = reservations.update(
@@ -139,10 +141,22 @@ def add_reservations(router: APIRouter, api: Api) -> None:
         "/release",
         tags=["reservations"],
         response_class=JSONResponse,
-        responses=message_response(ReservationReleaseResponse, about="Given up"),
+        responses=message_response(ReservationReleaseResponse, ReservationPreview, about="Given up"),
     )
-    def release(body: ReleaseBody, by: By, idempotency_key: IdempotencyKey = None) -> JSONResponse:
+    def release(
+        body: ReleaseBody,
+        by: By,
+        idempotency_key: IdempotencyKey = None,
+        if_match: IfMatch = None,
+        dry_run: DryRun = False,
+    ) -> JSONResponse:
         """Give a reservation up."""
+        expected = expected_generation(if_match, body.expected_revision)
+        if dry_run:
+            found = reservations.preview_release(
+                station, body.target.target(), via=body.pair, drain=body.drain
+            )
+            return tagged(_based_on(expected, change(found)))
 
         def carry_out() -> dict[str, Any]:
             array, answer = reservations.release(
@@ -150,12 +164,13 @@ def add_reservations(router: APIRouter, api: Api) -> None:
                 body.target.target(),
                 via=body.pair,
                 drain=body.drain,
+                expected_revision=expected,
                 request_id=body.request_id or idempotency_key,
                 by=by,
             )
             return {"array": array} | plain(answer)
 
-        said = body.model_dump(mode="json")
+        said = body.model_dump(mode="json") | {"expected_revision": expected}
         return tagged(api.answers.once(idempotency_key, by, "release", said, carry_out))
 
 
@@ -190,7 +205,19 @@ def _previewed_both(station: Station, body: BothEndsBody) -> dict[str, Any]:
     return {"local": change(near), "remote": change(far)}
 
 
-def _generation(if_match: str | None, expected_revision: int | None) -> int | None:
+def _based_on(expected: int | None, found: dict[str, Any]) -> dict[str, Any]:
+    """What a dry run found, where it is of the generation that was expected. Raises :class:`ProblemError`."""
+    if expected is not None and found["revision"] != expected:
+        raise ProblemError(
+            Code.STALE,
+            f"the generation is {found['revision']}, not {expected}",
+            status=412,
+            title="The state has changed since it was read",
+        )
+    return found
+
+
+def expected_generation(if_match: str | None, expected_revision: int | None) -> int | None:
     """The generation that ``If-Match`` or the body names. Raises :class:`ProblemError`."""
     if if_match is None or if_match.strip() == "*":
         return expected_revision
@@ -210,12 +237,3 @@ def _generation(if_match: str | None, expected_revision: int | None) -> int | No
             title="Not a valid request",
         )
     return int(text)
-
-
-def _stale(expected: int, found: int) -> ProblemError:
-    return ProblemError(
-        Code.STALE,
-        f"the generation is {found}, not {expected}",
-        status=412,
-        title="The state has changed since it was read",
-    )

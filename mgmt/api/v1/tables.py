@@ -15,9 +15,8 @@ from mgmt.api.context import Api
 from mgmt.api.lists import Page, Row, parse_query
 from mgmt.api.v1.described import PAGE_LIMIT, Cursor, Filters, IfNoneMatch, Limit, Sort, list_response
 from mgmt.layouts import LAYOUTS
-from mgmt.station import channels, groups, sizes
+from mgmt.station import groups, sizes
 from mgmt.station.arrays import Down, Gathered
-from mgmt.station.inventory import Table
 
 #: A read of one table: its rows, the arrays that did not answer, and the table's generation where it has one.
 Read = Callable[[], tuple[Sequence[Row], Sequence[Down], int | None]]
@@ -49,7 +48,8 @@ def add_tables(router: APIRouter, api: Api) -> None:
         add_list(router, api, name, about, of_arrays(name))
 
     def table_108() -> tuple[Sequence[Row], Sequence[Down], int | None]:
-        return [channels.row(station, channel) for channel in station.store.channels()], [], None
+        rows, revision = api.channel_rows.table(station)
+        return rows, [], revision
 
     add_list(router, api, "channels", "Table 108.", table_108)
     add_list(
@@ -66,10 +66,6 @@ def add_tables(router: APIRouter, api: Api) -> None:
         "Every pair of every group, at each of its ends.",
         lambda: _of(groups.rows(station)),
     )
-
-
-def _kept(table: Table) -> tuple[list[Row], list[Down], int | None]:
-    return list(table.rows), list(table.down), table.revision
 
 
 def _of(gathered: Gathered) -> tuple[Sequence[Row], Sequence[Down], int | None]:
