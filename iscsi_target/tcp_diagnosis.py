@@ -64,6 +64,10 @@ class Diagnosis:
     peer_percent: int
     retransmitted: int
     """Segments sent again in the span."""
+    snd_cwnd_bytes: int
+    """The kernel's congestion window at its end."""
+    rtt_ns: int
+    """The kernel's smoothed round-trip time at its end."""
 
 
 def diagnose(before: Sample, now: Sample) -> Diagnosis:
@@ -76,7 +80,14 @@ def diagnose(before: Sample, now: Sample) -> Diagnosis:
     peer = _percent(now.info.rwnd_limited_ns - before.info.rwnd_limited_ns, span_ns)
     retransmitted = max(0, now.info.total_retrans - before.info.total_retrans)
     return Diagnosis(
-        _limit(now, busy, waited, peer, retransmitted), span_ns, busy, waited, peer, retransmitted
+        limit=_limit(now, busy, waited, peer, retransmitted),
+        span_ns=span_ns,
+        busy_percent=busy,
+        reservation_percent=waited,
+        peer_percent=peer,
+        retransmitted=retransmitted,
+        snd_cwnd_bytes=now.info.snd_cwnd * now.info.snd_mss,
+        rtt_ns=now.info.rtt_ns,
     )
 
 

@@ -14,7 +14,7 @@ from credits.results import HoldResult, ReleaseResult, ReserveResult, UpdateResu
 from credits.sharing import Sharing
 from credits.tables import ReservationRow
 from credits.targets import Target
-from credits.verbs import Request, Reserve, Update
+from credits.verbs import Release, Request, Reserve, Update
 from mgmt.messages import (
     BufferHoldRequest,
     BufferHoldResponse,
@@ -76,7 +76,14 @@ class ControlledPool(Protocol):
         ...
 
     def release(
-        self, target: Target, *, request_id: str, now_ns: int, drain: bool = False, epoch: int | None = None
+        self,
+        target: Target,
+        *,
+        request_id: str,
+        now_ns: int,
+        drain: bool = False,
+        expected_revision: int | None = None,
+        epoch: int | None = None,
     ) -> ReleaseResult:
         """Give up (GAP-4)."""
         ...
@@ -143,7 +150,8 @@ class BufferControl:
 
     def reserve(self, request: BufferReserveRequest, request_id: str) -> BufferReserveResponse:
         """M6 (steps 811, 812; figure 7)."""
-        self._look(request.target, request.requested_bytes)
+        if not request.relogin:
+            self._look(request.target, request.requested_bytes)
         result = self._pool.reserve(
             request.target,
             request.requested_bytes,
@@ -217,7 +225,8 @@ class BufferControl:
 
     def update(self, request: ReservedBufferUpdateRequest, request_id: str) -> ReservedBufferUpdateResponse:
         """M11 (steps 1207, 1208; figure 10)."""
-        self._look(request.target, request.recommended_bytes)
+        if not request.relogin:
+            self._look(request.target, request.recommended_bytes)
         return _updated(
             self._pool.update(
                 request.target,
@@ -239,17 +248,35 @@ class BufferControl:
         )
 
     def preview(self, request: ReservationPreviewRequest) -> ReservationPreview:
-        """What reserving or updating would do now, by the same code on a copy; raises what it would be refused with."""
-        verb = Reserve if request.target.buffer_id is None else Update
-        asked = verb(target=request.target, requested_bytes=request.requested_bytes)
+        """What a change would do now, by the same code on a copy; raises what it would be refused with."""
+        asked: Reserve | Update | Release
+        if request.release:
+            asked = Release(target=request.target, drain=request.drain)
+        else:
+            verb = Reserve if request.target.buffer_id is None else Update
+            asked = verb(target=request.target, requested_bytes=request.requested_bytes)
         found = self._pool.preview([asked], now_ns=self._clock())
         (outcome,) = found.outcomes
         if isinstance(outcome, CreditError):
             raise outcome
+        unit_bytes = self._pool.config.unit_bytes
+        if isinstance(outcome, ReleaseResult):
+            return ReservationPreview(
+                target=outcome.target,
+                unit_bytes=unit_bytes,
+                previous_units=outcome.released_units + outcome.draining_units,
+                reserved_units=0,
+                reserved_bytes=0,
+                pending_shrink_units=outcome.draining_units,
+                expanded_units=0,
+                free_units_before=found.before.free_units,
+                free_units_after=found.after.free_units,
+                revision=found.before.revision,
+            )
         assert isinstance(outcome, ReserveResult | UpdateResult)
         return ReservationPreview(
             target=outcome.target,
-            unit_bytes=self._pool.config.unit_bytes,
+            unit_bytes=unit_bytes,
             previous_units=outcome.previous_units,
             reserved_units=outcome.reserved_units,
             reserved_bytes=outcome.reserved_bytes,
@@ -267,6 +294,7 @@ class BufferControl:
             request_id=request_id,
             now_ns=self._clock(),
             drain=request.drain,
+            expected_revision=request.expected_revision,
             epoch=request.epoch,
         )
         return ReservationReleaseResponse(
@@ -281,7 +309,9 @@ class BufferControl:
             self._check(target, self._pool.config.units_for(requested_bytes))
 
 
-def _updated(result: UpdateResult) -> ReservedBufferUpdateResponse:
+def _updated(result: UpdateResult | ReserveResult) -> ReservedBufferUpdateResponse:
+    """M11; what was not reserved yet is reserved by an update, as figure 7 does (steps 1301 to 1303)."""
+    records = result.records if isinstance(result, UpdateResult) else ()
     return ReservedBufferUpdateResponse(
         target=result.target,
         reserved_units=result.reserved_units,
@@ -290,7 +320,7 @@ def _updated(result: UpdateResult) -> ReservedBufferUpdateResponse:
         pending_shrink_units=result.pending_shrink_units,
         revision=result.revision,
         buffer_ids=tuple(
-            record.target.buffer_id for record in result.records if record.target.buffer_id is not None
+            record.target.buffer_id for record in records if record.target.buffer_id is not None
         )[:_NAMED_LIMIT],
     )
 

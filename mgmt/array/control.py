@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -33,6 +33,8 @@ from mgmt.messages import (
     CacheFree,
     CacheFreeQuery,
     CacheThresholdSetRequest,
+    ChannelInfoGetRequest,
+    ChannelInfoGetResponse,
     CopyStartRequest,
     CopyStatus,
     CopyStatusRequest,
@@ -68,7 +70,9 @@ class Control:
     """The array's management agent.
 
     ``ports`` gives the rows of its ports; ``on_change`` is called on the data loop when a reservation has changed.
-    ``cache`` and ``watch`` are there where it has a cache memory.
+    ``cache`` and ``watch`` are there where it has a cache memory, ``measure`` (M1) where it has Fibre Channel ports.
+    ``log_in_again`` has the links of Fibre Channel ports log in anew where a reservation has outgrown its grant.
+    ``credit_zero`` gives, by FC interface with a link, the share of time without a credit to send with; it may block.
     """
 
     def __init__(
@@ -84,6 +88,9 @@ class Control:
         cache: CacheMemory | None = None,
         watch: CacheWatch | None = None,
         pairs: ArrayPairs | None = None,
+        measure: Callable[[ChannelInfoGetRequest], ChannelInfoGetResponse] | None = None,
+        credit_zero: Callable[[], Mapping[str, float]] = dict,
+        log_in_again: Callable[[Target], None] = lambda _target: None,
     ) -> None:
         self._history = history or CopyHistory(None)
         self._name = name
@@ -96,6 +103,9 @@ class Control:
         self._cache = cache
         self._watch = watch
         self._pairs = pairs
+        self._measure = measure
+        self._log_in_again = log_in_again
+        self._credit_zero = credit_zero
         self._started = _Once(_ANSWERS_LIMIT)
 
     def handle(self, envelope: Envelope) -> Message:
@@ -108,7 +118,8 @@ class Control:
             case InterfaceInfoGetRequest():
                 return self._serving(message.target, message.via).information(message)
             case BufferReserveRequest():
-                return self._changed(self._serving(message.target, message.via).reserve(message, request_id))
+                reserved = self._serving(message.target, message.via).reserve(message, request_id)
+                return self._granted_anew(message, self._changed(reserved))
             case BufferHoldRequest():
                 return self._serving(message.target).hold(message, request_id)
             case HoldConfirmRequest():
@@ -116,7 +127,8 @@ class Control:
             case HoldVoidRequest():
                 return self._interfaces.of_hold(message.hold).void(message, request_id)
             case ReservedBufferUpdateRequest():
-                return self._changed(self._serving(message.target).update(message, request_id))
+                updated = self._serving(message.target).update(message, request_id)
+                return self._granted_anew(message, self._changed(updated))
             case ReservedBufferEnlargeRequest():
                 return self._changed(self._serving(message.target).enlarge(message, request_id))
             case ReservationPreviewRequest():
@@ -136,6 +148,8 @@ class Control:
                 return self._of_a_copy(self._status(message.copy_id))
             case VolumeDigestRequest():
                 return self._digest(message.volume)
+            case ChannelInfoGetRequest() if self._measure is not None:
+                return self._measure(message)
             case PairCreateRequest() | PairRequest() | VolumeChecksumsRequest():
                 return self._with_pairs().handle(message)
             case _:
@@ -146,9 +160,10 @@ class Control:
         from starlette.applications import Starlette
         from starlette.concurrency import run_in_threadpool
         from starlette.requests import Request
-        from starlette.responses import JSONResponse
+        from starlette.responses import JSONResponse, Response
         from starlette.routing import Route
 
+        from mgmt.array.metrics import ArraySnapshot, exposition
         from mgmt.http import exception_handlers, message_endpoint
 
         def table(path: str, read: Callable[[], Any]) -> Route:
@@ -158,16 +173,33 @@ class Control:
             return Route(path, endpoint, methods=["GET"])
 
         name, interfaces = self._name, self._interfaces
+
+        def pools() -> list[tables.Row]:
+            return tables.pools(name, interfaces, self._credit_zero())
+
+        def cache() -> list[tables.Row]:
+            return tables.cache(name, self._cache)
+
+        def copies() -> list[tables.Row]:
+            return tables.copies(name, self._on_data_loop(self._copies()))
+
+        scrape = exposition(lambda: ArraySnapshot(pools(), copies(), cache()))
+
+        async def metrics(request: Request) -> Response:
+            text, content_type = await run_in_threadpool(scrape, request.headers.get("accept", ""))
+            return Response(text, headers={"content-type": content_type})
+
         routes = [
             Route("/messages", message_endpoint(self.handle), methods=["POST"]),
             table("/v1/info", self.info),
-            table("/v1/pools", lambda: tables.pools(name, interfaces)),
+            table("/v1/pools", pools),
             table("/v1/reservations", lambda: tables.reservations(name, interfaces)),
             table("/v1/allocations", lambda: tables.allocations(name, interfaces)),
             table("/v1/buffer-ids", lambda: tables.buffer_ids(name, interfaces)),
-            table("/v1/cache", lambda: tables.cache(name, self._cache)),
+            table("/v1/cache", cache),
             table("/v1/pairs", lambda: [] if self._pairs is None else self._pairs.rows()),
-            table("/v1/copies", lambda: tables.copies(name, self._on_data_loop(self._copies()))),
+            table("/v1/copies", copies),
+            Route("/metrics", metrics, methods=["GET"]),
         ]
         return Starlette(routes=routes, exception_handlers=exception_handlers())
 
@@ -211,6 +243,12 @@ class Control:
         self._data_loop.call_soon_threadsafe(self._on_change)
         if self._pairs is not None:
             asyncio.run_coroutine_threadsafe(self._pairs.reservations_changed(), self._data_loop)
+        return answer
+
+    def _granted_anew(self, request: BufferReserveRequest | ReservedBufferUpdateRequest, answer: T) -> T:
+        """Where it was asked for, have the link's login catch up with the reservation."""
+        if request.relogin:
+            self._log_in_again(request.target)
         return answer
 
     def _with_pairs(self) -> ArrayPairs:

@@ -54,7 +54,8 @@ class FcInterface:
     """A communication interface whose units are receive frame buffers of a port group (paragraph 24).
 
     ``address`` is the WWPN; ``link`` where the other end of its line plugs in (``unix:PATH`` or ``HOST:PORT``),
-    ``None`` for a port that only calls others. ``unreserved``: credits that a login is granted without a reservation.
+    ``None`` for a port that only calls others. ``unreserved``: credits that a login is granted without a reservation,
+    or as many as are free.
     ``time_scale``: link time is so many times slower than real time; ``None``: measured at the start.
     """
 
@@ -67,6 +68,10 @@ class FcInterface:
     time_scale: int | None = None
     capture: str | None = None
     """A file (pcapng) for what crosses the line of a copy that begins here."""
+    host_ports: int = 0
+    """Ports of the same port group that hosts plug into, at ``link`` with ``.1``, ``.2`` … behind it."""
+    host_credits: int = 8
+    """What the login of a host borrows of the group's free buffers, if there are so many."""
 
     @property
     def name(self) -> str:

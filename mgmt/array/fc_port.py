@@ -8,6 +8,7 @@ other array is plugged in at a time. It runs on a thread of its own, as its targ
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import logging
 import threading
@@ -29,11 +30,13 @@ from fcsim.live.live_end import EndConfig, LiveEnd
 from fcsim.live.measure import frame_cost_ns
 from fcsim.live.shell import Address, LiveLink, listen
 from fcsim.port.group import LinkCredits, PortGroup
+from fcsim.port.login import Offer
 from fcsim.speeds import SPEEDS
 from iscsi_target.executor import LogicalUnits
 from mgmt.array.description import FcInterface
 from mgmt.array.errors import CannotServe, ConfigurationError
 from mgmt.array.fc_rows import port_row
+from mgmt.fc.channel import Line
 from mgmt.fc.executor import LogicalUnitsExecutor
 
 _log = logging.getLogger(__name__)
@@ -41,6 +44,8 @@ _log = logging.getLogger(__name__)
 _ANSWER_S = 5.0
 #: After a link that could not be listened for again.
 _PAUSE_S = 1.0
+#: From a host to its port: a hall.
+_HOST_DISTANCE_M = 100
 
 
 def link_address(text: str) -> Address:
@@ -61,6 +66,23 @@ def wwpn_text(port_name: int) -> str:
     """A port name as the tables write it."""
     digits = f"{port_name:016x}"
     return ":".join(digits[at : at + 2] for at in range(0, 16, 2))
+
+
+def host_ports(config: FcInterface) -> list[FcInterface]:
+    """The ports of the group that are for hosts, as interfaces of their own over the same pool."""
+    port_name = int(config.address.replace(":", ""), 16)
+    return [
+        replace(
+            config,
+            address=wwpn_text(port_name + (number << 16)),
+            link=f"{config.link}.{number}",
+            unreserved=config.host_credits,
+            distance_m=_HOST_DISTANCE_M,
+            capture=None,
+            host_ports=0,
+        )
+        for number in range(1, config.host_ports + 1)
+    ]
 
 
 class FcPort:
@@ -116,6 +138,19 @@ class FcPort:
         with self._guard:
             self._group.check_granted(target, units)
 
+    def log_in_again(self, target: Target) -> None:
+        """Have the link that is plugged in log in anew, where ``target`` has outgrown what its login granted: the other
+        end is granted what is reserved now, and the exchanges that are open end."""
+        granted, link, loop = self.credits(), self._link, self._loop
+        if granted is None or link is None or loop is None or not granted.relogin_required:
+            return
+        if target.local_port in (None, self.config.address) and target.remote_port in (None, self._peer):
+            loop.call_soon_threadsafe(self._go_offline, link)
+
+    def _go_offline(self, link: LiveLink) -> None:
+        with contextlib.suppress(FibreChannelError):  # it was unplugged just now
+            link.call(lambda end, now_ps: end.log_in_again(end.config.n_port.offer, now_ps))
+
     def credits(self) -> LinkCredits | None:
         """What the login that stands has granted; ``None`` while nobody is logged in."""
         peer = self._peer
@@ -128,6 +163,11 @@ class FcPort:
                 return None
 
     # -- looking at it ------------------------------------------------------------------------------------------
+
+    def line(self) -> Line | None:
+        """The link that is plugged in (:class:`mgmt.fc.channel.MeasuredPort`)."""
+        link, loop = self._link, self._loop
+        return None if link is None or loop is None else Line(link, loop)
 
     def row(self) -> dict[str, Any]:
         """The port as ``get ports`` has it, with the counters of the link that is plugged in."""
@@ -224,15 +264,27 @@ class FcPort:
         peer = wwpn_text(peer_port_name)
         try:
             with self._guard:
-                granted = self._group.log_in(self.config.address, peer, self.config.unreserved)
+                free = self._group.pool.statistics().free_units
+                granted = self._group.log_in(self.config.address, peer, min(self.config.unreserved, free))
         except CreditError as error:
             raise PeerViolation(f"no credits for {peer}: {error}") from None
         self._peer = peer
-        n_port = config.n_port
-        offer = replace(n_port.offer, bb_credit=granted.bb_credit)
+        offer = replace(config.n_port.offer, bb_credit=granted.bb_credit)
         return LiveEnd(
-            replace(config, n_port=replace(n_port, offer=offer)), peer_port_name, executor=executor
+            config, peer_port_name, executor=executor, offer_now=lambda: self._offer(offer, peer)
         )
+
+    def _offer(self, offer: Offer, peer: str) -> Offer:
+        """What the next login grants: what is reserved by then; where the pool has not that much, what it did before."""
+        try:
+            with self._guard:
+                held = self._group.link(self.config.address, peer).unreserved
+                most = held + self._group.pool.statistics().free_units
+                granted = self._group.log_in(self.config.address, peer, min(self.config.unreserved, most))
+        except CreditError as error:
+            _log.warning("link %s: the login grants %d credits: %s", self.config.link, offer.bb_credit, error)
+            return offer
+        return replace(offer, bb_credit=granted.bb_credit)
 
     def _log_out(self) -> None:
         peer, self._peer = self._peer, None

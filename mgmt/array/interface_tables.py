@@ -22,6 +22,7 @@ _UNIT_BYTES = 16 * 1024
 _PAGE_BYTES = 64 * 1024
 _BUFFER_IDS = 10_000_000
 _LARGEST_TIME_SCALE = 10**7
+_HOST_PORTS_LIMIT = 16
 
 
 def interfaces_of(tables: Sequence[Table]) -> tuple[Interface, ...]:
@@ -104,6 +105,10 @@ def _fc(table: Table, name: str) -> FcInterface:
     except ValueError as error:
         raise ConfigurationError(f"{table.where}: {error}") from None
     blocks = table.integer("blocks", 0) or 0
+    link = table.text("link")
+    host_ports = table.integer("host_ports", 0, low=0, high=_HOST_PORTS_LIMIT) or 0
+    if host_ports and not (link or "").startswith("unix:"):
+        raise table.error("host_ports", "they listen beside the port's own link, which is to be unix:PATH")
     pool = PoolConfig(
         name=name,
         kind=UnitKind.FC,
@@ -115,11 +120,13 @@ def _fc(table: Table, name: str) -> FcInterface:
     )
     return FcInterface(
         address=address,
-        link=table.text("link"),
+        link=link,
         speed=parse_speed(speed).name,
         distance_m=distance_m,
         unreserved=table.integer("unreserved", 8, low=1, high=32767) or 8,
         pool=pool,
         time_scale=table.integer("time_scale", low=1, high=_LARGEST_TIME_SCALE),
         capture=table.text("capture"),
+        host_ports=host_ports,
+        host_credits=table.integer("host_credits", 8, low=1, high=32767) or 8,
     )

@@ -9,6 +9,7 @@ from typing import Protocol
 from iscsi_target.buffers import ConnectionInfo, Grant, ReceiveBuffers, SendBuffers
 from iscsi_target.executor import Deferred, LogicalUnits, ResetKind, ScsiCommand, ScsiResult
 from iscsi_target.scsi.errors import InvalidConfiguration
+from iscsi_target.scsi.extended_copy import designators
 from iscsi_target.scsi.logical_unit import LogicalUnit, LogicalUnitConfig, derive_identity
 from iscsi_target.scsi.target_device import TargetDevice
 from iscsi_target.server import Limits, Portal, Target, TargetServer
@@ -139,6 +140,9 @@ class Devices:
                 )
                 for volume in volumes
             }
+            for lun, unit in self.units.items():
+                self.guards.named |= dict.fromkeys(designators(unit).items(), lun)
+            self.guards.at_work = lambda lun: self.units[lun].sanitize is not None
             for_hosts = {volume.lun: self.units[volume.lun] for volume in volumes if volume.hosts}
             self.hosts = TargetDevice(iqn, for_hosts, target_ports=portals)
             self.arrays = TargetDevice(copy_iqn(iqn), self.units, target_ports=portals)
@@ -148,6 +152,10 @@ class Devices:
     def seen_by_fc(self) -> LogicalUnits:
         """The same units for an FC interface, whose initiators have I_T nexuses of their own."""
         return self.guards.for_arrays(TargetDevice(self._iqn, self.units, target_ports=self._portals))
+
+    def seen_by_fc_hosts(self) -> LogicalUnits:
+        """The same for the FC ports that hosts plug into: what hosts see."""
+        return self.guards.for_hosts(TargetDevice(self._iqn, self.hosts.units, target_ports=self._portals))
 
     def interrupt(self) -> None:
         """End what runs long, so that the server can stop."""

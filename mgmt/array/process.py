@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import uvloop
@@ -26,9 +27,10 @@ from mgmt.array.cache.memory import CacheFileError, CacheMemory
 from mgmt.array.cache.watch import CacheWatch
 from mgmt.array.control import Control
 from mgmt.array.description import ArrayConfig, FcInterface, Interface, TcpInterface
-from mgmt.array.errors import CannotServe
+from mgmt.array.errors import CannotServe, ConfigurationError
 from mgmt.array.expiry import Expiry
-from mgmt.array.fc_port import FcPort
+from mgmt.array.fc_port import FcPort, host_ports, link_address
+from mgmt.array.fc_starvation import credit_zero_shares
 from mgmt.array.host_buffers import HostBuffers
 from mgmt.array.interface import CommunicationInterface
 from mgmt.array.interfaces import Interfaces
@@ -40,8 +42,9 @@ from mgmt.array.replication.remote_copy import RemoteCopy
 from mgmt.array.secrets import ArrayChap, array_chap, read_secret
 from mgmt.array.transports import Transports
 from mgmt.array.volumes import Volumes, open_volumes
+from mgmt.fc.channel import FcChannels, Lines
 from mgmt.http import Peer, ServerThread
-from mgmt.http.credentials import ClientCredentials
+from mgmt.http.credentials import ClientCredentials, CredentialError, read_token
 from mgmt.http.guarding import ServerCredentials
 from mgmt.messages import CopyStatus
 
@@ -77,7 +80,8 @@ async def running(
         chap = _chap(config)
         devices = portals.Devices(config.iqn, volumes, range(1, 1 + len(config.interfaces)))
         tcp = [interface for interface in config.interfaces if isinstance(interface, TcpInterface)]
-        transports = Transports(config, pools, None if chap is None else chap.initiator)
+        lines = Lines()
+        transports = Transports(config, pools, None if chap is None else chap.initiator, lines)
         pairs = None
         if config.state is not None:
             pairs = load_pairs(
@@ -127,6 +131,8 @@ async def running(
         for pool in pools.values():
             stack.enter_context(Expiry(pool, time.monotonic_ns, tell))
         watch = _watch(config, asked, cache, interfaces, stack)
+        by_wwpn = {one.config.address: one for one in fc.values()}
+        channels = FcChannels(by_wwpn, lines, link_address)
         control = Control(
             config.name,
             interfaces,
@@ -139,15 +145,18 @@ async def running(
             cache,
             watch,
             pairs,
+            channels.answer if fc else None,
+            partial(credit_zero_shares, fc, lines),
+            lambda target: _log_in_again(fc.values(), target),
         )
         server = ServerThread(asked.guard(control.app()), config.listen, tls=asked.tls)
         server.start()
         # Handlers may be waiting for this loop, so it must go on while the server's thread ends.
         stack.push_async_callback(asyncio.to_thread, server.stop)
-        lines = [f"iscsi://{host_port(one.address, iscsi_ports[one.name])}/{config.iqn}" for one in tcp] + [
+        listening = [f"iscsi://{host_port(one.address, iscsi_ports[one.name])}/{config.iqn}" for one in tcp] + [
             f"fc://{port.config.address}@{port.listening}" for port in fc.values() if port.listening
         ]
-        yield Listening(tuple(lines), str(server.address))
+        yield Listening(tuple(listening), str(server.address))
 
 
 @asynccontextmanager
@@ -271,7 +280,16 @@ def _start_fc_ports(
             stack.callback(port.stop)
             port.start()
             ports[one.name] = port
+            for host in host_ports(one):
+                beside = FcPort(host, pools[one.name], devices.seen_by_fc_hosts())
+                stack.callback(beside.stop)
+                beside.start()
     return ports
+
+
+def _log_in_again(ports: Iterable[FcPort], target: Target) -> None:
+    for port in ports:
+        port.log_in_again(target)
 
 
 def _watch(
@@ -287,7 +305,10 @@ def _watch(
     if config.station is not None:
         token = None
         if config.station_token_file is not None:
-            token = read_secret(config.station_token_file, None).decode()
+            try:
+                token = read_token(config.station_token_file)
+            except CredentialError as error:
+                raise ConfigurationError(str(error)) from None
         shown = ClientCredentials(tls=credentials.as_client(), token=token)
         station = Peer(config.station, _STATION_TIMEOUT_S, name="the station", credentials=shown)
         stack.callback(station.close)

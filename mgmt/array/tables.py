@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -15,12 +15,17 @@ from mgmt.messages import CopyStatus, to_plain
 Row = dict[str, Any]
 
 
-def pools(array: str, interfaces: Iterable[CommunicationInterface]) -> list[Row]:
-    """A row for each interface's pool, all of it in units; ``held_units`` are those reserved idle that are in holds."""
-    return [_pool(array, interface) for interface in interfaces]
+def pools(
+    array: str, interfaces: Iterable[CommunicationInterface], credit_zero: Mapping[str, float]
+) -> list[Row]:
+    """A row for each interface's pool, all of it in units; ``held_units`` are those reserved idle that are in holds.
+
+    ``credit_zero`` has, by FC interface with a link, the share of time without a credit to send with.
+    """
+    return [_pool(array, interface, credit_zero.get(interface.name)) for interface in interfaces]
 
 
-def _pool(array: str, interface: CommunicationInterface) -> Row:
+def _pool(array: str, interface: CommunicationInterface, credit_zero: float | None) -> Row:
     statistics = interface.pool.statistics()
     return {
         "array": array,
@@ -35,6 +40,7 @@ def _pool(array: str, interface: CommunicationInterface) -> Row:
         "expandable_units": statistics.expandable_units,
         "held_units": statistics.held_units,
         "degraded_units": statistics.degraded_units,
+        "credit_zero_percent": None if credit_zero is None else round(100 * credit_zero, 1),
         "revision": statistics.revision,
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from credits.durable import DurablePool
@@ -13,11 +14,11 @@ from iscsi_target.session.chap import Chap
 from mgmt.array.description import ArrayConfig, FcInterface, TcpInterface
 from mgmt.array.errors import CannotServe, ConfigurationError
 from mgmt.array.fc_port import link_address
-from mgmt.array.portals import COPY_SUFFIX
 from mgmt.array.replication.fc_transport import FcCopyTransport, FcDestination
 from mgmt.array.replication.group_record import GroupRecord
 from mgmt.array.replication.iscsi_transport import Destination, IscsiCopyTransport
 from mgmt.array.replication.transport import CopyTransport
+from mgmt.fc.channel import Lines
 from mgmt.messages import CopyStartRequest
 
 #: A pair notices a dead channel sooner than a copy that is made once.
@@ -28,13 +29,18 @@ _AVAILABLE = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
 
 
 class Transports:
-    """Makes the transport of a copy, by its local port. ``chap`` is how this array proves itself to others.
+    """Makes the transport of a copy, by its local port. ``chap`` is how this array and the one that it copies to prove
+    themselves, whatever name the copy is written through; ``None``: nobody has to. ``lines`` is told of the links that
+    copies plug in.
 
     Raises :class:`CannotServe` where there is no memory for the buffers, :class:`ConfigurationError` where the kernel
     has not the congestion control.
     """
 
-    def __init__(self, config: ArrayConfig, pools: Mapping[str, DurablePool], chap: Chap | None) -> None:
+    def __init__(
+        self, config: ArrayConfig, pools: Mapping[str, DurablePool], chap: Chap | None, lines: Lines
+    ) -> None:
+        self._lines = lines
         check_congestion(config.copy.congestion)
         self._config = config
         self._pools = pools
@@ -87,7 +93,7 @@ class Transports:
             session_name=f"{self._config.name}/{record.group}",
             silence_s=_PAIR_SILENCE_S,
             digests=True,
-            chap=self._chap if record.remote.iqn.endswith(COPY_SUFFIX) else None,
+            chap=self._chap,
             congestion=copy.congestion,
         )
         return IscsiCopyTransport(destination, self._pools[interface.name], self._memory[interface.name])
@@ -108,7 +114,9 @@ class Transports:
             connect_timeout_s=max(self._config.copy.connect_timeout_s, _FC_LOGIN_S),
             capture=None if interface.capture is None else Path(interface.capture),
         )
-        return FcCopyTransport(destination, self._pools[interface.name])
+        return FcCopyTransport(
+            destination, self._pools[interface.name], partial(self._lines.plugged, interface.address)
+        )
 
     def _destination(self, interface: TcpInterface, request: CopyStartRequest) -> Destination:
         copy = self._config.copy
@@ -122,7 +130,7 @@ class Transports:
             connections_per_session=request.connections_per_session,
             extent_bytes=copy.extent_bytes,
             connect_timeout_s=copy.connect_timeout_s,
-            chap=self._chap if request.remote_iqn.endswith(COPY_SUFFIX) else None,
+            chap=self._chap,
             congestion=copy.congestion,
         )
 

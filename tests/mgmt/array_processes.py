@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,10 +25,15 @@ from mgmt.messages import (
     VolumeDigest,
     VolumeDigestRequest,
 )
+from tests.mgmt.warm_processes import WarmProcess
 
 MASTER, REMOTE = "127.0.0.1", "127.0.0.2"
 PAIR = port_pair(MASTER, REMOTE)
 OVER = ("done", "failed", "stopped")
+
+
+Start = Callable[[Sequence[str]], "subprocess.Popen[str] | WarmProcess"]
+"""Starts ``sancredit …``; its standard output is read."""
 
 
 def command(*arguments: str) -> list[str]:
@@ -36,11 +41,16 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "mgmt.cli", *arguments]
 
 
+def cold(words: Sequence[str]) -> subprocess.Popen[str]:
+    """An interpreter of its own."""
+    return subprocess.Popen(command(*words[1:]), stdout=subprocess.PIPE, text=True)
+
+
 @dataclass
 class ArrayProcess:
     """One running array."""
 
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[str] | WarmProcess
     peer: Peer
     ready: list[str]
 
@@ -87,10 +97,12 @@ class ArrayProcess:
 
 
 @contextmanager
-def array(directory: Path, name: str, address: str, *arguments: str) -> Iterator[ArrayProcess]:
+def array(
+    directory: Path, name: str, address: str, *arguments: str, start: Start = cold
+) -> Iterator[ArrayProcess]:
     """``sancredit array serve`` until the block ends."""
     port = ("--port-address", address, "--iscsi-port", "0")
-    with served(directory, name, *port, *arguments) as running:
+    with served(directory, name, *port, *arguments, start=start) as running:
         yield running
 
 
@@ -103,18 +115,17 @@ def configured_array(directory: Path, name: str, text: str, *arguments: str) -> 
         yield running
 
 
+def serving(directory: Path, name: str, *arguments: str) -> list[str]:
+    """The words that start an array of that name."""
+    listen = ("--listen", f"unix:{directory / f'{name}.sock'}", "--chap-file", str(directory / "chap"))
+    return ["sancredit", "array", "serve", "--name", name, *listen, *arguments]
+
+
 @contextmanager
-def served(directory: Path, name: str, *arguments: str) -> Iterator[ArrayProcess]:
+def served(directory: Path, name: str, *arguments: str, start: Start = cold) -> Iterator[ArrayProcess]:
     """``sancredit array serve`` with the name and a control address of its own."""
     control = directory / f"{name}.sock"
-    process = subprocess.Popen(
-        command(
-            *("array", "serve", "--name", name, "--listen", f"unix:{control}"),
-            *("--chap-file", str(directory / "chap"), *arguments),
-        ),
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    process = start(serving(directory, name, *arguments))
     assert process.stdout is not None
     try:
         ready = [process.stdout.readline().strip()]

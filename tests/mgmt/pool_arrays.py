@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from starlette.routing import Route
 
 from credits.config import PoolConfig, UnitKind
 from credits.durable import DurablePool
+from credits.errors import Code, InvalidRequest
 from mgmt.array import tables
 from mgmt.array.interface import CommunicationInterface
 from mgmt.http import Peer, ServerThread, exception_handlers, message_endpoint
@@ -25,6 +27,7 @@ from mgmt.messages import (
     BufferReserveRequest,
     CacheFree,
     CacheFreeQuery,
+    CacheThresholdSetRequest,
     Envelope,
     HoldConfirmRequest,
     HoldVoidRequest,
@@ -60,7 +63,7 @@ class PoolArray:
     def app(self) -> Starlette:
         reads: dict[str, Callable[[], Any]] = {
             "info": self.info,
-            "pools": lambda: tables.pools(self.name, [self.interface]),
+            "pools": lambda: tables.pools(self.name, [self.interface], {}),
             "reservations": lambda: tables.reservations(self.name, [self.interface]),
             "allocations": lambda: tables.allocations(self.name, [self.interface]),
             "buffer-ids": lambda: tables.buffer_ids(self.name, [self.interface]),
@@ -106,6 +109,11 @@ class PoolArray:
             case ReservationReleaseRequest():
                 return self.interface.release(message, request_id)
             case CacheFreeQuery():
+                return self.cache
+            case CacheThresholdSetRequest():
+                if message.threshold_bytes >= self.cache.size_bytes:
+                    raise InvalidRequest(Code.INVALID_SIZE, "the cache is smaller")
+                self.cache = replace(self.cache, threshold_bytes=message.threshold_bytes)
                 return self.cache
             case _:
                 raise BadMessage("not here")

@@ -38,8 +38,8 @@ POOL = ("--unit", "4KiB", "--units", "100", "--volume", "vol0=4MiB")
 
 
 @contextmanager
-def master(tmp_path: Path) -> Iterator[ArrayProcess]:
-    with array(tmp_path, "east", MASTER, *POOL) as east:
+def master(tmp_path: Path, *flags: str) -> Iterator[ArrayProcess]:
+    with array(tmp_path, "east", MASTER, *POOL, *flags) as east:
         east.reserve(40 * UNIT)
         yield east
         assert east.pool["reserved_idle_units"] == 40, "every unit is back where it came from"
@@ -87,7 +87,7 @@ def test_a_remote_that_takes_connections_and_says_nothing_is_given_up(tmp_path: 
 
 
 def test_a_remote_that_answers_no_write_does_not_keep_the_copy_from_being_stopped(tmp_path: Path) -> None:
-    with master(tmp_path) as east, serve("4MiB", portals=portals()) as target:
+    with master(tmp_path, "--no-chap") as east, serve("4MiB", portals=portals()) as target:
         target.faults.add(Drop(), direction="to-initiator", opcode="scsi-response", skip=3)
         port = {"address": REMOTE, "iscsi_port": target.port, "copy_iqn": target.iqn}
         answers = start_copy(east, start_requests(port, 1, 1))
@@ -110,6 +110,16 @@ def test_an_array_with_another_secret_is_not_written_to_and_does_not_get_the_dat
             assert {refusal.code for refusal in found} == {Code.UNREACHABLE}, (
                 f"who does not prove itself gets nothing: {found}"
             )
+
+
+def test_no_copy_is_written_through_a_name_that_asks_for_no_secret(tmp_path: Path) -> None:
+    """The name for hosts is open to hosts; an array neither writes a copy through it nor trusts who answers there."""
+    with master(tmp_path) as east, array(tmp_path, "west", REMOTE, "--volume", "vol0=4MiB") as west:
+        before = west.digest()
+        found = refusals(east, west.port | {"copy_iqn": west.port["iqn"]})
+        assert {refusal.code for refusal in found} == {Code.UNREACHABLE}
+        assert any("--no-chap" in str(refusal) for refusal in found), found
+        assert west.digest() == before
 
 
 def test_a_host_that_does_not_know_the_secret_does_not_reach_the_target_of_the_arrays(tmp_path: Path) -> None:

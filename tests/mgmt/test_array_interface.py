@@ -148,7 +148,7 @@ def test_the_tables_have_the_shapes_that_others_rely_on() -> None:
     subject = interface()
     reserve(subject, PAIR, 40)
     subject.allocate((PAIR,), 10, holder="copy", at_most=False)
-    (pool,) = tables.pools("east", [subject])
+    (pool,) = tables.pools("east", [subject], {})
     assert pool == {
         "array": "east",
         "interface": "tcp0",
@@ -162,6 +162,7 @@ def test_the_tables_have_the_shapes_that_others_rely_on() -> None:
         "expandable_units": 0,
         "held_units": 0,
         "degraded_units": 0,
+        "credit_zero_percent": None,
         "revision": pool["revision"],
     }
     target = {"kind": "port_pair", "local_port": "211.19.1.20", "remote_port": "133.185.12.20"}
@@ -234,3 +235,13 @@ def test_a_grant_that_was_not_made_here_is_not_freed_here() -> None:
     subject = interface()
     HostBuffers(subject.pool).release(host(), Grant(UNIT))
     assert subject.pool.statistics().free_units == 100
+
+
+def test_an_update_of_what_is_not_reserved_reserves_it() -> None:
+    """Steps 1301 to 1303, seen as M11; a repeated request gets the same answer."""
+    subject = interface()
+    request = ReservedBufferUpdateRequest(target=PAIR, recommended_bytes=8 * UNIT)
+    for _ in range(2):
+        answer = subject.update(request, "m10")
+        assert (answer.previous_units, answer.reserved_units, answer.buffer_ids) == (0, 8, ())
+    assert [row.reserved_units for row in subject.pool.reservation_table()] == [8]

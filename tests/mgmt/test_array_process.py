@@ -221,14 +221,19 @@ def test_a_state_directory_that_cannot_be_written_is_one_line_and_exit_code_1(
         (["--units", "many"], "many"),
         (["--listen", "tcp:5"], "is not an address"),
         (["--iqn", "no iqn"], "iSCSI name"),
+        (["--config", "{tmp}/token.toml"], "cannot read the token in"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, flags: list[str], text: str) -> None:
     (tmp_path / "bad.toml").write_text("units = [")
+    (tmp_path / "token.toml").write_text(
+        f'cache_size = "1MiB"\nstation = "http://127.0.0.1:1"\nstation_token_file = "{tmp_path}/token"\n'
+    )
     code, words = refused(*basic(tmp_path, *(flag.replace("{tmp}", str(tmp_path)) for flag in flags)))
     assert code == 2
     assert text in words
     assert not (tmp_path / "c.sock").exists()
+    assert not (tmp_path / "token").exists(), "a token comes from the station: none is made up"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become someone who may not read the file")

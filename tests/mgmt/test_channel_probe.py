@@ -93,7 +93,7 @@ def test_m1_is_answered_with_what_was_measured_and_how() -> None:
 
     def measurer(address: str, peer: tuple[str, int]) -> Measured:
         asked.append((address, peer))
-        return Measured(10**8, 20_000_000, sender_limited=False, jitter_ns=40, loss_ppm=50)
+        return Measured(10**8, 20_000_000, sender_limited=False, jitter_ns=400_000, loss_ppm=50)
 
     answer = manager(measurer).handle(Envelope("1", ask("10.0.0.2")))
     assert asked == [("10.0.0.1", ("192.0.2.7", 5005))]
@@ -103,8 +103,8 @@ def test_m1_is_answered_with_what_was_measured_and_how() -> None:
         bandwidth_bps=10**8,
         rtt_ns=20_000_000,
         measured_at="2026-01-01T12:00:00.000+00:00",
-        method="UDP packet trains and STAMP, 10.0.0.1 to 192.0.2.7",
-        jitter_ns=40,
+        method="UDP packet trains and STAMP, 10.0.0.1 to 192.0.2.7; jitter 0.40 ms, loss 50 ppm",
+        jitter_ns=400_000,
         loss_ppm=50,
     )
 

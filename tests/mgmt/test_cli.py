@@ -441,7 +441,7 @@ def test_another_protocol_at_the_stations_port_is_said_to_be_one(capsys: pytest.
         greeter.join()
     told = one_line(capsys.readouterr().err)
     assert code == 3
-    assert "instead of answering HTTP" in told and "is it a sancredit station" in told
+    assert "does not speak HTTP (SSH-2.0-x)" in told and "is it a sancredit station" in told
     assert "start it" not in told
 
 

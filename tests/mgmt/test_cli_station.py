@@ -216,3 +216,20 @@ def test_the_password_of_a_database_comes_from_a_file_or_the_environment(
     assert main([*backup, str(tmp_path / "c")]) == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "something wrong" not in said and not (tmp_path / "c").exists()
+
+
+def test_what_is_tried_out_is_said_and_not_done(desk: Desk) -> None:
+    both = desk("reserve", *NAMED, "--size", f"{4 * UNIT}", "--both-ends", "--dry-run").splitlines()
+    assert [line.partition(" on array ")[2][0] for line in both] == ["M", "R"]
+    assert all("0 -> 4 units (+4), free 3000 -> 2996" in line for line in both)
+    assert desk.place.master.reserved() == desk.place.remote.reserved() == {}
+    desk("reserve", *NAMED, "--size", f"{4 * UNIT}")
+    assert desk("release", *NAMED, "--dry-run") == (
+        f"would release 4 units of {PAIR} on array M: free 2996 -> 3000\n"
+    )
+    assert desk.place.master.reserved() == {str(PAIR): 4}
+    revision = json.loads(desk("release", *NAMED, "--dry-run", "-o", "json"))["revision"]
+    desk("release", *NAMED, "--if-revision", str(revision - 1), code=1)
+    assert "generation" in desk.said or "revision" in desk.said
+    desk("release", *NAMED, "--if-revision", str(revision))
+    assert desk.place.master.reserved() == {}

@@ -32,7 +32,7 @@ from iscsi_target.session.counters import (
 )
 from mgmt.cli.main import main
 from mgmt.metrics.collector import SESSIONS_LISTED, FaultCount, TargetCollector, TargetSnapshot
-from mgmt.metrics.server import MetricsServer
+from mgmt.metrics.server import MetricsServer, taken_on
 
 TARGET = "iqn.2026-11.example:t"
 INITIATOR = 'iqn.2026-11.example:"quoted"\\host\n'
@@ -197,7 +197,7 @@ def get(address: tuple[str, int], path: str = "/metrics", accept: str = "") -> s
 
 @contextlib.asynccontextmanager
 async def serving(look: Callable[[], TargetSnapshot]):
-    server = MetricsServer("127.0.0.1", 0, look, asyncio.get_running_loop())
+    server = MetricsServer("127.0.0.1", 0, TargetCollector(taken_on(asyncio.get_running_loop(), look)))
     server.start()
     try:
         yield server.address

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mgmt.columns import address, delay, rate, size
 from mgmt.layouts import LAYOUTS
-from mgmt.tables import draw
+from mgmt.tables import _aligned, _is_simple, draw
 
 P1 = {"local_port": "211.19.1.20", "remote_port": "133.185.12.20"}
 P2 = {"local_port": "211.19.3.85", "remote_port": "172.83.1.21"}
@@ -543,3 +543,33 @@ def test_any_row_is_drawn_on_one_line_without_control_signs(name: str, rows: lis
     text = draw(name, rows, wide=True)
     assert len(text.split("\n")) == len(rows) + 1
     assert text.replace("\n", "").isprintable()
+
+
+@given(
+    data=st.data(),
+    right=st.lists(st.booleans(), min_size=1, max_size=5),
+    height=st.integers(1, 5),
+)
+def test_simple_cells_are_aligned_as_tabulate_aligns_them(
+    data: st.DataObject, right: list[bool], height: int
+) -> None:
+    from tabulate import tabulate
+
+    cell = st.text(st.characters(max_codepoint=0x250, exclude_categories=("Cc",)), max_size=12).filter(
+        _is_simple
+    )
+    table = data.draw(
+        st.lists(st.lists(cell, min_size=len(right), max_size=len(right)), min_size=height, max_size=height)
+    )
+    told = tabulate(
+        table,
+        tablefmt="plain",
+        disable_numparse=True,
+        colalign=["right" if numeric else "left" for numeric in right],
+    )
+    assert _aligned(table, right).splitlines() == told.splitlines()
+
+
+@pytest.mark.parametrize("cell", ["容量", "a\nb", " a", "e\u0301", "\u200b", "\x1b[1m"])
+def test_other_cells_are_left_to_tabulate(cell: str) -> None:
+    assert not _is_simple(cell)

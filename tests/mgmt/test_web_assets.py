@@ -57,3 +57,4 @@ def test_every_asset_of_a_page_is_there_under_the_digest_of_its_content(
         assert answer.status_code == 200, path
         assert hashlib.sha256(answer.content).hexdigest().startswith(path.partition("?v=")[2])
         assert answer.headers["x-content-type-options"] == "nosniff"
+        assert "immutable" in answer.headers["cache-control"]

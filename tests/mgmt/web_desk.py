@@ -6,6 +6,7 @@ import html
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from mgmt.messages import (
     ReservationReleaseRequest,
     ReservationReleaseResponse,
 )
+from mgmt.pair_messages import GroupStatus, PairRequest
+from mgmt.plain import to_plain
 from mgmt.web.pages import add_pages
 from tests.mgmt.station_stand_ins import LOCAL, REMOTE, UNIT, Site, StandInArray, site
 
@@ -66,6 +69,11 @@ class PageArray(StandInArray):
                 return ReservationReleaseResponse(
                     target=message.target, released_units=7, draining_units=0, revision=3
                 )
+            case PairRequest():
+                self.seen.append(envelope)
+                if self.refuse(message):
+                    raise Refused(Code.STALE, "the pair is in another state")
+                return group_status(message.group)
             case _:
                 return super().handle(envelope)
 
@@ -120,11 +128,12 @@ class Desk:
             check_markup(answer.text)
         return answer
 
-    def post(self, path: str, fields: dict[str, Any], page: str = "/") -> httpx.Response:
+    def post(self, path: str, fields: dict[str, Any], page: str = "/", **headers: str) -> httpx.Response:
         """Submit a form as the page at ``page`` would."""
         token = re.search(r'name="csrf_token" value="([^"]+)"', self.client.get(page).text)
         assert token is not None
-        answer = self.client.post(path, data={"csrf_token": token[1]} | fields)
+        sent = {"referer": f"http://localhost{page}"} | headers
+        answer = self.client.post(path, data={"csrf_token": token[1]} | fields, headers=sent)
         if answer.headers.get("content-type", "").startswith("text/html"):
             check_markup(answer.text)
         return answer
@@ -180,6 +189,53 @@ def pool(array: str) -> dict[str, Any]:
         "degraded_units": 0,
         "revision": 1,
     }
+
+
+def pair_row(array: str, volume: str, state: str, *, role: str = "P-VOL", **values: Any) -> dict[str, Any]:
+    """A row of ``get /v1/pairs`` of the group ``db``."""
+    status = to_plain(replace(group_status("db"), role=role, state=state))
+    del status["pairs"]
+    row = status | {
+        "array": array,
+        "group_state": state,
+        "volume": volume,
+        "state": state,
+        "remote_lun": 0,
+        "total_bytes": 4 << 20,
+        "dirty_bytes": 0,
+        "progress": 1.0,
+        "rpo_ns": 0,
+    }
+    return row | values
+
+
+def group_status(group: str) -> GroupStatus:
+    """How an array says that a group stands."""
+    return GroupStatus(
+        group=group,
+        group_id="0" * 32,
+        role="P-VOL",
+        mode="async",
+        fence="never",
+        state="PAIR",
+        pairs=(),
+        generation=1,
+        epoch=1234,
+        last_seq=5,
+        newest_seq=5,
+        consistent=True,
+        connections=4,
+        wanted_connections=6,
+        reserved_bytes=1_500_000,
+        in_flight_bytes=1_000_000,
+        journal_bytes=9 << 20,
+        journal_capacity_bytes=32 << 20,
+        rpo_bytes=0,
+        sent_bytes=1,
+        resynced_bytes=0,
+        local_port=LOCAL,
+        remote_port=REMOTE,
+    )
 
 
 def reservation(number: int, array: str = "M") -> dict[str, Any]:

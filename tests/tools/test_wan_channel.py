@@ -107,6 +107,19 @@ def test_rate_and_delay_change_while_it_runs(emulated):
     assert received["steady_bps"] >= 0.5 * emulated.payload_limit_bps()
 
 
+def test_tcp_gets_everything_through_a_channel_that_loses_packets():
+    with open_or_skip(loss_ppm=20_000, loss_seed=1) as channel:
+        received, sent = transfer(channel, seconds=0.5)
+        assert received["bytes"] == sent["bytes"]
+        status = channel.status()
+        assert status["loss_ppm"] == 20_000
+        lost = {name: way["lost_packets"] for name, way in status["directions"].items()}
+        assert lost["master_to_remote"] > 0
+        assert channel.set(loss_ppm=0)["loss_ppm"] == 0
+        with pytest.raises(BadSetting, match="the loss is"):
+            channel.set(loss_ppm=1_000_001)
+
+
 def test_a_running_transfer_follows_a_change_of_rate():
     """Counted at the channel's end: TCP hands out what it holds back after a loss faster than it arrives."""
     samples: list[tuple[int, int]] = []

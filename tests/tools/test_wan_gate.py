@@ -53,6 +53,12 @@ class Sender:
                 return now
             before = now
 
+    def judged(self, wanted: str) -> dict[str, Any]:
+        """Ask until the diagnosis of a second is this; the test's own time-out bounds it."""
+        while (now := self.ask())["diagnosis"] != wanted:
+            time.sleep(0.05)
+        return now
+
     def moved(self, acknowledged: int) -> dict[str, Any]:
         """Ask until more than that is acknowledged."""
         while (now := self.ask())["acknowledged"] <= acknowledged:
@@ -60,13 +66,28 @@ class Sender:
         return now
 
 
+#: A receiver with a small buffer, so that its window is what limits the sender.
+NARROW = """
+import socket, sys
+with socket.socket() as server:
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+    server.bind((sys.argv[1], 0))
+    server.listen()
+    print("listening", server.getsockname()[1], flush=True)
+    with server.accept()[0] as connection:
+        while connection.recv(65536):
+            pass
+"""
+
+
 @contextmanager
-def sending(channel: Channel, units: int) -> Iterator[Sender]:
+def sending(channel: Channel, units: int, *, narrow: bool = False) -> Iterator[Sender]:
     """A sender with so many units, and a receiver that takes everything."""
+    bulk = ["-m", "tools.wan.bulk", "receive", channel.remote_address, "0"]
     with running(
         channel,
         "remote",
-        [sys.executable, "-m", "tools.wan.bulk", "receive", channel.remote_address, "0"],
+        [sys.executable, *(["-c", NARROW, channel.remote_address] if narrow else bulk)],
         stdout=subprocess.PIPE,
         text=True,
     ) as receiver:
@@ -172,3 +193,33 @@ def test_half_of_bandwidth_times_delay_is_used_to_85_percent(tmp_path: Path) -> 
                 break
             start = end
     assert share >= 0.85
+
+
+def test_a_reservation_of_one_pipe_at_20_ms_is_used_and_not_exceeded(tmp_path: Path) -> None:
+    """What a capture shows of a reservation of 0.98 times bandwidth x delay: 85 % of it and more, never beyond."""
+    units, file = 24, tmp_path / "pipe.pcapng"
+    with (
+        open_or_skip(bandwidth_bps=20 * MBIT, rtt_ns=20 * MS, directory=tmp_path) as channel,
+        captured(channel, file),
+        sending(channel, units) as sender,
+    ):
+        sender.moved(30 * units * UNIT)
+    report = in_flight(file)
+    assert 0.85 * units * UNIT <= report.max_in_flight_bytes <= units * UNIT + SEGMENT
+
+
+def test_each_of_the_four_limits_is_told_of_real_connections(tmp_path: Path) -> None:
+    """TCP_INFO and the gate over an emulated channel: 20 Mbit/s and 20 ms are 50,000 bytes."""
+    with open_or_skip(bandwidth_bps=20 * MBIT, rtt_ns=20 * MS, directory=tmp_path) as channel:
+        with sending(channel, 400) as sender:
+            sender.judged("network-limited")
+            sender.ask("limit 20000")
+            small = sender.judged("sndbuf-limited")
+            sender.ask("limit 100000")
+            large = sender.judged("network-limited")
+            assert large["snd_cwnd_bytes"] > 20_000, "M10: the kernel's own window does not hold it back"
+            assert small["snd_cwnd_bytes"] > 0
+            sender.ask("rest")
+            sender.judged("application-limited")
+        with sending(channel, 400, narrow=True) as sender:
+            sender.judged("rwnd-limited")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tools.wan.errors import BadSetting
-from tools.wan.link import HELD_LIMIT_BYTES, NS_PER_S, Link, LinkSettings
+from tools.wan.link import HELD_LIMIT_BYTES, NS_PER_S, PPM, Link, LinkSettings
 
 MS = 1_000_000
 
@@ -20,6 +21,38 @@ def settings(
     return LinkSettings(
         rate_bps=rate_bps, delay_ns=delay_ns, queue_bytes=queue_bytes, overhead_bytes=overhead
     )
+
+
+def lossy(loss_ppm: int):
+    return LinkSettings(rate_bps=10**9, delay_ns=0, queue_bytes=HELD_LIMIT_BYTES, loss_ppm=loss_ppm)
+
+
+def test_a_share_of_the_packets_is_lost_the_same_ones_with_the_same_seed():
+    runs = []
+    for seed in (7, 7, 8):
+        link = Link(lossy(100_000), Random(seed))
+        runs.append([link.receive(b"p", 1500, 1, now=0) for _ in range(10_000)])
+        counted = link.statistics(0)
+        assert counted.lost_packets == runs[-1].count(False)
+        assert counted.lost_bytes == 1500 * counted.lost_packets
+        assert counted.dropped_packets == 0  # no want of room
+        assert 900 < counted.lost_packets < 1100  # 10 % of them: 3 standard deviations are 90
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_loss_begins_and_ends_while_the_link_runs():
+    link = Link(lossy(0), Random(0))
+    taken = []
+    for loss_ppm in (0, PPM, 0):
+        link.set(lossy(loss_ppm), now=0)
+        taken.append(link.receive(b"p", 1500, 1, now=0))
+    assert taken == [True, False, True]
+
+
+@pytest.mark.parametrize("loss_ppm", [-1, PPM + 1])
+def test_a_loss_that_is_no_share_is_refused(loss_ppm):
+    with pytest.raises(BadSetting, match="the loss is"):
+        lossy(loss_ppm)
 
 
 def test_a_packet_arrives_after_its_serialisation_and_the_delay():

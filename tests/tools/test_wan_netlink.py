@@ -43,13 +43,18 @@ def test_pyroute2_reads_our_netem():
     from pyroute2.netlink.rtnl.tcmsg import tcmsg
 
     options = NetemOptions(
-        latency_ns=10 * MS, rate_bytes_per_s=12_500_000, limit_packets=2584, packet_overhead_bytes=-14
+        latency_ns=10 * MS,
+        rate_bytes_per_s=12_500_000,
+        limit_packets=2584,
+        packet_overhead_bytes=-14,
+        loss_ppm=250_000,
     )
     message = decoded(tcmsg, netem(3, options))
     assert (message["index"], message["parent"], message["handle"]) == (3, 0xFFFFFFFF, 0x10000)
     assert message.get_attr("TCA_KIND") == "netem"
     values = message.get_attr("TCA_OPTIONS")
-    assert (values["delay"] * 64, values["limit"], values["loss"], values["jitter"]) == (10 * MS, 2584, 0, 0)
+    assert (values["delay"] * 64, values["limit"], values["jitter"]) == (10 * MS, 2584, 0)
+    assert values["loss"] == 0xFFFFFFFF // 4  # tc-netem's share of 2**32 - 1
     rate = values.get_attr("TCA_NETEM_RATE")
     assert (rate["rate"], rate["packet_overhead"], rate["cell_size"]) == (12_500_000, -14, 0)
 

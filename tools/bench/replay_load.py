@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import uvloop
 
 from iscsi_target.initiator import Initiator
+from tools.capture.replay.pace import Pacer, undisturbed
 
 _BLOCK_BYTES = 512
-_TURN_NS = 1_500_000
 
 
 async def arrive(options: argparse.Namespace) -> dict[str, float]:
@@ -39,16 +39,16 @@ async def arrive(options: argparse.Namespace) -> dict[str, float]:
 
     begun_ns = time.monotonic_ns()
     due_ns = begun_ns
-    async with asyncio.TaskGroup() as running:
-        for number in range(options.commands):
-            due_ns += round(chance.expovariate(options.rate) * 1e9)
-            while (left_ns := due_ns - time.monotonic_ns()) > 0:
-                await asyncio.sleep((left_ns - _TURN_NS) / 1e9 if left_ns > 2 * _TURN_NS else 0)
-            place = chance.randrange(places)
-            while place in busy:
-                place = (place + 1) % places
-            busy.add(place)
-            running.create_task(one(number, place, chance.randrange(100) >= options.reads_percent))
+    with undisturbed(), Pacer() as pacer:
+        async with asyncio.TaskGroup() as running:
+            for number in range(options.commands):
+                due_ns += round(chance.expovariate(options.rate) * 1e9)
+                await pacer.until(due_ns)
+                place = chance.randrange(places)
+                while place in busy:
+                    place = (place + 1) % places
+                busy.add(place)
+                running.create_task(one(number, place, chance.randrange(100) >= options.reads_percent))
     seconds = (time.monotonic_ns() - begun_ns) / 1e9
     for session in sessions:
         await session.logout()

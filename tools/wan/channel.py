@@ -195,6 +195,8 @@ class Channel:
         queue_bytes: int | None = None,
         mtu: int = 1500,
         overhead_bytes: int = 0,
+        loss_ppm: int = 0,
+        loss_seed: int = 0,
         master_addresses: Sequence[str] = ("10.99.0.1/30",),
         remote_addresses: Sequence[str] = ("10.99.0.2/30",),
         sysctls: Mapping[str, str] | None = None,
@@ -213,6 +215,8 @@ class Channel:
             queue_bytes=queue_bytes,
             mtu=mtu,
             overhead_bytes=overhead_bytes,
+            loss_ppm=loss_ppm,
+            loss_seed=loss_seed,
             master_addresses=tuple(master_addresses),
             remote_addresses=tuple(remote_addresses),
             sysctls=dict(sysctls or {}),
@@ -288,17 +292,27 @@ class Channel:
         return child
 
     def set(
-        self, *, bandwidth_bps: int | None = None, rtt_ns: int | None = None, queue_bytes: int | None = None
+        self,
+        *,
+        bandwidth_bps: int | None = None,
+        rtt_ns: int | None = None,
+        queue_bytes: int | None = None,
+        loss_ppm: int | None = None,
     ) -> dict[str, Any]:
         """Change the channel while it runs; the new :meth:`status`. None leaves a setting as it is.
 
         Raises :class:`BadSetting`, :class:`ChannelUnavailable` on plain loopback, :class:`ChannelFailed`.
         """
-        wanted = self.settings.changed(bandwidth_bps=bandwidth_bps, rtt_ns=rtt_ns, queue_bytes=queue_bytes)
+        given = {
+            "bandwidth_bps": bandwidth_bps,
+            "rtt_ns": rtt_ns,
+            "queue_bytes": queue_bytes,
+            "loss_ppm": loss_ppm,
+        }
+        message = {key: value for key, value in given.items() if value is not None}
+        wanted = self.settings.changed(**message)
         if self._holding is None:
             raise ChannelUnavailable("plain loopback has no rate and no delay to set")
-        given = {"bandwidth_bps": bandwidth_bps, "rtt_ns": rtt_ns, "queue_bytes": queue_bytes}
-        message = {key: value for key, value in given.items() if value is not None}
         status = self._ask({"op": "set", **message})
         self.settings = wanted
         return status

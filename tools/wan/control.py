@@ -3,12 +3,13 @@
 ::
 
     {"op": "status"}                                                        -> {"ok": true, "status": {...}}
-    {"op": "set", "bandwidth_bps": 1, "rtt_ns": 2, "queue_bytes": 3}        -> {"ok": true, "status": {...}}
+    {"op": "set", "bandwidth_bps": 1, "rtt_ns": 2, "queue_bytes": 3, "loss_ppm": 4}
+                                                                            -> {"ok": true, "status": {...}}
     {"op": "hold", "direction": "remote_to_master", "held": true}           -> {"ok": true, "status": {...}}
     {"op": "pass", "direction": "remote_to_master", "packets": 1}           -> {"ok": true, "status": {...}}
     anything else                                                           -> {"ok": false, "error": "..."}
 
-``set`` takes any of the three; what is absent stays. ``hold`` keeps a direction's packets inside (acknowledgements, for
+``set`` takes any of the four; what is absent stays. ``hold`` keeps a direction's packets inside (acknowledgements, for
 one), ``pass`` lets some of them out. A line is at most :data:`LINE_LIMIT_BYTES`.
 """
 
@@ -28,7 +29,7 @@ LINE_LIMIT_BYTES = 4096
 ANSWER_LIMIT_BYTES = 64 * 1024
 DIRECTIONS = ("master_to_remote", "remote_to_master")
 _PASS_LIMIT = 1_000_000
-_SETTABLE = ("bandwidth_bps", "rtt_ns", "queue_bytes")
+_SETTABLE = ("bandwidth_bps", "rtt_ns", "queue_bytes", "loss_ppm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class SetRequest:
     bandwidth_bps: int | None = None
     rtt_ns: int | None = None
     queue_bytes: int | None = None
+    loss_ppm: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from random import Random
 from typing import Any, Protocol
 
 from tools.wan.control import DIRECTIONS, HoldRequest
@@ -47,7 +48,10 @@ class TunEmulator:
             namespaces.enter(site)
             self._tuns.append(open_tun(INTERFACE))
             configure(INTERFACE, settings.interfaces(site), settings.mtu)
-        self._links = [Link(link) for link in settings.links()]
+        self._links = [
+            Link(link, Random(f"{settings.loss_seed} {direction}"))
+            for link, direction in zip(settings.links(), DIRECTIONS, strict=True)
+        ]
         self._write_errors = [0, 0]
 
     def attach(self, loop: Loop) -> None:
@@ -97,7 +101,7 @@ class TunEmulator:
         return deadline
 
     def set(self, settings: ChannelSettings) -> None:
-        """Change rate, delay and queue from now on."""
+        """Change rate, delay, queue and loss from now on."""
         now = time.monotonic_ns()
         for link, wanted in zip(self._links, settings.links(), strict=True):
             link.set(wanted, now)

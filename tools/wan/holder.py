@@ -169,6 +169,7 @@ class Holder:
                     bandwidth_bps=request.bandwidth_bps,
                     rtt_ns=request.rtt_ns,
                     queue_bytes=request.queue_bytes,
+                    loss_ppm=request.loss_ppm,
                 )
                 self._backend.set(wanted)
                 self._settings = wanted
@@ -184,6 +185,7 @@ class Holder:
             "bandwidth_bps": self._settings.bandwidth_bps,
             "rtt_ns": self._settings.rtt_ns,
             "queue_bytes": forward.queue_bytes,
+            "loss_ppm": self._settings.loss_ppm,
             "cpu_ns": time.process_time_ns(),
             "directions": self._backend.counters(),
         }

@@ -1,4 +1,4 @@
-"""One direction of a channel as a sans-IO core: rate, propagation delay and a queue with tail drop.
+"""One direction of a channel as a sans-IO core: rate, propagation delay, a queue with tail drop, and loss by chance.
 
 A packet that arrives is serialised after everything already waiting, at ``rate_bps``, then travels for
 ``delay_ns``. The serialisation clock needs no token refill: ``free = max(now, free) + bits / rate``, in
@@ -6,13 +6,15 @@ integer nanoseconds with the remainder carried, so that the rate is exact over a
 Only bytes that wait for the serialiser count against the queue limit; bytes that are travelling do not.
 
 Sizes are wire sizes: a GSO super-packet counts as the segments that a network card would make of it
-(:mod:`tools.wan.vnet`), and is queued, dropped and delivered as a whole.
+(:mod:`tools.wan.vnet`), and is queued, lost, dropped and delivered as a whole. A packet is lost before it is queued, as
+in netem, so that it takes no time on the link.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from typing import Protocol
 
 from tools.wan.errors import BadSetting
 
@@ -21,6 +23,8 @@ RATE_LIMIT_BPS = 100 * NS_PER_S
 """The highest rate that is accepted (100 Gbit/s)."""
 DELAY_LIMIT_NS = 10 * NS_PER_S
 """The longest one-way delay that is accepted (10 s)."""
+PPM = 1_000_000
+"""The whole, in parts per million: so a share of 1 % is 10,000."""
 HELD_LIMIT_BYTES = 1 << 30
 """The most that one direction holds, waiting and travelling together: a bound on memory."""
 
@@ -31,13 +35,15 @@ class LinkSettings:
 
     ``rate_bps`` bits per second of IP packets (plus ``overhead_bytes`` per segment), 1 … 100 Gbit/s;
     ``delay_ns`` one way, 0 … 10 s; ``queue_bytes`` how much may wait for the serialiser, at least 1 (one packet
-    is always taken by an idle link, whatever its size). Raises :class:`BadSetting`.
+    is always taken by an idle link, whatever its size); ``loss_ppm`` how many of a million packets are lost, 0 … all.
+    Raises :class:`BadSetting`.
     """
 
     rate_bps: int
     delay_ns: int
     queue_bytes: int
     overhead_bytes: int = 0
+    loss_ppm: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.rate_bps <= RATE_LIMIT_BPS:
@@ -48,17 +54,21 @@ class LinkSettings:
             raise BadSetting(f"the queue is {self.queue_bytes} bytes, but must be 1 to {HELD_LIMIT_BYTES}")
         if not 0 <= self.overhead_bytes <= 256:
             raise BadSetting(f"the overhead is {self.overhead_bytes} bytes, but must be 0 to 256")
+        if not 0 <= self.loss_ppm <= PPM:
+            raise BadSetting(f"the loss is {self.loss_ppm} in a million, but must be 0 to {PPM}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkStatistics:
     """Counters of one direction; bytes are wire bytes (with overhead), packets are wire segments.
 
-    received = dropped + waiting + travelling + delivered, for packets and for bytes.
+    received = lost + dropped + waiting + travelling + delivered, for packets and for bytes.
     """
 
     received_packets: int
     received_bytes: int
+    lost_packets: int
+    lost_bytes: int
     dropped_packets: int
     dropped_bytes: int
     delivered_packets: int
@@ -80,10 +90,19 @@ class _Held:
     packet: bytes
 
 
+class Chance(Protocol):
+    """What :class:`random.Random` has."""
+
+    def randrange(self, stop: int, /) -> int:
+        """A number from 0 to ``stop`` - 1."""
+        ...
+
+
 class Link:
-    """One direction. Time is handed in as integer nanoseconds that never go back."""
+    """One direction. Time is handed in as integer nanoseconds that never go back; ``chance`` decides what is lost."""
 
     __slots__ = (
+        "_chance",
         "_delivered_bytes",
         "_delivered_packets",
         "_dropped_bytes",
@@ -92,14 +111,17 @@ class Link:
         "_held",
         "_held_bytes",
         "_held_packets",
+        "_lost_bytes",
+        "_lost_packets",
         "_pass",
         "_queue_max",
         "_remainder",
         "_settings",
     )
 
-    def __init__(self, settings: LinkSettings) -> None:
+    def __init__(self, settings: LinkSettings, chance: Chance | None = None) -> None:
         self._settings = settings
+        self._chance = chance
         self._held: deque[_Held] = deque()
         self._free = 0  # when the serialiser has sent all that waits
         self._remainder = 0  # the fraction of a nanosecond owed, in 1/rate
@@ -107,6 +129,7 @@ class Link:
         self._held_packets = 0
         self._pass: int | None = None  # how many more may arrive while the link is held; None: it is not
         self._queue_max = 0
+        self._lost_packets = self._lost_bytes = 0
         self._dropped_packets = self._dropped_bytes = 0
         self._delivered_packets = self._delivered_bytes = 0
 
@@ -114,6 +137,11 @@ class Link:
     def settings(self) -> LinkSettings:
         """The settings in force."""
         return self._settings
+
+    def _lose(self, loss_ppm: int) -> bool:
+        if self._chance is None:
+            raise BadSetting("a link that loses packets has to be given a chance")
+        return self._chance.randrange(PPM) < loss_ppm
 
     def queue_bytes(self, now: int) -> int:
         """Bytes that wait for the serialiser at ``now``, counting the unsent part of the packet being sent."""
@@ -125,11 +153,15 @@ class Link:
     def receive(self, packet: bytes, size_bytes: int, segments: int, now: int) -> bool:
         """Take a packet of ``segments`` wire segments and ``size_bytes`` wire bytes in all (without overhead).
 
-        False says it was dropped: the queue is full (tail drop). A link whose serialiser is idle takes a packet of
-        any size, so that a queue smaller than one packet still passes traffic.
+        False says it is gone: lost by chance, or dropped since the queue is full (tail drop). A link whose serialiser
+        is idle takes a packet of any size, so that a queue smaller than one packet still passes traffic.
         """
         settings = self._settings
         size_bytes += settings.overhead_bytes * segments
+        if settings.loss_ppm and self._lose(settings.loss_ppm):
+            self._lost_packets += segments
+            self._lost_bytes += size_bytes
+            return False
         waiting = self.queue_bytes(now)
         if (waiting and waiting + size_bytes > settings.queue_bytes) or (
             self._held_bytes + size_bytes > HELD_LIMIT_BYTES
@@ -202,8 +234,13 @@ class Link:
     def statistics(self, now: int) -> LinkStatistics:
         """A snapshot of the counters at ``now``."""
         return LinkStatistics(
-            received_packets=self._dropped_packets + self._held_packets + self._delivered_packets,
-            received_bytes=self._dropped_bytes + self._held_bytes + self._delivered_bytes,
+            received_packets=self._lost_packets
+            + self._dropped_packets
+            + self._held_packets
+            + self._delivered_packets,
+            received_bytes=self._lost_bytes + self._dropped_bytes + self._held_bytes + self._delivered_bytes,
+            lost_packets=self._lost_packets,
+            lost_bytes=self._lost_bytes,
             dropped_packets=self._dropped_packets,
             dropped_bytes=self._dropped_bytes,
             delivered_packets=self._delivered_packets,

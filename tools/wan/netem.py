@@ -53,13 +53,15 @@ def netem_options(link: LinkSettings, mtu: int) -> NetemOptions:
         rate_bytes_per_s=max(1, link.rate_bps // 8),
         limit_packets=max(MINIMUM_LIMIT_PACKETS, -(-(link.queue_bytes + travelling_bytes) // mtu)),
         packet_overhead_bytes=link.overhead_bytes - ETHERNET_HEADER_BYTES,
+        loss_ppm=link.loss_ppm,
     )
 
 
 def counters_in_common(counters: QdiscCounters) -> dict[str, Any]:
     """netem's counters under the names of :class:`tools.wan.link.LinkStatistics`.
 
-    Bytes are those of Ethernet frames; netem does not count the bytes of drops, nor tell waiting from travelling.
+    Bytes are those of Ethernet frames; netem does not count the bytes of drops, nor tell waiting from travelling, nor
+    packets that it lost from those that its queue had no room for.
     """
     return {
         "received_packets": counters.sent_packets + counters.dropped_packets + counters.held_packets,
@@ -130,7 +132,7 @@ class NetemLink:
         return None
 
     def set(self, settings: ChannelSettings) -> None:
-        """Change rate, delay and limit; packets inside keep the times that netem gave them.
+        """Change rate, delay, limit and loss; packets inside keep the times that netem gave them.
 
         Raises :class:`ChannelUnavailable` with the kernel's words.
         """

@@ -124,11 +124,13 @@ class NetemOptions:
     rate_bytes_per_s: int
     limit_packets: int
     packet_overhead_bytes: int
+    loss_ppm: int = 0
 
 
 def netem(index: int, options: NetemOptions) -> bytes:
     """RTM_NEWQDISC payload: netem as the root discipline of an interface."""
-    fixed = _NETEM.pack(min(options.latency_ns // _TICK_NS, _U32), options.limit_packets, 0, 0, 0, 0)
+    loss = options.loss_ppm * _U32 // 1_000_000  # a share of 2**32 - 1
+    fixed = _NETEM.pack(min(options.latency_ns // _TICK_NS, _U32), options.limit_packets, loss, 0, 0, 0)
     rate = _NETEM_RATE.pack(min(options.rate_bytes_per_s, _U32), options.packet_overhead_bytes, 0, 0)
     values = attribute(_TCA_NETEM_RATE, rate)
     values += attribute(_TCA_NETEM_RATE64, struct.pack("=Q", options.rate_bytes_per_s))

@@ -42,6 +42,7 @@ class ChannelSettings:
 
     ``bandwidth_bps`` counts bits of IP packets, plus ``overhead_bytes`` for each; so the TCP payload limit over IPv4
     with timestamps is ``bandwidth_bps * (mtu - 52) / mtu``. ``rtt_ns`` is split in two one-way delays.
+    ``loss_ppm`` of a million packets are lost in each direction, those that ``loss_seed`` chooses (netem: the kernel).
     ``queue_bytes`` per direction; None means :func:`default_queue_bytes` at whatever the rate is.
     Addresses are ``a.b.c.d/length``, in one subnet; a site sends from its first. ``sysctls`` are written in both sites
     after the defaults of :meth:`tcp_sysctls`. Raises :class:`BadSetting`.
@@ -53,6 +54,8 @@ class ChannelSettings:
     queue_bytes: int | None = None
     mtu: int = 1500
     overhead_bytes: int = 0
+    loss_ppm: int = 0
+    loss_seed: int = 0
     master_addresses: tuple[str, ...] = ("10.99.0.1/30",)
     remote_addresses: tuple[str, ...] = ("10.99.0.2/30",)
     sysctls: Mapping[str, str] = field(default_factory=dict)
@@ -91,6 +94,7 @@ class ChannelSettings:
                 delay_ns=delay_ns,
                 queue_bytes=queue_bytes,
                 overhead_bytes=self.overhead_bytes,
+                loss_ppm=self.loss_ppm,
             )
             for delay_ns in (forward_ns, self.rtt_ns - forward_ns)
         )
@@ -101,10 +105,20 @@ class ChannelSettings:
         return _interfaces(site, self.master_addresses if site == "master" else self.remote_addresses)
 
     def changed(
-        self, *, bandwidth_bps: int | None = None, rtt_ns: int | None = None, queue_bytes: int | None = None
+        self,
+        *,
+        bandwidth_bps: int | None = None,
+        rtt_ns: int | None = None,
+        queue_bytes: int | None = None,
+        loss_ppm: int | None = None,
     ) -> ChannelSettings:
-        """The same channel with another rate, round-trip time or queue; None leaves one as it is."""
-        wanted = {"bandwidth_bps": bandwidth_bps, "rtt_ns": rtt_ns, "queue_bytes": queue_bytes}
+        """The same channel with another rate, round-trip time, queue or loss; None leaves one as it is."""
+        wanted = {
+            "bandwidth_bps": bandwidth_bps,
+            "rtt_ns": rtt_ns,
+            "queue_bytes": queue_bytes,
+            "loss_ppm": loss_ppm,
+        }
         given = {key: value for key, value in wanted.items() if value is not None}
         return dataclasses.replace(self, **given)  # type: ignore[arg-type]
 
