@@ -19,105 +19,21 @@ from click.testing import CliRunner
 from iscsi_target.initiator import Initiator
 from iscsi_target.running import serve
 from iscsi_target.wire.codec import encode_pdu
-from iscsi_target.wire.requests import DataOut, ScsiCommandPdu, TaskManagementRequest
-from iscsi_target.wire.responses import R2T, DataIn, TaskManagementResponse
+from iscsi_target.wire.requests import TaskManagementRequest
+from iscsi_target.wire.responses import TaskManagementResponse
 from mgmt.cli.main import make_cli
 from tests.tools import capture_packets as made
 from tests.tools.capture_packets import T0, Packet
+from tests.tools.capture_talk import Talk, broken, data_out, r2t, write_command
 from tests.twins import plain
 from tools.capture import figures_kernel
-from tools.capture.analysis import Analysis, analyse
+from tools.capture.analysis import analyse
 from tools.capture.flows import distribution, flow_rows
 from tools.capture.rows import Part
 from tools.capture.rules import Rule
 from tools.capture.scan import Scan
 from tools.capture.sessions import Sessions
 from tools.capture.summary import summary_of
-
-KEYS = {
-    "MaxRecvDataSegmentLength": "8192",
-    "MaxBurstLength": "16384",
-    "FirstBurstLength": "4096",
-    "InitialR2T": "Yes",
-    "ImmediateData": "No",
-    "MaxOutstandingR2T": "1",
-}
-
-
-class Talk:
-    """Both directions of one connection, PDU by PDU, one microsecond apart."""
-
-    def __init__(self, keys: dict[str, str] | None = None) -> None:
-        self.packets: list[Packet] = []
-        self._at = [1000, 7000]
-        self._now = T0
-        request, answer = made.login(KEYS if keys is None else keys)
-        self.out(request)
-        self.back(answer)
-
-    def _add(self, pdu: bytes, way: int, after_ns: int) -> None:
-        self._now += after_ns
-        self.packets.append(Packet(self._now, made.segment(pdu, self._at[way], back=bool(way))))
-        self._at[way] += len(pdu)
-
-    def out(self, pdu: bytes, after_ns: int = 1000) -> None:
-        self._add(pdu, 0, after_ns)
-
-    def back(self, pdu: bytes, after_ns: int = 1000) -> None:
-        self._add(pdu, 1, after_ns)
-
-    def analysis(self, path: Path) -> Analysis:
-        path.write_bytes(made.pcap(self.packets))
-        return analyse([path])
-
-
-def write_command(number: int, length: int, data: bytes = b"", **more: Any) -> bytes:
-    cdb = bytes((0x2A, 0)) + number.to_bytes(4, "big") + b"\0" + (length // 512).to_bytes(2, "big") + bytes(7)
-    values: dict[str, Any] = {
-        "write": True,
-        "initiator_task_tag": number,
-        "expected_data_transfer_length": length,
-        "cmd_sn": number,
-        "exp_stat_sn": number,
-        "cdb": cdb,
-        "data": data,
-    }
-    return encode_pdu(ScsiCommandPdu(**values | more))
-
-
-def r2t(number: int, offset: int, length: int, r2t_sn: int = 0) -> bytes:
-    return encode_pdu(
-        R2T(
-            initiator_task_tag=number,
-            target_transfer_tag=number << 8 | r2t_sn,
-            stat_sn=number + 1,
-            exp_cmd_sn=number + 1,
-            max_cmd_sn=number + 32,
-            r2t_sn=r2t_sn,
-            buffer_offset=offset,
-            desired_data_transfer_length=length,
-        )
-    )
-
-
-def data_out(
-    number: int, offset: int, data: bytes, data_sn: int = 0, final: bool = True, r2t_sn: int = 0
-) -> bytes:
-    return encode_pdu(
-        DataOut(
-            final=final,
-            initiator_task_tag=number,
-            target_transfer_tag=number << 8 | r2t_sn,
-            exp_stat_sn=number,
-            data_sn=data_sn,
-            buffer_offset=offset,
-            data=data,
-        )
-    )
-
-
-def broken(analysis: Analysis) -> set[Rule]:
-    return {one.rule for one in analysis.violations()}
 
 
 def test_a_read_and_a_write_have_their_three_latencies(tmp_path: Path) -> None:
@@ -181,107 +97,6 @@ def test_statuses_tasks_and_commands_without_an_answer_are_counted(tmp_path: Pat
     ] == [1] * 5
     assert row["task_management"] == {"abort_task": 1}
     assert (row["aborted"], row["unanswered"], row["outstanding_max"]) == (1, 2, 3)
-
-
-def bad(rule: Rule) -> Talk:
-    """A conversation that breaks one rule."""
-    talk = Talk()
-    match rule:
-        case Rule.CMD_SN_ORDER:
-            talk.out(made.read_command(1))
-            talk.out(write_command(3, 512))
-        case Rule.CMD_SN_WINDOW:
-            talk = Talk()
-            talk.out(write_command(1, 512, cmd_sn=33))
-        case Rule.EXP_STAT_SN:
-            talk.out(write_command(1, 512, exp_stat_sn=9))
-        case Rule.TASK_TAG_IN_USE:
-            talk.out(made.read_command(1))
-            talk.out(write_command(1, 512, cmd_sn=2))
-        case Rule.IMMEDIATE_DATA:
-            talk.out(write_command(1, 512, bytes(512)))
-        case Rule.FIRST_BURST:
-            talk = Talk(KEYS | {"ImmediateData": "Yes"})
-            talk.out(write_command(1, 8192, bytes(8192)))
-        case Rule.UNSOLICITED_DATA:
-            talk.out(write_command(1, 512, final=False))
-            pdu = DataOut(
-                final=True,
-                initiator_task_tag=1,
-                target_transfer_tag=0xFFFFFFFF,
-                exp_stat_sn=1,
-                data_sn=0,
-                buffer_offset=0,
-                data=bytes(512),
-            )
-            talk.out(encode_pdu(pdu))
-        case Rule.DATA_OUT_SN | Rule.DATA_OUT_OFFSET | Rule.DATA_OUT_BEYOND | Rule.MISSING_DATA:
-            talk.out(write_command(1, 1024))
-            talk.back(r2t(1, 0, 1024))
-            if rule is Rule.DATA_OUT_SN:
-                talk.out(data_out(1, 0, bytes(1024), data_sn=4))
-            elif rule is Rule.DATA_OUT_OFFSET:
-                talk.out(data_out(1, 0, bytes(512), final=False))
-                talk.out(data_out(1, 256, bytes(512), data_sn=1))
-            elif rule is Rule.DATA_OUT_BEYOND:
-                talk.out(data_out(1, 0, bytes(2048)))
-            else:
-                talk.back(made.response(1))
-        case Rule.DATA_SEGMENT_LENGTH:
-            talk.out(made.read_command(1, 8704))
-            talk.back(made.read_answer(1, bytes(8704)))
-        case Rule.STAT_SN:
-            talk.out(made.read_command(1))
-            talk.back(made.response(4))
-        case Rule.MAX_CMD_SN:
-            talk.out(made.read_command(1))
-            talk.back(made.read_answer(1, bytes(512), max_cmd_sn=0))
-        case Rule.DATA_IN_SN | Rule.DATA_IN_OFFSET | Rule.DATA_IN_BEYOND:
-            talk.out(made.read_command(1))
-            sn, offset, length = {
-                Rule.DATA_IN_SN: (3, 0, 512),
-                Rule.DATA_IN_OFFSET: (0, 256, 256),
-                Rule.DATA_IN_BEYOND: (0, 0, 1024),
-            }[rule]
-            pdu_in = DataIn(
-                final=True,
-                status_present=True,
-                initiator_task_tag=1,
-                stat_sn=2,
-                exp_cmd_sn=2,
-                max_cmd_sn=40,
-                data_sn=sn,
-                buffer_offset=offset,
-                data=bytes(length),
-            )
-            talk.back(encode_pdu(pdu_in))
-        case Rule.R2T_SN:
-            talk.out(write_command(1, 1024))
-            talk.back(r2t(1, 0, 1024, r2t_sn=2))
-        case Rule.R2T_LENGTH:
-            talk.out(write_command(1, 65536))
-            talk.back(r2t(1, 0, 65536))
-        case Rule.R2T_BEYOND:
-            talk.out(write_command(1, 1024))
-            talk.back(r2t(1, 512, 1024))
-        case Rule.R2T_OUTSTANDING:
-            talk.out(write_command(1, 1024))
-            talk.back(r2t(1, 0, 512))
-            talk.back(r2t(1, 512, 512, r2t_sn=1))
-        case Rule.UNKNOWN_TASK:
-            talk.back(made.response(1))
-    return talk
-
-
-@pytest.mark.parametrize(
-    "rule", [rule for rule in Rule if rule <= Rule.MISSING_DATA], ids=lambda rule: rule.name
-)
-def test_a_broken_rule_is_found_with_its_clause_and_packet(tmp_path: Path, rule: Rule) -> None:
-    with bad(rule).analysis(tmp_path / "a") as analysis:
-        assert rule in broken(analysis)
-        one = next(one for one in analysis.violations() if one.rule is rule)
-    assert one.clause.startswith("RFC 7143 ")
-    assert one.packet >= 3
 
 
 def test_the_command_window_shows_how_far_it_was_used(tmp_path: Path) -> None:
@@ -355,6 +170,7 @@ KERNELS = (
     "tools.capture.row_kernel",
     "tools.capture.stream_kernel",
     "tools.capture.frame_kernel",
+    "tools.capture.peaks_kernel",
     "tools.capture.packet_kernel",
 )
 
@@ -363,7 +179,8 @@ def twin_scan(path: Path) -> tuple[list[Part], Any, Any]:
     """A scan and a matching by the uncompiled twins."""
     scanner = plain("tools.capture.scan_kernel", *KERNELS).Scanner((), False)
     scanner.ports = frozenset((3260,))
-    matcher = plain("tools.capture.exchange_kernel", "tools.capture.task_kernel").Matcher(Sessions())
+    matching = "tools.capture.task_kernel", "tools.capture.fcp_kernel"
+    matcher = plain("tools.capture.exchange_kernel", *matching).Matcher(Sessions())
     data = path.read_bytes()
     scanner.begin()
     at, parts = 0, []
@@ -429,15 +246,6 @@ def assert_twins_agree(path: Path) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_the_kernels_and_their_twins_read_real_captures_alike(name: str) -> None:
     assert_twins_agree(captures(name))
-
-
-@pytest.mark.parametrize(
-    "rule", [Rule.DATA_OUT_SN, Rule.FIRST_BURST, Rule.R2T_OUTSTANDING], ids=lambda rule: rule.name
-)
-def test_the_kernels_and_their_twins_read_made_captures_alike(tmp_path: Path, rule: Rule) -> None:
-    path = tmp_path / "a"
-    path.write_bytes(made.pcap(bad(rule).packets))
-    assert_twins_agree(path)
 
 
 # --- against tshark ---

@@ -296,7 +296,7 @@ def test_a_filter_that_cannot_be_is_refused_in_one_line(text: str, words: str) -
 
 SECONDS = 4.0
 """Of each fuzz test; `make soak` takes ten minutes."""
-KERNELS = ("header", "row", "stream", "frame", "packet")
+KERNELS = ("header", "row", "stream", "frame", "peaks", "packet")
 
 
 def seeds() -> list[bytes]:

@@ -23,7 +23,7 @@ from tools.capture.replay.cli import replay as command
 from tools.capture.replay.collect import CapturedCommand, Piece, Trace, collect
 from tools.capture.replay.exact import ExactReplay, captured_connection
 from tools.capture.replay.plan import Blocks, PlanConfig, PlanError, make_plan
-from tools.capture.replay.play import depends
+from tools.capture.replay.play import UnderWay, depends
 from tools.capture.replay.session import Destination, ReplayConfig, parse_destination, replay
 from tools.capture.replay.verdict import latencies, report
 
@@ -134,6 +134,37 @@ def test_a_step_with_a_time_waits_only_for_what_wrote_or_read_its_blocks_before(
     assert not depends(apart, write), "other blocks"
     assert not depends(apart, read), "neither writes"
     assert not depends(raced, apart), "they were under way together"
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.booleans(), st.integers(0, 9000), st.integers(0, 3000), st.integers(0, 99), st.integers(1, 99)
+        ),
+        min_size=2,
+        max_size=12,
+    )
+)
+def test_what_a_step_waits_for_is_found_among_its_neighbours(
+    wanted: list[tuple[bool, int, int, int, int]],
+) -> None:
+    plan = make_plan(
+        [
+            captured((write_cdb if write else read_cdb)(lba, blocks), start, start + took)
+            for write, lba, blocks, start, took in sorted(wanted, key=lambda one: one[3])
+        ],
+        PlanConfig(write=True),
+    )
+    *others, last = plan.steps
+    under_way: Any = UnderWay()
+    for number, step in enumerate(others):
+        under_way.begin(number, step, number)
+    assert sorted(under_way.before(last)) == [n for n, other in enumerate(others) if depends(last, other)]
+    for number, step in enumerate(others):
+        under_way.end(number, step)
+    under_way.end(99, last)
+    assert under_way.before(last) == []
+    assert not under_way._places
 
 
 def test_a_speed_shortens_the_time_between_steps() -> None:

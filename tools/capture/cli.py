@@ -246,6 +246,7 @@ def flows(
         return
     with _refused(lambda: analyse(files, ports=ports, live=live)) as analysis:
         _remarks(analysis.scanner)
+        _say_unmatched(analysis)
         if plot is not None:
             from tools.capture.plots import draw_flows
 
@@ -265,6 +266,14 @@ def flows(
         else:
             rows = flow_rows(analysis, detail=output not in ("table", "wide"))
             show(rows, "capture-flows", output, headers=not no_headers)
+
+
+def _say_unmatched(analysis: Any) -> None:
+    """Answers whose commands came before the capture: no rule is broken, but nobody counts them either."""
+    count = sum(link.unmatched for link in analysis.matcher.connections.values())
+    if count:
+        many = "answers to commands" if count > 1 else "answer to a command"
+        say(f"{count} {many} that the capture does not have: from before it began, or lost by it")
 
 
 def _broken(analysis: Any) -> list[dict[str, Any]]:
@@ -457,6 +466,7 @@ def credits(
 
     def watch(scanner: Any) -> Any:
         watches.append(CreditWatch(scanner.names))
+        scanner.follow_flights = int(plot is not None)
         return watches[0]
 
     with _refused(lambda: analyse(files, ports=ports, watch=watch, live=live)) as analysis:
@@ -466,7 +476,7 @@ def credits(
     if plot is not None:
         from tools.capture.plots import draw_credits
 
-        _drawn(lambda: draw_credits(watches[0], files, ports, plot))
+        _drawn(lambda: draw_credits(watches[0], analysis.scanner, plot))
     if output in ("json", "yaml"):
         show_one({"fc": fibre, "tcp": tcp}, output, "")
         return

@@ -15,16 +15,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from tools.capture import exchanges, rows
+from tools.capture.fcp_kernel import FcpTasks
 from tools.capture.rules import Rule
-from tools.capture.task_kernel import Connection, Task, Tasks
+from tools.capture.task_kernel import Connection, Task
 
 COMPILED = not __file__.endswith(".py")
 
 # Typed copies: a module's own constants would be looked up by name in compiled code.
 ROW_WORDS, ROW_BYTES, HEADER_AT = rows.ROW_WORDS, rows.ROW_BYTES, rows.HEADER_AT
 ISCSI, FC = int(rows.RowKind.ISCSI), int(rows.RowKind.FC)
-CUT, AFTER_GAP = int(rows.Note.CUT), int(rows.Note.AFTER_GAP)
-FC_PAYLOAD_AT = rows.FC_PAYLOAD_AT
+AFTER_GAP = int(rows.Note.AFTER_GAP)
 
 CMD_SN_ORDER, CMD_SN_WINDOW, EXP_STAT_SN = (
     int(Rule.CMD_SN_ORDER),
@@ -39,13 +39,10 @@ STAT_SN, MAX_CMD_SN, DATA_IN_SN = int(Rule.STAT_SN), int(Rule.MAX_CMD_SN), int(R
 DATA_IN_OFFSET, DATA_IN_BEYOND = int(Rule.DATA_IN_OFFSET), int(Rule.DATA_IN_BEYOND)
 R2T_SN, R2T_LENGTH, R2T_BEYOND = int(Rule.R2T_SN), int(Rule.R2T_LENGTH), int(Rule.R2T_BEYOND)
 R2T_OUTSTANDING, UNKNOWN_TASK = int(Rule.R2T_OUTSTANDING), int(Rule.UNKNOWN_TASK)
-MISSING_DATA = int(Rule.MISSING_DATA)
-SEQ_CNT, RELATIVE_OFFSET = int(Rule.SEQ_CNT), int(Rule.RELATIVE_OFFSET)
-XFER_RDY_BEYOND, UNKNOWN_EXCHANGE = int(Rule.XFER_RDY_BEYOND), int(Rule.UNKNOWN_EXCHANGE)
-EXCHANGE_IN_USE = int(Rule.EXCHANGE_IN_USE)
+MISSING_DATA, EXP_DATA_SN = int(Rule.MISSING_DATA), int(Rule.EXP_DATA_SN)
 
 READ, WRITE = int(exchanges.Flag.READ), int(exchanges.Flag.WRITE)
-FIBRE, MANAGEMENT = int(exchanges.Flag.FIBRE), int(exchanges.Flag.MANAGEMENT)
+MANAGEMENT = int(exchanges.Flag.MANAGEMENT)
 MASK, HALF, HIGH_LIMIT = 0xFFFFFFFF, 0x80000000, 0x7FFFFFFF
 
 
@@ -61,12 +58,12 @@ def u32(data: Sequence[int], at: int) -> int:
     return b0 << 24 | b1 << 16 | b2 << 8 | b3
 
 
-class Matcher(Tasks):
+class Matcher(FcpTasks):
     """Takes the parts of a table in order. ``listener.login(connection, opcode, packet, pdu)`` is told of each
     login PDU that was kept."""
 
     def __init__(self, listener: Any) -> None:
-        Tasks.__init__(self)
+        FcpTasks.__init__(self)
         self.listener = listener
 
     def receive(self, part: Any) -> int:
@@ -86,9 +83,7 @@ class Matcher(Tasks):
             if kind == ISCSI:
                 self._pdu(octets, number * ROW_BYTES + HEADER_AT, words, at)
             elif kind == FC:
-                byte = number * ROW_BYTES + HEADER_AT
-                if octets[byte + 8] == 0x08:
-                    self._fcp(octets, byte, words, at)
+                self.fibre(octets, number * ROW_BYTES + HEADER_AT, words, at)
         return 0
 
     # --- iSCSI ---
@@ -104,6 +99,7 @@ class Matcher(Tasks):
             else:
                 connection.cmd_sn = -1
             connection.gap = 1
+            connection.gaps += 1
         key = flow << 32 | u32(octets, at + 16)
         if opcode >= 0x20:
             self._numbers(connection, octets, at, opcode)
@@ -115,10 +111,14 @@ class Matcher(Tasks):
             if found is None:
                 if connection.agreed and not connection.gap:
                     self.violation(connection, UNKNOWN_TASK)
+                elif opcode == 0x21 or octets[at + 1] & 1:
+                    connection.unmatched += 1
                 return 0
             task: Task = found
+            if task.gaps != connection.gaps:
+                task.cut = 1
             if opcode == 0x25:
-                self._data_in(connection, task, octets, at, words[row + 1], notes)
+                self._data_in(connection, task, octets, at, words[row + 1])
                 if octets[at + 1] & 1 == 0:
                     return 0
                 del self.tasks[key]
@@ -132,10 +132,11 @@ class Matcher(Tasks):
                 task.first = self.now
             if task.open_r2ts and octets[at + 3] == 0 and octets[at + 2] == 0 and not task.cut:
                 self.violation(connection, MISSING_DATA)
+            self._exp_data_sn(connection, task, octets[at + 2], u32(octets, at + 36))
             self._residual(task, octets[at + 1])
             self.close(task, octets[at + 3], octets[at + 2])
         elif opcode == 0x05:
-            self._data_out(connection, octets, at, words[row + 1], key, notes)
+            self._data_out(connection, octets, at, words[row + 1], key)
         elif opcode == 0x31:
             self._r2t(connection, octets, at, key)
         elif opcode == 0x02:
@@ -166,6 +167,15 @@ class Matcher(Tasks):
         """A login PDU: what it agrees on is the listener's matter."""
         if kept:
             self.listener.login(connection, opcode, self.packet, self.kept[kept - 1])
+        return 0
+
+    def _exp_data_sn(self, connection: Connection, task: Task, response: int, said: int) -> int:
+        """ExpDataSN of a response, RFC 7143 section 11.4.8: how many Data-In PDUs and R2Ts there were; 0 without any
+        Data-In and where the command was not completed."""
+        if task.cut or (said == 0 and (response or task.data_sn == 0)):
+            return 0
+        if response or said != task.data_sn + task.r2ts:
+            self.violation(connection, EXP_DATA_SN)
         return 0
 
     def _residual(self, task: Task, flags: int) -> int:
@@ -255,6 +265,7 @@ class Matcher(Tasks):
         task.lun_word = lun_word
         task.edtl = u32(octets, at + 20)
         task.packet = self.packet
+        task.gaps = connection.gaps
         task.cdb0 = (u32(octets, at + 32) & HIGH_LIMIT) << 32 | u32(octets, at + 36)
         if octets[at + 32] & 0x80:
             task.cdb0 = task.cdb0 - HALF * 2 * HALF
@@ -278,16 +289,12 @@ class Matcher(Tasks):
         self.open(key, task)
         return 0
 
-    def _data_in(
-        self, connection: Connection, task: Task, octets: Any, at: int, begin: int, notes: int
-    ) -> int:
+    def _data_in(self, connection: Connection, task: Task, octets: Any, at: int, begin: int) -> int:
         """SCSI Data-In, RFC 7143 section 11.7."""
         length = u32(octets, at + 4) & 0xFFFFFF
         if not task.first:
             task.first = begin
         offset = u32(octets, at + 40)
-        if notes & AFTER_GAP:
-            task.cut = 1
         if connection.initiator_segment and length > connection.initiator_segment:
             self.violation(connection, DATA_SEGMENT_LENGTH)
         if not task.cut:
@@ -303,9 +310,7 @@ class Matcher(Tasks):
         task.bytes_in += length
         return 0
 
-    def _data_out(
-        self, connection: Connection, octets: Any, at: int, begin: int, key: int, notes: int
-    ) -> int:
+    def _data_out(self, connection: Connection, octets: Any, at: int, begin: int, key: int) -> int:
         """SCSI Data-Out, RFC 7143 section 11.7."""
         found = self.tasks.get(key)
         if found is None:
@@ -316,7 +321,7 @@ class Matcher(Tasks):
         length = u32(octets, at + 4) & 0xFFFFFF
         tag = u32(octets, at + 20)
         offset = u32(octets, at + 40)
-        if notes & AFTER_GAP:
+        if task.gaps != connection.gaps:
             task.cut = 1
         if connection.target_segment and length > connection.target_segment:
             self.violation(connection, DATA_SEGMENT_LENGTH)
@@ -356,6 +361,8 @@ class Matcher(Tasks):
                 self.violation(connection, UNKNOWN_TASK)
             return 0
         task: Task = found
+        if task.gaps != connection.gaps:
+            task.cut = 1
         if not task.ready:
             task.ready = self.now
         if not task.first:
@@ -400,117 +407,4 @@ class Matcher(Tasks):
             self.drop(task)
             nexus.unanswered -= 1
             nexus.aborted += 1
-        return 0
-
-    # --- FCP ---
-
-    def _fcp(self, octets: Any, at: int, words: Any, row: int) -> int:
-        """One frame of SCSI-FCP (FCP-4)."""
-        r_ctl = octets[at]
-        flow = words[row + 3] >> 32
-        responder = octets[at + 9] & 0x80
-        origin = flow ^ 1 if responder else flow
-        ox_id = u16(octets, at + 16)
-        key = (1 << 62) | origin << 16 | ox_id
-        payload = at + FC_PAYLOAD_AT
-        if r_ctl == 0x06:
-            self._fcp_command(octets, at, words, row, key, flow)
-            return 0
-        found = self.tasks.get(key)
-        if found is None:
-            if r_ctl == 0x07:
-                self.unknown_responses += 1
-            return 0
-        task: Task = found
-        connection = self.connection(flow >> 1)
-        if r_ctl == 0x01 or r_ctl == 0x04:
-            df_ctl = octets[at + 13]
-            length = (words[row + 4] & MASK) - 36 - (octets[at + 11] & 3)
-            if df_ctl:
-                length -= (df_ctl & 0x40) >> 3
-                length -= (df_ctl & 0x20) >> 1
-                length -= df_ctl & 0x10 and 32
-                length -= 8 << (df_ctl & 3) if df_ctl & 3 else 0
-            length = max(length, 0)
-            self._sequence(connection, task, octets, at)
-            offset = u32(octets, at + 20)
-            if responder:
-                if not task.first:
-                    task.first = self.now
-                if octets[at + 11] & 8 and offset != task.in_offset:
-                    self.violation(connection, RELATIVE_OFFSET)
-                task.in_offset = offset + length
-                task.bytes_in += length
-            else:
-                if task.ready and not task.data:
-                    task.data = self.now
-                if octets[at + 11] & 8 and offset != task.out_offset:
-                    self.violation(connection, RELATIVE_OFFSET)
-                task.out_offset = offset + length
-                task.bytes_out += length
-        elif r_ctl == 0x05:
-            if not task.ready:
-                task.ready = self.now
-            if not task.first:
-                task.first = self.now
-            task.r2ts += 1
-            task.out_offset = u32(octets, payload)
-            if u32(octets, payload) + u32(octets, payload + 4) > task.edtl:
-                self.violation(connection, XFER_RDY_BEYOND)
-        elif r_ctl == 0x07:
-            del self.tasks[key]
-            if task.flags & MANAGEMENT:
-                return 0
-            if not task.first:
-                task.first = self.now
-            flags = octets[payload + 10]
-            nexus = task.nexus
-            if flags & 0x08:
-                nexus.underflows += 1
-            if flags & 0x04:
-                nexus.overflows += 1
-            self.close(task, octets[payload + 11], 0)
-        return 0
-
-    def _sequence(self, connection: Connection, task: Task, octets: Any, at: int) -> int:
-        """SEQ_CNT goes on by one within a sequence (FC-FS)."""
-        seq_id = octets[at + 12]
-        count = u16(octets, at + 14)
-        if task.seq_id == seq_id + 1 and count != task.seq_cnt:
-            self.violation(connection, SEQ_CNT)
-        task.seq_id = seq_id + 1
-        task.seq_cnt = (count + 1) & 0xFFFF
-        return 0
-
-    def _fcp_command(self, octets: Any, at: int, words: Any, row: int, key: int, flow: int) -> int:
-        """FCP_CMND."""
-        payload = at + FC_PAYLOAD_AT
-        lun_word = u32(octets, payload) | (u32(octets, payload + 4) & HIGH_LIMIT) << 32
-        nexus = self.nexus(flow, octets, payload, lun_word, 1)
-        old = self.tasks.get(key)
-        if old is not None:
-            self.violation(self.connection(flow >> 1), EXCHANGE_IN_USE)
-            del self.tasks[key]
-            self.drop(old)
-        task = Task(nexus, u16(octets, at + 16) << 16 | u16(octets, at + 18))
-        management = octets[payload + 10]
-        direction = octets[payload + 11]
-        task.flags = FIBRE | (READ if direction & 2 else 0) | (WRITE if direction & 1 else 0)
-        if management:
-            task.flags |= MANAGEMENT
-            nexus.management[management] = nexus.management.get(management, 0) + 1
-        task.start = task.begin = self.now
-        task.lun_word = lun_word
-        task.packet = self.packet
-        task.cdb0 = (u32(octets, payload + 12) & HIGH_LIMIT) << 32 | u32(octets, payload + 16)
-        if octets[payload + 12] & 0x80:
-            task.cdb0 = task.cdb0 - HALF * 2 * HALF
-        task.cdb1 = (u32(octets, payload + 20) & HIGH_LIMIT) << 32 | u32(octets, payload + 24)
-        if octets[payload + 20] & 0x80:
-            task.cdb1 = task.cdb1 - HALF * 2 * HALF
-        if direction >> 2 == 0:
-            task.edtl = u32(octets, payload + 28)
-        else:
-            task.edtl = MASK  # beyond the part of the header that a row has
-        self.open(key, task)
         return 0

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from credits.sizing import loop_credits
 from fcsim.errors import MalformedFrame
 from fcsim.wire.frame import decode_frame
 from fcsim.wire.payload import ExchangeMemory
@@ -326,7 +327,7 @@ class CreditWatch:
         else:
             row |= {"outstanding_max": side.highest_bound, "outstanding_mean": None}
             row |= {"zero_ns": None, "zero_share": None, "credits_assumed": login}
-        row |= self._needed(side, mean, given_rate, inferred, loop)
+        row |= self._needed(side, given_rate, inferred, loop)
         return row
 
     def _levels(self, side: _Side, credits: int | None) -> dict[str, Any]:
@@ -387,10 +388,8 @@ class CreditWatch:
         spans = np.diff(times[order])
         return np.bincount(np.maximum(levels[:-1], 0), weights=spans).astype(np.int64)
 
-    def _needed(
-        self, side: _Side, mean: float, given: int | None, inferred: Inferred, loop: int | None
-    ) -> dict[str, Any]:
-        """Credits that keep the line busy with frames as they were: loop time × byte rate / bytes of a frame."""
+    def _needed(self, side: _Side, given: int | None, inferred: Inferred, loop: int | None) -> dict[str, Any]:
+        """Credits that keep the line busy with frames as they were (:func:`~credits.sizing.loop_credits`)."""
         rate = given
         source = "given (--speed)"
         if rate is None and inferred.ns_per_byte:
@@ -398,8 +397,9 @@ class CreditWatch:
         if rate is None or loop is None:
             missing = "a line rate (--speed)" if rate is None else "a credit loop: no R_RDY captured"
             return {"recommended_credits": None, "terms": {}, "missing": missing}
+        mean = side.frame_bytes // side.frames
         frame = mean + IDLE_BYTES
-        credits = -(-loop * rate // round(frame * 1_000_000_000))
+        credits = loop_credits(loop, rate, frame)
         return {
             "recommended_credits": max(1, credits),
             "terms": {
@@ -410,8 +410,8 @@ class CreditWatch:
                 },
                 "bytes_per_second": {"value": rate, "meaning": f"decoded rate of the line: {source}"},
                 "frame_bytes": {
-                    "value": round(frame, 1),
-                    "meaning": f"mean of the {side.frames} frames captured ({mean:.0f}) and {IDLE_BYTES} of idles",
+                    "value": frame,
+                    "meaning": f"mean of the {side.frames} frames captured ({mean}) and {IDLE_BYTES} of idles",
                 },
                 "credits": {"value": max(1, credits), "meaning": "loop × rate / frame, rounded up"},
             },

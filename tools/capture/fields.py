@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from tools.capture.rows import FC_PAYLOAD_AT, Carrier, Note, Row, RowKind
+from tools.capture.rows import CARRIER_MASK, FC_PAYLOAD_AT, Carrier, Note, Row, RowKind
 
 Value = int | bytes | str | None
 Fetch = Callable[["Seen"], Value]
@@ -139,8 +139,8 @@ def _fcp(r_ctl: int, at: int, size: int) -> Fetch:
 
 _FIBRE: Mapping[str, Fetch] = {
     "fc": lambda seen: 1 if _is_fc(seen) else None,
-    "fcoe": lambda seen: 1 if _is_fc(seen) and seen.row.carrier == Carrier.FCOE else None,
-    "fcip": lambda seen: 1 if _is_fc(seen) and seen.row.carrier == Carrier.FCIP else None,
+    "fcoe": lambda seen: 1 if _is_fc(seen) and seen.row.carrier & CARRIER_MASK == Carrier.FCOE else None,
+    "fcip": lambda seen: 1 if _is_fc(seen) and seen.row.carrier & CARRIER_MASK == Carrier.FCIP else None,
     "fip": lambda seen: 1 if seen.row.kind == RowKind.FIP else None,
     "fc.r_ctl": _fc(0, 1),
     "fc.d_id": _fc(1, 3),

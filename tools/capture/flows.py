@@ -213,6 +213,7 @@ def _connection(analysis: Analysis, flow: int) -> dict[str, Any]:
                 "closed_times": link.window_zero,
             }
         found["digests"] = {"header": bool(side.header_digest), "data": bool(side.data_digest)}
+    found["unmatched_answers"] = analysis.connection(flow).unmatched
     login = analysis.sessions.logins.get(flow)
     if login is not None:
         found["login"] = {

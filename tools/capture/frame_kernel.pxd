@@ -25,7 +25,7 @@ cdef class Frames(Streams):
     @cython.locals(place="long long", i="long long", sof="long long", eof="long long", frame_end="long long",
         word="long long", index="long long")
     cdef long long delimited(self, long long at, long long end, long long wire_end) except -1
-    @cython.locals(start="long long", vsan="long long", first="long long", step="long long", d=Direction,
+    @cython.locals(start="long long", extended="long long", vsan="long long", first="long long", step="long long", d=Direction,
         payload="long long", df_ctl="long long", notes="long long", length="long long", offset="long long",
         flow="long long", place="long long", word="long long", i="long long", frame_type="long long", r_ctl="long long",
         octets="unsigned char[::1]", words="long long[::1]")

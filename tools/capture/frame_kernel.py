@@ -206,6 +206,7 @@ class Frames(Streams):
             if end - at < FRAME_HEADER + step:
                 break
             at += step
+        extended = at - start
         d = self._addresses(
             data[at + 1] << 16 | u16(data, at + 2), data[at + 5] << 16 | u16(data, at + 6), vsan
         )
@@ -245,7 +246,7 @@ class Frames(Streams):
         words, octets = self.words, self.octets
         word = (self.count - 1) * ROW_WORDS
         words[word + 4] |= sof << 40 | eof << 48
-        words[word + 5] |= carrier << 24
+        words[word + 5] |= carrier << 24 | extended >> 3 << 28
         for i in range(FRAME_HEADER):
             octets[place + i] = data[at + i]
         for i in range(HEADER_BYTES - FRAME_HEADER):

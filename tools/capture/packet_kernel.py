@@ -13,6 +13,7 @@ from __future__ import annotations
 from tools.capture import rows
 from tools.capture.fragments import Fragments
 from tools.capture.frame_kernel import BLANK, Frames
+from tools.capture.peaks_kernel import PeakSteps
 from tools.capture.stream_kernel import Direction
 
 COMPILED = not __file__.endswith(".py")
@@ -23,6 +24,9 @@ MASK, HALF = 0xFFFFFFFF, 0x80000000
 SYN, FIN, RST, ACK = 0x02, 0x01, 0x04, 0x10
 CACHE = 4096
 FRAME_HEADER = 24
+ISCSI_STREAM = 1
+FLIGHTS = 256
+"""Directions whose bytes in flight are followed over time each; all of them count in the sum."""
 
 
 def u16(data: bytes, at: int) -> int:
@@ -47,6 +51,8 @@ class Packets(Frames):
             self.vlan
         ) = 0
         self.family = self.addresses_at = 0
+        self.follow_flights = self.flights = self.flight_sum = 0
+        self.flight_all = PeakSteps()
         self.a0 = self.a1 = self.a2 = self.a3 = self.b0 = self.b1 = self.b2 = self.b3 = 0
 
     def one_packet(self, link_type: int, at: int, captured: int, original: int) -> int:
@@ -284,6 +290,34 @@ class Packets(Frames):
         if wire > 0:
             self._sent(d, (seq + wire) & MASK)
             self.segment(d, seq, at + header, captured, wire)
+        if self.follow_flights:
+            self._follow(d, flags & RST)
+            self._follow(peer, flags & RST)
+        return 0
+
+    def _follow(self, d: Direction, reset: int) -> int:
+        """Bytes in flight of a direction have changed, perhaps: what was sent, and not acknowledged or given up."""
+        if d.protocol != ISCSI_STREAM:
+            return 0
+        flight = 0
+        if d.any_acknowledged and d.high_known and not reset:
+            flight = (d.high - d.acknowledged) & MASK
+            if flight >= HALF:
+                flight = 0
+        if flight == d.in_flight:
+            return 0
+        self.flight_sum += flight - d.in_flight
+        d.in_flight = flight
+        self.flight_all.add(self.now, self.flight_sum)
+        if d.flight is None:
+            if self.flights >= FLIGHTS:
+                return 0
+            self.flights += 1
+            d.flight = PeakSteps()
+            d.windows = PeakSteps()
+        d.flight.add(self.now, flight)
+        if d.window > 0:
+            d.windows.add(self.now, d.window)
         return 0
 
     def _direction(self, ports: int, at: int) -> Direction | None:
@@ -341,6 +375,7 @@ class Packets(Frames):
         fresh.source_port, fresh.destination_port = source, destination
         fresh.peer.source_port, fresh.peer.destination_port = destination, source
         self._address(fresh, ports)
+        self.flight_sum -= d.in_flight + d.peer.in_flight
         self.cache = [BLANK] * CACHE
         return fresh
 

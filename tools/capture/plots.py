@@ -14,6 +14,8 @@ from typing import Any
 
 from mgmt.columns import delay, size
 from tools.capture.analysis import Analysis
+from tools.capture.scan_kernel import Scanner
+from tools.capture.sessions import endpoint
 from tools.capture.timeline import picked
 
 SUFFIXES = (".png", ".svg", ".html")
@@ -129,7 +131,7 @@ def draw_series(
     if not shown:
         raise ValueError("there is nothing to draw: no frames and no connections with data")
     figure, (axes,) = _figure(1, 4.5)
-    span = max(points[-1][0] for points in shown.values())
+    span = max(1, *(points[-1][0] for points in shown.values()))
     factor, unit = _time_unit(span)
     largest = sorted(shown, key=lambda name: -max(value for _, value in shown[name]))[:_LEGEND_ROWS]
     for name in largest:
@@ -140,6 +142,7 @@ def draw_series(
             where="post",
             label=name,
             linewidth=1,
+            linestyle=":" if name.startswith("window of") else "-",
         )
     if in_bytes:
         _ticks(axes.yaxis, size)
@@ -151,24 +154,26 @@ def draw_series(
     save(figure, path, what)
 
 
-def draw_credits(watch: Any, files: Sequence[Path], ports: Sequence[int], path: Path) -> None:
-    """Credits in use of Fibre Channel ports; without such, bytes in flight of TCP directions with data."""
+def draw_credits(watch: Any, scanner: Scanner, path: Path) -> None:
+    """Credits in use of Fibre Channel ports; without such, bytes in flight of iSCSI connections, the largest window
+    beside where there is one connection only. Raises :class:`ValueError` for nothing to draw."""
     series = watch.series()
     if any(series.values()):
         draw_series(series, path, "credits in use (peaks)", in_bytes=False)
         return
-    from tools.capture.inflight import InFlightAnalysis
-    from tools.capture.pcapng import read_file
-
-    found: dict[str, Sequence[tuple[int, int]]] = {}
-    flights = InFlightAnalysis(
-        lambda flow: not ports or flow.destination_port in ports or flow.source_port in ports
-    )
-    for file in files:
-        for packet in read_file(file, allow_truncated=True):
-            flights.receive(packet)
-    found["all connections together"] = flights.report().series
-    draw_series(found, path, "bytes in flight (peaks)", in_bytes=True)
+    sides = [side for pair in scanner.flows for side in pair if side.flight is not None]
+    found = {f"{endpoint(side)} > {endpoint(side.peer)}": side.flight.points() for side in sides}
+    if len(sides) > 2:
+        found["all connections together"] = scanner.flight_all.points()
+    else:
+        found |= {
+            f"window of {endpoint(side.peer)}": side.windows.points()
+            for side in sides
+            if side.window_scale >= 0 and side.peer.window_scale >= 0
+        }
+    first = min((points[0][0] for points in found.values() if points), default=0)
+    moved = {name: [(at - first, value) for at, value in points] for name, points in found.items()}
+    draw_series(moved, path, "bytes in flight (peaks)", in_bytes=True)
 
 
 def draw_sequence(

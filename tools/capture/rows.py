@@ -54,6 +54,9 @@ class Carrier(enum.IntEnum):
     FCIP = 2
 
 
+CARRIER_MASK = 0x0F
+
+
 class Note(enum.IntFlag):
     """What is to be known about how a row was captured."""
 
@@ -79,7 +82,9 @@ class Row(NamedTuple):
     number of the packet that completed it, from 1 on, over all files. ``flow``: number of the connection or pair of
     addresses, times 2; plus 1 for the direction back to the initiator (iSCSI) or to the first sender (FC).
     ``length_bytes``: on the wire, from header to digests, or from SOF to EOF. ``way``: 1 came in, 2 went out at the
-    capturing interface, 0 not told. ``kept``: 1 + index of the whole PDU or frame in ``kept`` of its part, 0: not kept.
+    capturing interface, 0 not told. ``carrier``: :class:`Carrier` in its low four bits (:data:`CARRIER_MASK`), above
+    them the length of a frame's extended headers in units of 8 bytes. ``kept``: 1 + index of the whole PDU or frame in
+    ``kept`` of its part, 0: not kept.
     """
 
     time_ns: int

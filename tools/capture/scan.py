@@ -1,14 +1,13 @@
 """Captures scanned: files, compressed files and pipes in one pass, part by part (:mod:`tools.capture.rows`).
 
-A plain file is mapped and never copied; gzip, zstd and pipes are streamed in blocks. Memory does not grow with the
-file: a part has at most 8192 rows, and what has been looked at can be dropped.
+Plain files, gzip, zstd and pipes are read in blocks. Memory does not grow with the file: a part has at most 8192 rows.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
-import mmap
 import os
 import sys
 import zlib
@@ -21,6 +20,8 @@ from tools.capture.scan_kernel import Scanner
 
 BLOCK_BYTES = 4 << 20
 """How much of a stream is decompressed at a time."""
+PLAIN_BYTES = 1 << 20
+"""How much of a plain file is looked at at a time: it stays in the processor's cache."""
 _WINDOW_LIMIT_BYTES = 40 << 20
 """More than the longest record and its successor: a stream that brings no record in so much is given up."""
 if TYPE_CHECKING:
@@ -124,22 +125,41 @@ class Scan:
             elif not file.seekable():
                 yield from self._stream(file, magic)
             elif size:
-                yield from self._mapped(file, size)
+                yield from self._plain(file, size)
             else:
                 raise CaptureError(f"{path} is empty")
 
-    def _mapped(self, file: BinaryIO, size: int) -> Iterator[Part]:
+    def _plain(self, file: BinaryIO, size: int) -> Iterator[Part]:
+        """The first ``size`` bytes of a file, block by block in one place: to copy one takes the kernel less than to
+        map its pages, and it is in the processor's cache then."""
         scanner = self.scanner
-        with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as mapped:
-            mapped.madvise(mmap.MADV_SEQUENTIAL)
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        window = bytearray(min(size, PLAIN_BYTES))
+        base = held = 0
+        while base < size:
+            got = os.preadv(file.fileno(), [memoryview(window)[held : size - base]], base + held)
+            held += got
+            final = not got or base + held == size
             at = 0
-            while at < size:
+            while at < held:
                 before = at
-                at = scanner.feed(mapped, at, size, 0, True)
+                at = scanner.feed(window, at, held, base, final)
                 ready = scanner.take()
                 yield from ready
                 if at == before and not ready:
                     break
+            if final:
+                break
+            base += at
+            held -= at
+            if held == len(window):
+                if held >= _WINDOW_LIMIT_BYTES:
+                    scanner.remark("no record ends within 40 MiB: the rest of the file is given up", base)
+                    break
+                window += bytes(held)
+            else:
+                window[:held] = window[at : at + held]
 
     def _stream(self, stream: Any, begun: bytes = b"") -> Iterator[Part]:
         """Blocks of a stream: what is left of one is put before the next."""

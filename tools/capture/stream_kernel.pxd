@@ -25,6 +25,8 @@ cdef class Direction:
     cdef public object keeping
     cdef public bytes prefix
     cdef public list held
+    cdef public object flight, windows
+    cdef public long long in_flight
     cdef public long long held_bytes
     cdef public long long initial, packets, payload, pdus, frames, retransmitted, out_of_order, gaps, gap_bytes, cut_headers
     cdef public long long high, any_acknowledged, acknowledged, max_in_flight, max_in_flight_ns, window, window_scale, mss

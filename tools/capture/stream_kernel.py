@@ -93,6 +93,9 @@ class Direction:
         self.keeping: Any = None
         self.prefix: bytes | None = None
         self.held: list[tuple[int, bytes, int, int, int]] | None = None
+        self.flight: Any = None
+        self.windows: Any = None
+        self.in_flight = 0
         self.peer: Direction = self
 
 

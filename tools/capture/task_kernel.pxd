@@ -16,14 +16,14 @@ cdef class Task:
     cdef public Nexus nexus
     cdef public long long tag, start, begin, first, ready, data, lun_word, cdb0, cdb1, edtl, bytes_in, bytes_out, packet
     cdef public long long flags, depth, r2ts, data_sn, in_offset, out_offset, out_sn, burst_end, burst_tag, open_r2ts
-    cdef public long long seq_id, seq_cnt, function, referenced, cut, unsolicited_end
+    cdef public long long seq_id, seq_cnt, function, referenced, cut, unsolicited_end, gaps
 
 
 cdef class Connection:
     cdef readonly long long flow
     cdef public long long cmd_sn, stat_sn, max_cmd_sn, exp_cmd_sn, initiator_segment, target_segment, max_burst
     cdef public long long first_burst, immediate, initial_r2t, outstanding_r2t, data_in_order, agreed, window_max
-    cdef public long long window_zero, window_used, window_samples, window_sum, window_free_min, shared, gap
+    cdef public long long window_zero, window_used, window_samples, window_sum, window_free_min, shared, gap, gaps, unmatched
     cdef public long long[::1] rules, first_packets
 
 
@@ -31,7 +31,7 @@ cdef class Tasks:
     cdef public dict tasks, by_lun, connections
     cdef public list nexuses, blocks
     cdef public object block
-    cdef public long long now, packet, count, total, given_up, unknown_responses, last_flow
+    cdef public long long now, packet, count, total, given_up, last_flow
     cdef Connection last_connection
     cdef Nexus last_nexus
     cdef long long[::1] words

@@ -57,7 +57,7 @@ class Task:
         self.cdb0 = self.cdb1 = self.edtl = self.bytes_in = self.bytes_out = self.packet = self.flags = 0
         self.depth = self.r2ts = self.data_sn = self.in_offset = self.out_offset = self.out_sn = 0
         self.burst_end = self.burst_tag = self.open_r2ts = self.seq_id = self.seq_cnt = self.function = 0
-        self.referenced = self.cut = self.unsolicited_end = 0
+        self.referenced = self.cut = self.unsolicited_end = self.gaps = 0
 
 
 class Connection:
@@ -70,7 +70,7 @@ class Connection:
         self.immediate = self.initial_r2t = self.outstanding_r2t = -1
         self.data_in_order = 1
         self.agreed = self.window_max = self.window_zero = self.window_used = self.window_samples = 0
-        self.window_sum = self.shared = self.gap = 0
+        self.window_sum = self.shared = self.gap = self.gaps = self.unmatched = 0
         self.window_free_min = -1
         self.rules = array("q", bytes(8 * RULE_COUNT))
         self.first_packets = array("q", bytes(8 * RULE_COUNT))
@@ -85,7 +85,7 @@ class Tasks:
         self.by_lun: dict[tuple[int, bytes], Nexus] = {}
         self.connections: dict[int, Connection] = {}
         self.blocks: list[Any] = []
-        self.now = self.packet = self.count = self.total = self.given_up = self.unknown_responses = 0
+        self.now = self.packet = self.count = self.total = self.given_up = 0
         self.last_flow = -1
         self.last_connection = Connection(-1)
         self.last_nexus: Nexus | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from credits.sizing import BITS_TIMES_NS, bandwidth_delay_bytes, ceil_div
 from tools.capture.analysis import Analysis
 from tools.capture.sessions import endpoint
 from tools.capture.stream_kernel import Direction
@@ -30,6 +31,16 @@ def rate_of(side: Direction) -> int | None:
     return int(side.payload * 8 * _NS_PER_S // duration) if duration > 0 else None
 
 
+def needed_rate(side: Direction) -> int | None:
+    """The rate that a direction needs room for: its average, or that of the round trip with the most in flight, where
+    that was more: a host that sends in bursts waits else."""
+    rate = rate_of(side)
+    rtt, _ = rtt_of(side)
+    if rate is None or rtt is None:
+        return rate
+    return max(rate, ceil_div(side.max_in_flight * BITS_TIMES_NS, rtt))
+
+
 def tcp_rows(analysis: Analysis) -> list[dict[str, Any]]:
     """One row for each direction of an iSCSI connection that carried data."""
     rows = []
@@ -46,7 +57,8 @@ def _row(side: Direction) -> dict[str, Any]:
     rtt, how = rtt_of(side)
     rate = rate_of(side)
     duration = max(0, side.last_ns - side.first_ns)
-    needed = -(-rate * rtt // (8 * _NS_PER_S)) if rate is not None and rtt is not None else None
+    needed = needed_rate(side)
+    recommended = bandwidth_delay_bytes(needed, rtt) if needed is not None and rtt is not None else None
     return {
         "flow": f"{endpoint(side)} > {endpoint(side.peer)}",
         "payload_bytes": side.payload,
@@ -62,17 +74,21 @@ def _row(side: Direction) -> dict[str, Any]:
         "rtt_samples": side.rtt_count,
         "rtt_mean_ns": side.rtt_sum_ns // side.rtt_count if side.rtt_count else None,
         "rate_bps": rate,
-        "recommended_bytes": None if needed is None else max(needed, side.max_in_flight),
+        "recommended_bytes": recommended,
         "terms": {
             "rtt_ns": {"value": rtt, "meaning": how},
             "rate_bps": {
                 "value": rate,
                 "meaning": "payload of this direction over the time that it was there",
             },
-            "bandwidth_delay_bytes": {"value": needed, "meaning": "rate × round trip"},
             "in_flight_max_bytes": {
                 "value": side.max_in_flight,
-                "meaning": "the most that was sent and not yet acknowledged; the larger of the two is needed",
+                "meaning": "the most that was sent and not yet acknowledged",
             },
+            "needed_bps": {
+                "value": needed,
+                "meaning": "the rate, or that of the round trip with the most in flight",
+            },
+            "recommended_bytes": {"value": recommended, "meaning": "needed rate × round trip, rounded up"},
         },
     }

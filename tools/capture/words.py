@@ -19,7 +19,7 @@ from iscsi_target.wire.opcodes import BHS_BYTES, TaskFunction
 from tools.capture.fields import Seen, blocks_of, lba_of
 from tools.capture.links import eof_name, sof_name
 from tools.capture.pdu_parts import parts_of
-from tools.capture.rows import FC_PAYLOAD_AT, Carrier, Note, Row, RowKind
+from tools.capture.rows import CARRIER_MASK, FC_PAYLOAD_AT, Carrier, Note, Row, RowKind
 from tools.capture.sessions import lun_text
 from tools.capture.summary import opcode_name, type_name
 
@@ -220,7 +220,7 @@ class Describer:
             yield from sense_words(pdu.data[2:])
 
     def _full_fc(self, row: Row, whole: bytes | None) -> Iterator[tuple[str, str]]:
-        yield "carried by", Carrier(row.carrier).name.lower()
+        yield "carried by", Carrier(row.carrier & CARRIER_MASK).name.lower()
         if row.sof:
             yield "sof", sof_name(row.sof)
         if row.eof:

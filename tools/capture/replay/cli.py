@@ -16,6 +16,9 @@ from mgmt.cli.options import headers_option, output_option
 from mgmt.cli.output import say, show, show_one
 from mgmt.columns import delay
 
+_LATE_NS = 2_000_000
+"""Beyond it a replay says what could be done about it."""
+
 if TYPE_CHECKING:
     from iscsi_target.session.chap import Chap
     from tools.capture.replay.session import Destination
@@ -150,7 +153,8 @@ def _play(trace: Any, config: Any, *, paced: bool) -> dict[str, Any]:
         raise Unreachable(f"cannot log in to the target: {error}") from None
     except (ReplayFailed, CommandFailed) as error:
         raise Failed(str(error)) from None
-    return report(done.outcomes, trace.nexuses, done.plan.skipped, paced=paced)
+    found = report(done.outcomes, trace.nexuses, done.plan.skipped, paced=paced)
+    return found | {"priority": done.priority or None}
 
 
 def _progress() -> Callable[[int, int], None]:
@@ -182,7 +186,9 @@ def _show(found: dict[str, Any], output: str, *, headers: bool) -> None:
         click.echo(f"packet {one['packet']}, CDB {one['cdb']}: {one['what']}")
     late = [row["late_ns"]["p99"] for row in found["flows"] if row["late_ns"]]
     if late:
-        click.echo(f"started {delay(max(late))} late at most (99 of 100)")
+        click.echo(f"started {delay(max(late))} late at most (99 of 100), at {found['priority']}")
+        if max(late) > _LATE_NS and "ordinary" in found["priority"]:
+            say("other load kept the replay waiting; as root (CAP_SYS_NICE) it goes before others")
     click.echo("verdict: " + ("as captured" if found["ok"] else f"{found['mismatches']} differ"))
 
 

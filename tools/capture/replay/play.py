@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from iscsi_target.errors import CommandFailed, ConnectionLost, TaskAborted
 from iscsi_target.initiator import Initiator
 from tools.capture.replay.cdbs import Effect
 from tools.capture.replay.collect import Trace
+from tools.capture.replay.pace import Pacer
 from tools.capture.replay.plan import Extent, Plan, Step
 
-#: Timers of an event loop are as coarse as this: the rest is waited for in turns of it.
-_TIMER_NS = 1_500_000
 _MOST_AHEAD = 4096
+_PLACE_BLOCKS = 2048
+"""Blocks that count as one place when dependencies are looked for."""
+_PLACES = 4096
+"""Of one command, which is more than any that moves data has."""
 _CHUNK_BYTES = 256 * 1024
 _AT_ONCE = 8
 _DATA_IN_LIMIT_BYTES = 64 << 20
@@ -85,6 +89,46 @@ def depends(step: Step, other: Step) -> bool:
     )
 
 
+class UnderWay:
+    """The steps under way, by the blocks that they are about: which of them a step :func:`depends` on is found without
+    looking at the others."""
+
+    def __init__(self) -> None:
+        self._places: dict[tuple[int, int], dict[int, Step]] = {}
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+
+    def begin(self, number: int, step: Step, task: asyncio.Task[None]) -> None:
+        """The step of this number is under way."""
+        self._tasks[number] = task
+        for place in _places(step):
+            self._places.setdefault(place, {})[number] = step
+
+    def end(self, number: int, step: Step) -> None:
+        """It is no more; one that never began may be told."""
+        self._tasks.pop(number, None)
+        for place in _places(step):
+            here = self._places.get(place, {})
+            here.pop(number, None)
+            if not here:
+                self._places.pop(place, None)
+
+    def before(self, step: Step) -> list[asyncio.Task[None]]:
+        """What a step has to wait for."""
+        found = {
+            number
+            for place in _places(step)
+            for number, other in self._places.get(place, {}).items()
+            if depends(step, other)
+        }
+        return [self._tasks[number] for number in found]
+
+
+def _places(step: Step) -> Iterator[tuple[int, int]]:
+    first = step.lba // _PLACE_BLOCKS
+    last = (step.lba + max(step.blocks, 1) - 1) // _PLACE_BLOCKS
+    return ((step.lun, n) for n in range(first, min(last, first + _PLACES) + 1))
+
+
 async def play(
     plan: Plan,
     trace: Trace,
@@ -119,26 +163,28 @@ async def play(
         finally:
             depth.release()
             order.step_ended(number)
-            under_way.pop(number, None)
+            under_way.end(number, outcome.step)
             ended += 1
             progress(ended)
 
-    under_way: dict[int, asyncio.Task[None]] = {}
-    async with asyncio.TaskGroup() as running:
+    under_way = UnderWay()
+    async with AsyncExitStack() as stack:
+        pacer = stack.enter_context(Pacer()) if paced else None
+        running = await stack.enter_async_context(asyncio.TaskGroup())
         for number, outcome in enumerate(outcomes):
             step = outcome.step
             data_out = trace.read(step.command.data_out) if step.command.data_out is not None else b""
-            if not paced:
+            if pacer is None:
                 await order.wait(step.after)
-            elif before := [task for other, task in under_way.items() if depends(step, plan.steps[other])]:
+            elif before := under_way.before(step):
                 await asyncio.wait(before)
             await depth.acquire()
-            if paced:
-                await _until(origin_ns + step.due_ns)
+            if pacer is not None:
+                await pacer.until(origin_ns + step.due_ns)
             if failure:
                 break
             task = running.create_task(run(number, outcome, data_out if step.effect is Effect.WRITE else b""))
-            under_way[number] = task
+            under_way.begin(number, step, task)
     if failure:
         raise ReplayFailed(f"the session was lost after {ended} commands: {failure[0]}")
     return outcomes
@@ -177,20 +223,19 @@ def _compare(outcome: Outcome, data_in: memoryview, trace: Trace) -> bool | None
     return data_in[: command.data_in.length] == trace.read(command.data_in)
 
 
-async def _until(moment_ns: int) -> None:
-    """To the moment, with the event loop's timers and turns."""
-    while (left_ns := moment_ns - time.monotonic_ns()) > 0:
-        await asyncio.sleep((left_ns - _TIMER_NS) / 1e9 if left_ns > 2 * _TIMER_NS else 0)
-
-
 async def find_data(session: Initiator, extents: Sequence[Extent], block_bytes: int) -> Extent | None:
     """The first of the ranges that holds anything but zeros; None where all are empty."""
     zeros = bytes(_CHUNK_BYTES)
-    for extent in extents:
-        for lba, blocks in _chunks(extent, block_bytes):
-            data = await session.read(extent.lun, lba, blocks, block_bytes=block_bytes)
+    pieces = [(extent.lun, lba, blocks) for extent in extents for lba, blocks in _chunks(extent, block_bytes)]
+    for start in range(0, len(pieces), _AT_ONCE):
+        some = pieces[start : start + _AT_ONCE]
+        for piece, data in zip(
+            some,
+            await asyncio.gather(*(session.read(*piece, block_bytes=block_bytes) for piece in some)),
+            strict=True,
+        ):
             if data != zeros[: len(data)]:
-                return Extent(extent.lun, lba, blocks)
+                return Extent(*piece)
     return None
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
@@ -15,6 +14,7 @@ from iscsi_target.running import serve as serve_in_thread
 from iscsi_target.scsi.logical_unit import LogicalUnitConfig
 from iscsi_target.session.chap import Chap
 from tools.capture.replay.collect import Trace
+from tools.capture.replay.pace import undisturbed
 from tools.capture.replay.plan import Plan, PlanConfig, PlanError, make_plan
 from tools.capture.replay.play import Outcome, ReplayFailed, fill, find_data, play
 
@@ -69,10 +69,11 @@ class ReplayConfig:
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What was planned and what became of it."""
+    """What was planned and what became of it; ``priority``: what the system granted ("": nothing was asked for)."""
 
     plan: Plan
     outcomes: list[Outcome]
+    priority: str
 
 
 async def replay(
@@ -86,21 +87,18 @@ async def replay(
         async with _sessions(numbers, destination, config) as sessions:
             first = sessions[numbers[0]]
             await _prepare(first, plan, trace, config)
-            gc.collect()
-            gc.freeze()  # else the collector looks through all commands meanwhile, for tens of milliseconds
-            try:
+            paced = config.plan.speed is not None
+            with undisturbed() if paced else nullcontext("") as priority:
                 outcomes = await play(
                     plan,
                     trace,
                     sessions,
-                    paced=config.plan.speed is not None,
+                    paced=paced,
                     queue_depth=config.plan.queue_depth,
                     verify=config.verify,
                     progress=lambda ended: progress(ended, len(plan.steps)),
                 )
-            finally:
-                gc.unfreeze()
-    return Replayed(plan, outcomes)
+    return Replayed(plan, outcomes, priority)
 
 
 async def _prepare(session: Initiator, plan: Plan, trace: Trace, config: ReplayConfig) -> None:
