@@ -21,6 +21,7 @@ from iscsi_target.fast_path_kernel import FastPath
 from iscsi_target.file_map import place_in_file
 from iscsi_target.session.target_connection import TargetConnection
 from iscsi_target.session.task import TaskState
+from iscsi_target.tcp_buffers import bound_receive_window, clamp_receive_window
 from iscsi_target.tcp_info import outstanding_bytes
 from iscsi_target.wire_filter import WireFilter
 
@@ -79,6 +80,7 @@ class ServerConnection:
         self._wire_timer: asyncio.TimerHandle | None = None
         self._wire_due_ns: int | None = None
         self._data_out_bytes = 0, 0
+        self._window_bytes: int | None = None
         self._limit_window()
         self._read()
 
@@ -457,8 +459,11 @@ class ServerConnection:
         window_bytes = None if buffers is None else buffers.window_bytes(self._info)
         if window_bytes is not None:
             with contextlib.suppress(OSError):
-                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window_bytes)
-                self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP, window_bytes)
+                if window_bytes == self._window_bytes:
+                    clamp_receive_window(self._sock, window_bytes)
+                else:
+                    bound_receive_window(self._sock, window_bytes)
+        self._window_bytes = window_bytes
 
     def _hold_data_out(self, buffers: ReceiveBuffers) -> None:
         """Say how much Data-Out is here and not written yet; who waits for room is read again when that is less."""
@@ -473,6 +478,7 @@ class ServerConnection:
         if (held, whole) == self._data_out_bytes:
             return
         self._data_out_bytes = held, whole
+        self._limit_window()  # the reservation may have another size by now
         if buffers.hold(self.info, held, whole):
             self._server.room_came_back()
 

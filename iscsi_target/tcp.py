@@ -3,7 +3,7 @@
 
 Everything in the ring is handed to the kernel at once, and ring space is freed as SIOCOUTQ falls; so the bytes that
 are unacknowledged, in our memory and in the kernel's together, never exceed the reservation: the reservation is also
-the largest congestion window (patent paragraph 96). SO_SNDBUF is left alone: it is no such bound.
+the largest congestion window (patent paragraph 96). SO_SNDBUF is no such bound; it is only kept from being smaller.
 
 The kernel does not announce acknowledgements. They are polled, by one timer, and only while somebody waits.
 """
@@ -22,6 +22,7 @@ from collections.abc import Iterable, Sequence
 from iscsi_target.errors import ConnectionLost, reason_of
 from iscsi_target.executor import Buffer
 from iscsi_target.flight_gate import FlightGate, TcpStatistics
+from iscsi_target.tcp_buffers import widen_send_buffer
 from iscsi_target.tcp_diagnosis import Diagnosis, Sample, diagnose
 from iscsi_target.tcp_info import TcpInfo, outstanding_bytes, read_tcp_info
 
@@ -115,6 +116,7 @@ class ReservedTcpConnection:
         self._sock = sock
         self._chain = _Chain(memory)
         self._gate = FlightGate(self._chain.size)
+        widen_send_buffer(sock, self._chain.size)
         self._stall_timeout_s = stall_timeout_s
         self._lock = asyncio.Lock()
         self._lost: str | None = None
@@ -163,6 +165,7 @@ class ReservedTcpConnection:
             await self.drained()
             self._gate.replace_memory(chain.size)
             self._chain = chain
+            widen_send_buffer(self._sock, chain.size)
 
     def set_limit(self, limit_bytes: int) -> None:
         """Have at most `limit_bytes` unacknowledged, at most the capacity; what is in flight is not taken back."""

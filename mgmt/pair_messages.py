@@ -86,7 +86,8 @@ class GroupStatus:
 
     ``rpo_bytes`` and ``rpo_ns``: what hosts were told is written and the remote image lacks, and how old that image is
     (absent where nobody knows: while copying or suspended). ``epoch`` and ``last_seq`` name the point in time of the
-    remote image; ``consistent`` whether the S-VOLs are one. ``error`` is one line, or empty.
+    remote image; ``consistent`` whether the S-VOLs are one. ``error`` is one line, or empty; ``held``: the pair does not
+    come back by itself, somebody has to decide.
     """
 
     group: str
@@ -114,6 +115,7 @@ class GroupStatus:
     remote_port: str
     delay_ns: int = 0
     rpo_ns: int | None = None
+    held: bool = False
     error: str = ""
 
 

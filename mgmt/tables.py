@@ -17,6 +17,7 @@ from mgmt.layouts import LAYOUTS
 _TERMINAL_COLUMNS = 80
 #: A column of sentences is never narrower than this, however much stands before it.
 _NARROWEST_SENTENCE = 24
+_LAST_LATIN = "\u024f"
 
 
 def draw(
@@ -31,8 +32,6 @@ def draw(
 
     Optional columns that are empty in every row are left out; a table without rows has all its headings.
     """
-    from tabulate import SEPARATING_LINE, tabulate
-
     columns = [column for column in LAYOUTS[name].columns if wide or not column.wide]
     cells = [[_cell(column, row) for column in columns] for row in rows]
     used = [
@@ -46,18 +45,41 @@ def draw(
     if headers:  # as a row like the others: tabulate pads real headings by two columns each
         table = [
             [columns[n].heading for n in used],
-            *([SEPARATING_LINE] if style == "simple" else []),
             *table,
         ]
     if not table:
         return ""
+    right = [columns[n].numeric for n in used]
+    if style == "plain" and all(_is_simple(cell) for line in table for cell in line):
+        return _aligned(table, right)
+    from tabulate import SEPARATING_LINE, tabulate
+
+    if headers and style == "simple":
+        table.insert(1, SEPARATING_LINE)
     text = tabulate(
         table,
         tablefmt=style,
         disable_numparse=True,
-        colalign=["right" if columns[n].numeric else "left" for n in used],
+        colalign=["right" if numeric else "left" for numeric in right],
     )
     return text if style == "plain" else "\n".join(text.splitlines()[1:-1])
+
+
+def _is_simple(cell: str) -> bool:
+    """Whether a cell is one line of Latin signs, each of which is one column wide."""
+    return cell.isprintable() and max(cell, default="") <= _LAST_LATIN and cell == cell.strip()
+
+
+def _aligned(table: list[list[str]], right: list[bool]) -> str:
+    """What tabulate makes of simple cells. Loading it costs more than most commands take."""
+    widths = [max(map(len, cells)) for cells in zip(*table, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if numeric else cell.ljust(width)
+            for cell, width, numeric in zip(line, widths, right, strict=True)
+        ).rstrip()
+        for line in table
+    )
 
 
 def _wrap_last(table: list[list[str]], headings: list[str]) -> None:

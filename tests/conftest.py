@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-from tests import lab_guest
 from tools.lab import session
-from tools.lab.machine import Machine
 
 ROOT = Path(__file__).resolve().parent.parent
 _OWNS_GUEST = pytest.StashKey[bool]()
@@ -38,10 +35,3 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """The lab's guest ends with the session, whichever worker started it."""
     if config.stash.get(_OWNS_GUEST, False):
         session.end()
-
-
-@pytest.fixture
-def lab() -> Iterator[Machine]:
-    """The guest of the lab, for this test alone; the marks of such a test are `lab_guest.MARKS`."""
-    with lab_guest.guest() as machine:
-        yield machine

@@ -121,7 +121,7 @@ def _group(
     key = Key(Kind.GROUP, words)
     settings = dict(_settings(path, key, wanted))
     if "enable" not in settings:
-        settings["enable"] = _text(path / "enable") or "1"  # a fabric without the file is always at work
+        settings["enable"] = setting(path, Kind.GROUP, "enable") or "1"
     yield key, Node(key, {}, settings)
     for name in _numbered(path / "lun", "lun"):
         inner = Key(Kind.LUN, (*words, name.removeprefix("lun_")))
@@ -213,10 +213,13 @@ def wwn_in_kernel(fabric: str, wwn: str) -> str:
 
 
 def setting(path: Path, kind: Kind, name: str) -> str | None:
-    """One setting as it is compared: numbers for ALUA's words, nothing for NULL; None: there is no such file."""
+    """One setting as it is compared: numbers for ALUA's words, nothing for NULL; None: there is no such file.
+
+    A portal group of a fabric without the file ``enable`` (tcm_fc of Linux 6.1) is always at work.
+    """
     text = _text(path / name)
     if text is None:
-        return None
+        return "1" if kind is Kind.GROUP and name == "enable" else None
     if kind is Kind.LUN and name == "alua_tg_pt_gp":
         return text.splitlines()[0].partition(":")[2].strip() if text else None
     if name == "alua_access_type" and text in _ACCESS_TYPES:

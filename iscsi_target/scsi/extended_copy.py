@@ -175,6 +175,27 @@ class Reached(NamedTuple):
     writable: bool
 
 
+def designators(unit: LogicalUnit) -> dict[int, bytes]:
+    """The names by which a CSCD descriptor may mean a unit, by designator type."""
+    return {
+        _NAA: unit.identity.naa,
+        _T10_VENDOR_ID: (unit.config.vendor.encode().ljust(8) + unit.identity.serial.encode())[:20],
+    }
+
+
+def written_to(parameter_list: bytes) -> set[tuple[int, bytes]]:
+    """The designators (type, name) of the units that a parameter list writes to; none for a list that is refused."""
+    try:
+        _, cscds, segments = _parse(parameter_list)
+    except CheckCondition:
+        return set()
+    return {
+        (cscd.kind.designator_type, cscd.designator[: cscd.designator_length])
+        for segment in segments
+        for cscd in cscds[segment.destination : segment.destination + 1]
+    }
+
+
 def _find(task: Task, descriptor: Any) -> Reached:
     """The unit a CSCD descriptor names, among those the initiator may see."""
     designator: bytes = descriptor.designator[: descriptor.designator_length]
@@ -185,11 +206,7 @@ def _find(task: Task, descriptor: Any) -> Reached:
         unit = task.target.unit_for(initiator, lun)
         if unit is None or unit.config.device_type != descriptor.device_type.type:
             continue
-        names = {
-            _NAA: unit.identity.naa,
-            _T10_VENDOR_ID: (unit.config.vendor.encode().ljust(8) + unit.identity.serial.encode())[:20],
-        }
-        if designator and names.get(descriptor.kind.designator_type) == designator:
+        if designator and designators(unit).get(descriptor.kind.designator_type) == designator:
             return Reached(unit, task.target.may_write(initiator, lun))
     raise check(Condition.COPY_TARGET_DEVICE_NOT_REACHABLE)
 

@@ -1,7 +1,6 @@
-"""``/metrics`` over HTTP, in a thread beside the data loop.
+"""``/metrics`` over HTTP, in a thread of its own; beside a data loop, :func:`taken_on` has it looked at there.
 
-A scrape takes one snapshot on the loop, where the counters live, and is put into words in the thread: the loop is held
-up by the snapshot alone. One scrape at a time; a client that is slow with its request or its answer is cut off.
+One scrape at a time; a client that is slow with its request or its answer is cut off.
 """
 
 from __future__ import annotations
@@ -12,32 +11,52 @@ import socket
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 from prometheus_client import CollectorRegistry, ProcessCollector, make_wsgi_app
+from prometheus_client.registry import Collector
 
-from mgmt.metrics.collector import TargetCollector, TargetSnapshot
-
+T = TypeVar("T")
 _SNAPSHOT_S = 5.0
 _REQUEST_S = 10.0
 
 
-class MetricsServer:
-    """Serves ``/metrics`` at ``host:port`` (port 0: any) from `start` to `stop`.
+def taken_on(loop: asyncio.AbstractEventLoop, look: Callable[[], T]) -> Callable[[], T]:
+    """``look``, called from any thread, on the loop where the counters live: the loop is held up by it alone, and not
+    by its being put into words. Raises TimeoutError after 5 s."""
 
-    ``look`` makes a snapshot; it is called in ``loop``'s thread. Raises OSError from the constructor where the address
-    cannot be bound.
+    def snapshot() -> T:
+        answer: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+        def take() -> None:
+            if not answer.set_running_or_notify_cancel():
+                return
+            try:
+                answer.set_result(look())
+            except Exception as error:  # noqa: BLE001 - raised again in the thread that asked
+                answer.set_exception(error)
+
+        loop.call_soon_threadsafe(take)
+        try:
+            return answer.result(_SNAPSHOT_S)
+        finally:
+            answer.cancel()
+
+    return snapshot
+
+
+class MetricsServer:
+    """Serves what ``collector`` finds, and this process's own figures, as ``/metrics`` at ``host:port`` (port 0: any).
+
+    It does so from `start` to `stop`; the collector is asked in the thread of the scrape. Raises OSError from the
+    constructor where the address cannot be bound.
     """
 
-    def __init__(
-        self, host: str, port: int, look: Callable[[], TargetSnapshot], loop: asyncio.AbstractEventLoop
-    ) -> None:
-        self._look = look
-        self._loop = loop
+    def __init__(self, host: str, port: int, collector: Collector) -> None:
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(TargetCollector(self._snapshot))
+        registry.register(collector)
         ProcessCollector(registry=registry)
         kind = _Server6 if ":" in host else _Server
         self._server = kind((host, port), _Handler)
@@ -63,23 +82,6 @@ class MetricsServer:
             self._server.shutdown()
             self._thread.join()
         self._server.server_close()
-
-    def _snapshot(self) -> TargetSnapshot:
-        answer: concurrent.futures.Future[TargetSnapshot] = concurrent.futures.Future()
-
-        def take() -> None:
-            if not answer.set_running_or_notify_cancel():
-                return
-            try:
-                answer.set_result(self._look())
-            except Exception as error:  # noqa: BLE001 - raised again in the thread that asked
-                answer.set_exception(error)
-
-        self._loop.call_soon_threadsafe(take)
-        try:
-            return answer.result(_SNAPSHOT_S)
-        finally:
-            answer.cancel()
 
 
 class _Server(WSGIServer):

@@ -119,8 +119,8 @@ class TargetProcess:
     @contextmanager
     def _exporting(self, server: TargetServer, loop: asyncio.AbstractEventLoop) -> Iterator[str]:
         """``/metrics`` while the target serves; gives its URL."""
-        from mgmt.metrics.collector import FaultCount, TargetSnapshot
-        from mgmt.metrics.server import MetricsServer
+        from mgmt.metrics.collector import FaultCount, TargetCollector, TargetSnapshot
+        from mgmt.metrics.server import MetricsServer, taken_on
 
         where = self.config.metrics
         assert where is not None
@@ -135,7 +135,7 @@ class TargetProcess:
             return TargetSnapshot(server.statistics(), faults, self.pool.statistics())
 
         try:
-            exporter = MetricsServer(where.host, where.port, look, loop)
+            exporter = MetricsServer(where.host, where.port, TargetCollector(taken_on(loop, look)))
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise StartError(f"cannot serve metrics at {where.spelled()}: {reason}") from error

@@ -106,6 +106,14 @@ def test_a_size_that_is_no_multiple_of_a_page_is_rounded_as_rtslib_does(driver, 
     assert driver.apply(wanted).steps == ()
 
 
+def test_a_portal_group_that_has_no_switch_is_always_at_work(driver, lio, tmp_path):
+    del lio.templates["group"]["."]["enable"]  # as tcm_fc's in Linux 6.1; rtslib passes over it
+    driver.apply(described(tmp_path))
+    assert driver.apply(described(tmp_path)).steps == ()
+    with pytest.raises(StepFailed, match="cannot set enable of portal group 1"):
+        driver.apply(with_group(described(tmp_path), enabled=False))
+
+
 def test_a_unit_has_its_attributes_before_anybody_can_see_it(driver, lio, tmp_path):
     driver.apply(described(tmp_path))
     names = [name for name, _ in lio.writes]

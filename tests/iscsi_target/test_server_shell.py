@@ -255,9 +255,8 @@ def test_slow_hosts_hold_the_units_and_others_wait_until_they_come_back() -> Non
             await until(lambda: buffers.free < 16 * 1024)
             async with await log_in(server) as other:
                 waiting = asyncio.create_task(other.read(0, 0, 512))
-                await asyncio.sleep(0.05)
+                await until(lambda: buffers.refused > 0)
                 assert not waiting.done()
-                assert buffers.refused
                 counted = server.statistics()
                 held = {session.tsih: session.held_buffer_bytes for session in counted.sessions}
                 assert held == {slow_host.tsih: buffers.size - buffers.free, other.tsih: 0}

@@ -127,7 +127,8 @@ def test_a_reset_by_the_peer_wakes_a_waiting_writer() -> None:
     async def body() -> None:
         async with joined(memory(10_000), receive_buffer=4096) as (connection, peer):
             sending = asyncio.create_task(connection.write([bytes(10 << 20)]))
-            await asyncio.sleep(0.02)
+            while not connection.statistics().in_flight_bytes:
+                await asyncio.sleep(0.002)
             peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             peer.close()
             with pytest.raises(ConnectionLost):

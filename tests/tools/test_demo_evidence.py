@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -27,25 +28,34 @@ def watch_of(row: dict[str, Any]) -> PoolWatch:
     return PoolWatch({"master": readers}, interval_s=0.01)
 
 
+def looked(watch: PoolWatch, samples: int = 3) -> None:
+    """Until so many samples are there; the test's own time-out bounds it."""
+    while len(watch.of("master")) < samples:
+        time.sleep(0.002)
+
+
 def test_the_law_holds_when_every_sample_adds_up() -> None:
     with watch_of(pool_row(60, 30, 10)) as watch:
-        time.sleep(0.05)
+        looked(watch)
     assert watch.conservation_ok
     assert {sample.reserved_in_use_units for sample in watch.of("master")} == {3}
 
 
 def test_one_lost_unit_breaks_the_law() -> None:
     with watch_of(pool_row(60, 30, 9)) as watch:
-        time.sleep(0.05)
+        looked(watch)
     assert not watch.conservation_ok
 
 
 def test_a_watch_that_could_not_look_proves_nothing() -> None:
+    asked = threading.Event()
+
     def fail() -> list[dict[str, Any]]:
+        asked.set()
         raise ConnectionRefusedError("array is gone")
 
     with PoolWatch({"master": ArrayReaders(fail, list)}) as watch:
-        time.sleep(0.05)
+        assert asked.wait(20)
     assert not watch.conservation_ok
 
 

@@ -124,7 +124,11 @@ class TestInTheLab:
         )
 
     def test_a_failed_test_leaves_what_the_kernel_said(self, run, lab_at_hand, tmp_path):
-        text = "def test_user(lio_target):\n    lio_target.initiator().read(0, 1)\n    assert False\n"
+        text = (
+            "def test_user(lab, lio_target):\n"
+            "    assert lio_target.machine is lab  # one lock, taken once\n"
+            "    lio_target.initiator().read(0, 1)\n    assert False\n"
+        )
         run(text, f"--target-artifacts={tmp_path}", timeout_s=240).assert_outcomes(failed=1)
         found = artifacts(tmp_path)
         assert '"iqn.2003-10.example.sancredit:lio"' in found["lio-saveconfig.json"].read_text()

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from iscsi_target.errors import CommandFailed, LoginFailed
+from iscsi_target.initiator import Initiator
 from iscsi_target.lio import saveconfig
 from iscsi_target.lio.model import (
     Acl,
@@ -262,6 +264,69 @@ def _groups(data):
     while at < end:
         yield at
         at += 8 + 4 * data[at + 7]
+
+
+def test_a_session_has_two_connections_with_commands_on_both(clean, sessions):
+    wanted = described()
+    group = replace(wanted.targets[0].groups[0], parameters={"MaxConnections": "2"})
+    several = replace(wanted, targets=[replace(wanted.targets[0], groups=[group])])
+    driven(clean, 'driver.apply(load("wanted.json"))', **{"wanted.json": several})
+    session = sessions(clean.forward(3260), OPEN, max_connections=2)
+    assert session.agreed.max_connections == 2
+    assert session.call(lambda one: one.add_connection(1)) is None
+    assert session.session.connections == (0, 1)
+    data = {lba: bytes([lba + 1]) * 512 for lba in range(32)}
+    session.together(*(partial(Initiator.write, lun=0, lba=lba, data=block) for lba, block in data.items()))
+    found = session.together(*(partial(Initiator.read, lun=0, lba=lba, blocks=1) for lba in data))
+    assert [bytes(block) for block in found] == list(data.values())
+
+
+def test_disks_of_the_kernel_serve_as_backstores_and_a_user_handler_is_only_registered(clean, sessions):
+    """block over a loop device, pscsi over scsi_debug's disk; user without its handler (tcmu-runner): no I/O."""
+    clean.run(
+        "set -e; modprobe loop; modprobe sd_mod; modprobe scsi_debug dev_size_mb=16;"
+        " truncate -s 16M /tmp/block.img; losetup /dev/loop0 /tmp/block.img"
+    )
+    found = (
+        "for i in $(seq 200); do set -- /sys/bus/pseudo/drivers/scsi_debug/adapter*/host*/target*/*/block/*;"
+        " [ -b /dev/${1##*/} ] && break; usleep 20000; done; echo ${1##*/}"
+    )
+    disk = clean.run(found).strip()
+    stores = [
+        Backstore(plugin=Plugin.BLOCK, name="loop", device="/dev/loop0"),
+        Backstore(plugin=Plugin.PSCSI, name="raw", device=f"/dev/{disk}"),
+        Backstore(plugin=Plugin.USER, name="handled", config="nobody/handles", size_bytes=8 << 20),
+    ]
+    group = PortalGroup(
+        luns=[Lun(number=n, plugin=store.plugin, backstore=store.name) for n, store in enumerate(stores)],
+        portals=[Portal(address="0.0.0.0", port=3260)],
+        attributes=DEMO,
+    )
+    wanted = Description(backstores=stores, targets=[KernelTarget(wwn=OPEN, groups=[group])])
+    try:
+        said = driven(
+            clean,
+            """
+before = now()
+driver.apply(load("wanted.json"))
+answer["second"] = steps(driver.apply(load("wanted.json")))
+answer["now"] = now()
+""",
+            **{"wanted.json": wanted},
+        )
+        assert said["second"] == []
+        assert {one["plugin"] for one in said["now"]["storage_objects"]} == {"block", "pscsi", "user"}
+        session = sessions(clean.forward(3260), OPEN)
+        for lun in (0, 1):
+            assert session.capacity(lun=lun) == (32768, 512)
+            session.write(8, bytes([lun + 1]) * 4096, lun=lun)
+            assert session.read(8, 8, lun=lun) == bytes([lun + 1]) * 4096
+        assert bytes(session.inquiry(lun=1)[8:16]) == b"Linux   "  # scsi_debug's own: pscsi passes it through
+        assert sorted(session.report_luns()) == [0, 1, 2]
+        session.abort()
+        clean.run("dd if=/tmp/block.img bs=512 skip=8 count=8 2>/dev/null | tr -d '\\001' | cmp - /dev/null")
+    finally:
+        clean.run(f"{CLEAR}; losetup -d /dev/loop0; rmmod scsi_debug; rm -f /tmp/block.img")
 
 
 def test_bad_input_is_one_line_with_its_exit_code_and_the_kernel_stays_as_it_was(clean):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -16,7 +17,7 @@ import threading
 import pytest
 
 from tests import lab_guest
-from tools.lab import accelerator, guest_agent, image, packages
+from tools.lab import accelerator, guest_agent, image, keeper, packages
 from tools.lab.agent import Agent
 from tools.lab.cpio import newc
 from tools.lab.errors import LabFailed, LabUnavailable
@@ -127,6 +128,58 @@ def test_the_archive_is_what_cpio_unpacks(tmp_path):
     assert (out / "a/b/file").read_bytes() == b"odd"
     assert (out / "a/b/file").stat().st_mode & 0o777 == 0o755
     assert (out / "empty").read_bytes() == b""
+
+
+# -- the keeper: nobody's guest stays ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """A keeper of something that would run for ever: ``kept(seconds)``; its process, the guest's pidfd, the owner."""
+    owner = subprocess.Popen(["sleep", "600"])
+    (tmp_path / "guest").mkdir()
+    (tmp_path / "record").touch()
+    begun = []
+
+    def start(seconds):
+        words = [str(owner.pid), str(seconds), str(tmp_path / "guest"), str(tmp_path / "record")]
+        script = "echo $$; trap '' HUP; exec sleep 600"
+        command = [sys.executable, "-I", "-S", keeper.__file__, *words, "--", "sh", "-c", script]
+        begun.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        return begun[0], os.pidfd_open(int(begun[0].stdout.readline())), owner
+
+    yield start
+    for process in (owner, *begun):
+        process.kill()
+        process.wait()
+    begun[0].stdout.close()
+
+
+def ended(pidfd):
+    """Whether the process behind it ends within 20 s."""
+    try:
+        return bool(select.select([pidfd], [], [], 20)[0])
+    finally:
+        os.close(pidfd)
+
+
+@pytest.mark.parametrize("how", ["its owner is killed", "its time is over", "it is asked to end"])
+def test_a_guest_does_not_outlive_its_session_and_leaves_nothing(kept, tmp_path, how):
+    process, guest, owner = kept(0.2 if how == "its time is over" else 600)
+    if how == "its owner is killed":
+        owner.kill()
+    elif how == "it is asked to end":
+        process.terminate()
+    assert ended(guest)
+    assert process.wait(20) == 124
+    assert not (tmp_path / "guest").exists()
+    assert not (tmp_path / "record").exists()
+
+
+def test_a_guest_dies_with_its_keeper(kept):
+    process, guest, _owner = kept(600)
+    process.kill()
+    assert ended(guest)
 
 
 # -- the agent: its two ends, without a guest between them ----------------------------------------------------------

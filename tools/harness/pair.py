@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import ExitStack
+from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -90,23 +91,50 @@ class StoragePair:
         self._ending.close()
 
 
-class ShapedChannel:
-    """``channel`` of one test: two sites in network namespaces with a rate, a delay and a queue between them."""
+def parse_loss(text: str) -> int:
+    """``0.5%`` as parts per million: 5000. Raises :class:`HarnessError`."""
+    try:
+        share = Fraction(text.removesuffix("%")) if text.endswith("%") else None
+    except (ValueError, ZeroDivisionError):
+        share = None
+    if share is None or not 0 <= share <= 100:
+        raise HarnessError(f"a loss is a percentage, such as 0.5%, not {text!r:.60}")
+    return int(share * 10_000)
 
-    def __init__(self, *, rate: str = "100Mbit", delay: str = "10ms") -> None:
-        """``delay`` is one way. Raises :class:`HarnessError` with the fix where this machine cannot."""
+
+class ShapedChannel:
+    """``channel`` of one test: two sites in network namespaces with a rate, a delay, a queue and loss between them."""
+
+    def __init__(
+        self, *, rate: str = "100Mbit", delay: str = "10ms", loss: str = "0%", seed: int = 0
+    ) -> None:
+        """``delay`` is one way, ``loss`` the share of packets that each way loses, those that ``seed`` chooses.
+
+        Raises :class:`HarnessError` with the fix where this machine cannot.
+        """
         try:
-            self.channel = Channel.open("auto", bandwidth_bps=parse_rate(rate), rtt_ns=2 * parse_delay(delay))
+            self.channel = Channel.open(
+                "auto",
+                bandwidth_bps=parse_rate(rate),
+                rtt_ns=2 * parse_delay(delay),
+                loss_ppm=parse_loss(loss),
+                loss_seed=seed,
+            )
         except WanError as error:
             raise HarnessError(str(error)) from error
 
     @property
     def kind(self) -> str:
-        """netem, tun, or loopback, which has neither rate nor delay."""
+        """netem, tun, or loopback, which has neither rate nor delay nor loss."""
         return self.channel.kind
 
     def set(
-        self, *, rate: str | None = None, delay: str | None = None, queue: str | None = None
+        self,
+        *,
+        rate: str | None = None,
+        delay: str | None = None,
+        queue: str | None = None,
+        loss: str | None = None,
     ) -> dict[str, Any]:
         """Change it while it runs; its status. Raises :class:`HarnessError`."""
         try:
@@ -114,15 +142,19 @@ class ShapedChannel:
                 bandwidth_bps=None if rate is None else parse_rate(rate),
                 rtt_ns=None if delay is None else 2 * parse_delay(delay),
                 queue_bytes=None if queue is None else parse_size(queue),
+                loss_ppm=None if loss is None else parse_loss(loss),
             )
         except WanError as error:
             raise HarnessError(str(error)) from error
 
+    def start(self, site: str, *command: str) -> subprocess.Popen[str]:
+        """Start a program in a site (``master`` or ``remote``): a server, say. It ends with the channel at the latest;
+        use it in a ``with`` statement, and read its ``stdout``."""
+        return self.channel.popen(site, command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
     def run(self, site: str, *command: str, timeout_s: float = 60.0) -> str:
-        """Run a program in a site (``master`` or ``remote``) to its end; what it wrote. Raises HarnessError."""
-        process = self.channel.popen(
-            site, command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        """Run a program in a site to its end; what it wrote. Raises :class:`HarnessError`."""
+        process = self.start(site, *command)
         try:
             output, _ = process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:

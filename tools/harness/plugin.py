@@ -1,5 +1,5 @@
 """The pytest plugin (entry point ``pytest11``): fixtures ``target_factory``, ``target``, ``initiator``, ``faults``,
-``target_log``, ``lio_target``, ``any_target``, ``fc_fabric``, ``storage_pair``, ``channel``.
+``target_log``, ``lab``, ``lio_target``, ``any_target``, ``fc_fabric``, ``storage_pair``, ``channel``.
 
 Nothing but pytest is imported until a test asks for a target, so that nobody else's tests wait for us.
 """
@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tools.harness.kernel_target import LioTarget
     from tools.harness.pair import ShapedChannel, StoragePair
     from tools.harness.running import RunningTarget
+    from tools.lab.machine import Machine
 
 
 class _Kept(Protocol):
@@ -97,11 +98,11 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.target_seed is None:
         config.option.target_seed = int.from_bytes(os.urandom(4), "big")
     config.addinivalue_line("markers", "pair(bandwidth, rtt, size): how the fixture `storage_pair` is made")
-    config.addinivalue_line("markers", "shape(rate, delay): how the fixture `channel` is made")
+    config.addinivalue_line("markers", "shape(rate, delay, loss): how the fixture `channel` is made")
     for text in config.option.sancredit_targets or ():
         _check_target(text)
     if _GUEST not in os.environ:
-        os.environ[_GUEST] = f"pytest-{os.urandom(6).hex()}"
+        os.environ[_GUEST] = f"pytest-{os.getpid()}-{os.urandom(4).hex()}"
         config.stash[_OWNS_GUEST] = True
 
 
@@ -229,33 +230,30 @@ def _kept(request: pytest.FixtureRequest, thing: K) -> Iterator[K]:
         thing.stop()
 
 
-@contextmanager
-def _lio(request: pytest.FixtureRequest) -> Iterator[LioTarget]:
-    from tools.harness.kernel_target import LioTarget
+@pytest.fixture
+def lab() -> Iterator[Machine]:
+    """The lab's guest, for this test alone; skipped, with the fix, where there can be none."""
     from tools.lab.errors import LabUnavailable
     from tools.lab.session import guest
+
+    with ExitStack() as stack:
+        try:
+            machine = stack.enter_context(guest())
+        except LabUnavailable as unavailable:
+            pytest.skip(f"no lab here: {unavailable.reason}; to fix it: {unavailable.fix}")
+        yield machine
+
+
+@pytest.fixture
+def lio_target(request: pytest.FixtureRequest, lab: Machine) -> Iterator[LioTarget]:
+    """The Linux kernel's target, in the lab's guest; skipped, with the fix, where there can be none."""
+    from tools.harness.kernel_target import LioTarget
 
     luns = ("16MiB",)
     for marker in request.node.iter_markers("target"):
         luns = marker.kwargs.get("luns", luns)
-    lab = guest()
-    try:
-        machine = lab.__enter__()
-    except LabUnavailable as unavailable:
-        pytest.skip(f"no kernel's target here: {unavailable.reason}; to fix it: {unavailable.fix}")
-    try:
-        with _kept(
-            request, LioTarget(machine, luns, max(30.0, request.config.option.target_timeout))
-        ) as target:
-            yield target
-    finally:
-        lab.__exit__(None, None, None)
-
-
-@pytest.fixture
-def lio_target(request: pytest.FixtureRequest) -> Iterator[LioTarget]:
-    """The Linux kernel's target, in the lab's guest; skipped, with the fix, where there can be none."""
-    with _lio(request) as target:
+    target = LioTarget(lab, luns, max(30.0, request.config.option.target_timeout))
+    with _kept(request, target):
         yield target
 
 
@@ -266,8 +264,7 @@ def any_target(request: pytest.FixtureRequest) -> Iterator[RunningTarget | LioTa
     if text == _EMULATOR:
         yield request.getfixturevalue("target")
     elif text == _LIO:
-        with _lio(request) as kernels:
-            yield kernels
+        yield request.getfixturevalue("lio_target")
     else:
         from tools.harness.foreign import ForeignTarget, parse_location
 
@@ -299,10 +296,11 @@ def storage_pair(request: pytest.FixtureRequest) -> Iterator[StoragePair]:
 
 @pytest.fixture
 def channel(request: pytest.FixtureRequest) -> Iterator[ShapedChannel]:
-    """Two sites and what lies between them; ``@pytest.mark.shape(rate="1Gbit", delay="5ms")`` says otherwise."""
+    """Two sites and what lies between them; ``@pytest.mark.shape(rate="1Gbit", loss="0.1%")`` says otherwise."""
     from tools.harness.pair import ShapedChannel
 
-    with _kept(request, ShapedChannel(**_options(request, "shape"))) as shaped:
+    seed = _seed(request.config, request.node.nodeid)
+    with _kept(request, ShapedChannel(**{"seed": seed, **_options(request, "shape")})) as shaped:
         yield shaped
 
 

@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +27,7 @@ from tools.lab.image import Image, build, cache_directory
 HOST_ADDRESS = "10.0.2.2"
 """Where the guest reaches what listens on this machine's 127.0.0.1."""
 DEFAULT_NAME = "lab"
+_KEEPER = Path(__file__).with_name("keeper.py")
 _BOOT_S = 120.0
 _KERNEL_WORDS = (
     "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check nokaslr "
@@ -38,11 +40,13 @@ _EMULATED_WORDS = "tsc=unstable clocksource=acpi_pm"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """A guest's size and life. ``lifetime_s``: qemu ends by itself after that; ``network``: more of qemu's words."""
+    """A guest's size and life. ``lifetime_s``: it ends by itself after that, and with the process ``owner_pid`` before;
+    ``network``: more of qemu's words."""
 
     memory_mib: int = 1024
     processors: int = 2
     lifetime_s: int | None = None
+    owner_pid: int | None = None
     network: tuple[str, ...] = ()
     prefix: tuple[str, ...] = ()
     """Words before qemu's, such as those that enter a network namespace."""
@@ -207,7 +211,8 @@ def _boot(name: str, settings: Settings, program: str, image: Image, chosen: str
     directory = Path(tempfile.mkdtemp(prefix="sancredit-lab-"))
     command = [*settings.prefix, *_command(program, settings, image, chosen, directory)]
     if settings.lifetime_s is not None:
-        command = ["timeout", "--foreground", "-k", "5", str(settings.lifetime_s), *command]
+        words = (settings.owner_pid or 0, settings.lifetime_s, directory, _record(name))
+        command = [sys.executable, "-I", "-S", str(_KEEPER), *map(str, words), "--", *command]
     began = time.monotonic()
     with (directory / "qemu.log").open("w") as log:
         process = subprocess.Popen(

@@ -1,7 +1,7 @@
 """One guest for a whole test session, whichever of its processes needs it first; a lock gives it to one at a time.
 
 The name of the guest is in the environment, so that the workers of pytest-xdist share it. Whoever began the session
-ends it; a guest that was forgotten ends by itself after half an hour.
+ends it, also by being killed: the guest does not outlive that process, whose number is in the name, nor an hour.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,14 +19,14 @@ from tools.lab.machine import Machine, Settings
 from tools.lab.project import install
 
 VARIABLE = "SANCREDIT_LAB_SESSION"
-_LIFETIME_S = 1800
+_LIFETIME_S = 3600
 
 
 def begin() -> bool:
     """Name the session's guest; whether it is this process that has to :func:`end` it."""
     if VARIABLE in os.environ:
         return False
-    os.environ[VARIABLE] = f"pytest-{uuid.uuid4().hex[:12]}"
+    os.environ[VARIABLE] = f"pytest-{os.getpid()}-{os.urandom(4).hex()}"
     return True
 
 
@@ -44,6 +43,11 @@ def _lock(name: str) -> Path:
     return Path(tempfile.gettempdir()) / f"sancredit-{name}.lock"
 
 
+def _owner(name: str) -> int:
+    """The process that began the session."""
+    return int(name.split("-")[1])
+
+
 @contextmanager
 def guest() -> Iterator[Machine]:
     """The session's guest, with our packages in it, for this caller alone.
@@ -57,7 +61,7 @@ def guest() -> Iterator[Machine]:
         fcntl.flock(file, fcntl.LOCK_EX)
         machine = machines.running(name)
         if machine is None:
-            machine = machines.up(name, Settings(lifetime_s=_LIFETIME_S))
+            machine = machines.up(name, Settings(lifetime_s=_LIFETIME_S, owner_pid=_owner(name)))
             try:
                 install(machine)
             except BaseException:

@@ -198,7 +198,7 @@ def test_delays_of_a_target_that_stops_do_not_keep_it(session) -> None:
         async def use() -> None:
             initiator = await Initiator.login(target.host, target.port, target.iqn)
             task = asyncio.ensure_future(initiator.read(0, 0, 1))
-            await asyncio.sleep(0.05)
+            await asyncio.to_thread(target.log.wait_for, opcode="scsi-command")
             task.cancel()
             await initiator.abort()
 

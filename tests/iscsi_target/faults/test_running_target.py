@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -108,8 +107,10 @@ def test_what_a_call_raises_is_raised_where_it_was_asked_for() -> None:
     with serve("4MiB") as target:
         with pytest.raises(ZeroDivisionError):
             target.call(lambda: 1 // 0)
+        asked_again = threading.Event()
         with pytest.raises(TargetStuck, match=r"does not answer in 0\.05 s"):
-            target.call(lambda: time.sleep(0.3), timeout_s=0.05)
+            target.call(lambda: asked_again.wait(20), timeout_s=0.05)
+        asked_again.set()
 
 
 def test_a_command_that_does_not_end_does_not_hold_up_its_owner_for_ever() -> None:
