@@ -215,6 +215,7 @@ CAPTURE_LAYOUTS: Mapping[str, Layout] = {
         "Credits of captured links",
         (
             Column("PORT", at("port")),
+            Column("PEER", at("peer"), optional=True),
             Column("FRAMES", at("frames"), numeric=True),
             Column("AVG FRAME", at("frame_bytes_mean"), size, numeric=True, wide=True),
             Column("LOGIN", at("login_credit"), numeric=True),

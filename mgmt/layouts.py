@@ -50,6 +50,10 @@ def _measured(row: Row) -> Any:
     return "stale" if row.get("stale") and row.get("measured_at") else row.get("measured_at")
 
 
+def _per_cent_of_ppm(value: int) -> str:
+    return f"{value / 10_000:.2f} %"
+
+
 def _measured_text(value: str) -> str:
     return value if value == "stale" else time_of_day(value)
 
@@ -136,6 +140,9 @@ LAYOUTS: Mapping[str, Layout] = {
             Column("SESSIONS", at("sessions"), numeric=True),
             Column("CONNS", at("connections_per_session"), numeric=True),
             Column("MEASURED", _measured, _measured_text),
+            Column("JITTER", at("jitter_ns"), delay, wide=True, numeric=True, optional=True),
+            Column("LOSS", at("loss_ppm"), _per_cent_of_ppm, wide=True, numeric=True, optional=True),
+            Column("CREDIT ZERO", at("credit_zero_ppm"), _per_cent_of_ppm, wide=True, numeric=True, optional=True),
             Column("MEASURED AT", at("measured_at"), wide=True),
             Column("STALE", at("stale"), yes, wide=True),
             Column("METHOD", at("method"), wide=True),
@@ -146,6 +153,9 @@ LAYOUTS: Mapping[str, Layout] = {
             "remote_port_number",
             "bandwidth_bps",
             "rtt_ns",
+            "jitter_ns",
+            "loss_ppm",
+            "credit_zero_ppm",
             "sessions",
             "connections_per_session",
             "measured_at",
@@ -199,6 +209,7 @@ LAYOUTS: Mapping[str, Layout] = {
             Column("EXPANDABLE", at("expandable_units"), numeric=True),
             Column("HELD", at("held_units"), numeric=True, wide=True, optional=True),
             Column("DEGRADED", at("degraded_units"), numeric=True, wide=True, optional=True),
+            Column("NO CREDIT %", at("credit_zero_percent"), numeric=True, wide=True, optional=True),
         ),
         (
             "array",
@@ -213,6 +224,7 @@ LAYOUTS: Mapping[str, Layout] = {
             "expandable_units",
             "held_units",
             "degraded_units",
+            "credit_zero_percent",
             "revision",
         ),
     ),
@@ -325,7 +337,7 @@ LAYOUTS: Mapping[str, Layout] = {
                 "local_port",
                 "remote_port",
             ),
-            *("remote_lun", "error"),
+            *("remote_lun", "held", "error"),
         ),
     ),
     "copies": Layout(

@@ -37,7 +37,8 @@ def _units(name: str) -> Any:
             return None
         if "reserved_units" in part:
             return str(part["reserved_units"])
-        ends = [end.get("reserved_units") for end in part.values() if isinstance(end, Mapping)]
+        both = [end for end in part.values() if isinstance(end, Mapping) and "reserved_units" in end]
+        ends = [end["reserved_units"] for end in both]
         return " + ".join(map(str, ends)) or None
 
     return value
@@ -159,6 +160,7 @@ STATION_LAYOUTS: Mapping[str, Layout] = {
             "priority",
             "changed_at",
             "changed_by",
+            "version",
         ),
     ),
     "audit": Layout(

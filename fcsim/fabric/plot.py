@@ -10,6 +10,8 @@ from fcsim.fabric.simulation import Outcome
 
 BUSIEST = 8
 """More lines than this nobody tells apart: the ports that send most and wait most are drawn."""
+#: Ports often do the same: a dashed line lets the one below it be seen.
+_DASHES = ("-", (0, (6, 3)), (0, (3, 3)), (0, (1, 2)))
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7f3c8d", "#4d4d4d")
 
 
@@ -29,16 +31,17 @@ def draw_plot(outcome: Outcome, path: Path) -> None:
         3, 1, sharex=True, figsize=(10, 8.5), layout="constrained"
     )
     try:
-        for colour, number in zip(_COLOURS, shown, strict=False):
+        for index, number in enumerate(shown):
+            colour, dash = _COLOURS[index], _DASHES[index % len(_DASHES)]
             direction = plan.directions[number]
             label = f"{plan.ports[direction.source].name} → {plan.ports[direction.destination].name}"
             megabytes = [
                 count * TICKS_PER_SECOND / max(1, span) / 1e6
                 for count, span in zip(series.bytes[number], spans, strict=True)
             ]
-            rate.plot(at_ms, megabytes, color=colour, label=label, linewidth=1.3)
-            credit.plot(at_ms, series.outstanding[number], color=colour, linewidth=1.3)
-            queue.plot(at_ms, series.queued[number], color=colour, linewidth=1.3)
+            rate.plot(at_ms, megabytes, color=colour, label=label, linewidth=1.5, linestyle=dash)
+            credit.plot(at_ms, series.outstanding[number], color=colour, linewidth=1.5, linestyle=dash)
+            queue.plot(at_ms, series.queued[number], color=colour, linewidth=1.5, linestyle=dash)
         for panel, title in (
             (rate, "Payload, MB/s"),
             (credit, "Credits outstanding"),

@@ -42,7 +42,10 @@ class FcoeCommands:
         room_bytes = self._endpoint.room_bytes
         async with self._room:
             await self._room.wait_for(
-                lambda: not self._reading_bytes or self._reading_bytes + data_in_length <= room_bytes
+                lambda: (
+                    not (self._reading_bytes and data_in_length)
+                    or self._reading_bytes + data_in_length <= room_bytes
+                )
             )
             self._reading_bytes += data_in_length
         try:

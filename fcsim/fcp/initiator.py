@@ -72,7 +72,7 @@ class FcpInitiator:
         self.s_id = s_id
         self.d_id = d_id
         self._max_payload = max_payload
-        self._timeout_ps = timeout_ps
+        self.timeout_ps = timeout_ps
         self._limit = min(exchanges, OX_ID_LIMIT)
         self._exchanges: dict[int, _Exchange] = {}
         self._next_ox_id = 0
@@ -127,7 +127,7 @@ class FcpInitiator:
         while self._next_ox_id in self._exchanges:
             self._next_ox_id = (self._next_ox_id + 1) % OX_ID_LIMIT
         ox_id, self._next_ox_id = self._next_ox_id, (self._next_ox_id + 1) % OX_ID_LIMIT
-        self._exchanges[ox_id] = _Exchange(data_out, data_in_length, now_ps + self._timeout_ps)
+        self._exchanges[ox_id] = _Exchange(data_out, data_in_length, now_ps + self.timeout_ps)
         self._send(ox_id, RCtl.UNSOLICITED_COMMAND, F_CTL_COMMAND, encode_fcp(unit))
         return ox_id
 
@@ -142,7 +142,7 @@ class FcpInitiator:
                 self._fail(header.ox_id, "the target refused the abort", abort=False)
             return
         exchange.rx_id = header.rx_id
-        exchange.deadline_ps = now_ps + self._timeout_ps
+        exchange.deadline_ps = now_ps + self.timeout_ps
         try:
             if header.r_ctl == RCtl.SOLICITED_DATA:
                 exchange.collector.take(frame)

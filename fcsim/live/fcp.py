@@ -37,7 +37,7 @@ __all__ = [
 
 _GOOD, _CHECK_CONDITION = 0x00, 0x02
 _UNIT_ATTENTION, _ABORTED_COMMAND = 0x06, 0x0B
-_TRIES = 4
+_TRIES = 6
 _READ_16, _WRITE_16, _SYNCHRONIZE_CACHE_16, _SERVICE_ACTION_IN_16 = 0x88, 0x8A, 0x91, 0x9E
 _READ_CAPACITY_16, _CAPACITY_BYTES = 0x10, 32
 _NAA_IEEE = 0x1 << 60
@@ -136,7 +136,7 @@ class CommandPath(Protocol):
 class LiveFcpInitiator:
     """Reads and writes blocks of one logical unit of the target at the other end; several commands at a time.
 
-    What a frame got lost of is done again, up to four times in all, as an operating system does."""
+    What a frame got lost of is done again, up to six times in all, as Linux does."""
 
     def __init__(self, link: CommandPath, *, lun: bytes = bytes(8), block_bytes: int = 512) -> None:
         self._link, self._lun, self._block_bytes = link, lun, block_bytes

@@ -32,8 +32,8 @@ Address = Path | tuple[str, int]
 #: Link time begins so long after the listening end's greeting, for both ends to be ready.
 START_DELAY_NS = 20_000_000
 GREETING_PATIENCE_S = 10.0
-#: How long a login may take: so long, and the time of so many flights on this link.
-LOGIN_PATIENCE_S, LOGIN_FLIGHTS = 30.0, 100
+#: How long a peer may take for its part, beside what the link takes; and the flights in which a link comes up.
+PEER_PATIENCE_S, LINK_UP_FLIGHTS = 30.0, 100
 #: An end that waits for its peer's promise goes on without it after so long; what then comes late is counted.
 SILENCE_S = 2.0
 _EVENTS_KEPT = 4096
@@ -133,14 +133,21 @@ class LiveLink(asyncio.Protocol):
 
     async def wait_logged_in(self) -> None:
         """Until the process login between the ends is done. Raises PeerViolation when the link ends before, and
-        where the peer does not do its part in the time of many round trips, counted on the wall."""
-        flight_ps = self.end.flight_ps + self.end.config.n_port.e_d_tov_ps // 1000
-        patience_s = LOGIN_PATIENCE_S + LOGIN_FLIGHTS * flight_ps * self.clock.time_scale / 1e12
+        where the peer does not do its part: the link comes up in the time of some flights, and then the login has as
+        long as it may be asked again, all of it as slow as this link's time."""
+        n_port = self.end.config.n_port
+        up_ps = LINK_UP_FLIGHTS * (self.end.flight_ps + 10**9)
+        login_ps = n_port.tries * n_port.e_d_tov_ps
+        await self._within(up_ps, lambda end: end.active or self._logged_in, "the link did not come up")
+        await self._within(login_ps, lambda _: self._logged_in, "the peer has not logged in")
+
+    async def _within(self, link_ps: int, reached: Callable[[LiveEnd], bool], otherwise: str) -> None:
+        patience_s = PEER_PATIENCE_S + link_ps * self.clock.time_scale / 1e12
         try:
             async with asyncio.timeout(patience_s):
-                await self.wait_for(lambda _: self._logged_in)
+                await self.wait_for(reached)
         except TimeoutError:
-            raise PeerViolation(f"the peer has not logged in within {patience_s:.0f} s") from None
+            raise PeerViolation(f"{otherwise} within {patience_s:.0f} s") from None
 
     async def log_in_again(self, offer: Offer) -> None:
         """Log in anew with another offer (:meth:`LiveEnd.log_in_again`). Raises PeerViolation when the link ends."""

@@ -279,7 +279,7 @@ def _made_of(path: Path, plugin: str) -> dict[str, Made]:
         made.pop("serial")  # it is the device's own
     elif plugin == "user":
         config = re.search(r"Config: (\S+)", info)
-        size = re.search(r"Size: (\d+)", info)
+        size = re.search(r"\bSize: (\d+)", info)  # SectorSize comes before
         sectors = re.search(r"HwMaxSectors: (\d+)", info)
         made["config"] = config[1] if config and config[1] != "NULL" else None
         made["size"] = int(size[1]) if size else None

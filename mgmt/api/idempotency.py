@@ -43,6 +43,9 @@ class Answers:
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[str, str], tuple[str, Future[Any]]] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._kept)
+
     def once(self, key: str | None, who: str, what: str, body: Any, carry_out: Callable[[], Any]) -> Any:
         """What ``carry_out`` returns or raises; with a ``key`` of ``who`` that was used before, what it did then.
 

@@ -141,7 +141,9 @@ class Control:
                 return self._set_threshold(message.threshold_bytes)
             case CopyStartRequest():
                 start = self._remote_copy.start
-                return self._started.answer(envelope, lambda: self._kept(self._on_data_loop(start(message))))
+                return self._started.answer(
+                    envelope, lambda: self._kept(message.copy_id, self._on_data_loop(start(message)))
+                )
             case CopyStopRequest():
                 return self._of_a_copy(self._remote_copy.stop(message.copy_id))
             case CopyStatusRequest():
@@ -261,9 +263,10 @@ class Control:
             )
         return self._pairs
 
-    def _kept(self, answer: T) -> T:
+    def _kept(self, copy_id: str, answer: T) -> T:
         """A copy's start is answered when the copy is in the history."""
-        self._history.save(self._on_data_loop(self._statuses()))
+        if not self._history.knows(copy_id):
+            self._history.save(self._on_data_loop(self._statuses()))
         return answer
 
     async def _statuses(self) -> list[CopyStatus]:

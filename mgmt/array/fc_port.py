@@ -275,7 +275,7 @@ class FcPort:
         )
 
     def _offer(self, offer: Offer, peer: str) -> Offer:
-        """What the next login grants: what is reserved by then; where the pool has not that much, what it did before."""
+        """What the next login grants: what is reserved by then; where the pool has not so much, what it did before."""
         try:
             with self._guard:
                 held = self._group.link(self.config.address, peer).unreserved

@@ -17,8 +17,8 @@ _ANSWER_S = 5.0
 def credit_zero_shares(ports: Mapping[str, FcPort], lines: Lines) -> dict[str, float]:
     """By interface with a link up: the share of the last minute in which frames waited for a credit, on its worst link.
 
-    ``ports`` are the FC interfaces by name, ``lines`` the links that copies have plugged in elsewhere. The minute is one
-    of the link's own time. Blocks until the links' event loops have answered, so it is not to be called on one of them.
+    ``ports`` are the FC interfaces by name, ``lines`` the links that copies have plugged in elsewhere. The minute is
+    one of the link's own time. Blocks until the links' event loops have answered, so it is not to be called on one.
     """
     found = {}
     for name, port in ports.items():

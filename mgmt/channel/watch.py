@@ -187,7 +187,7 @@ class Watching:
         now_ns = time.monotonic_ns()
         rates: dict[str, int] = {}
         seen: dict[tuple[str, str], tuple[int, int]] = {}
-        for row in _copies(rows):
+        for row in copies_in(rows):
             key = (array.who, str(row["copy_id"]))
             before = self._progress.get(key)
             seen[key] = (now_ns, row["acknowledged_bytes"])
@@ -255,7 +255,7 @@ class Watching:
             _log.warning("%s: %s", who, why)
 
 
-def _copies(rows: Any) -> list[Mapping[str, Any]]:
+def copies_in(rows: Any) -> list[Mapping[str, Any]]:
     """The rows of an array's answer that are copies under way; an array is trusted, but not to be in its right mind."""
     if not isinstance(rows, list):
         return []

@@ -9,7 +9,8 @@ import click
 from mgmt.cli.answers import checked
 from mgmt.cli.failures import FAILED
 from mgmt.cli.options import headers_option, open_station, output_option, station_option
-from mgmt.cli.output import rows_of, show, show_one
+from mgmt.cli.output import show_list, show_one
+from mgmt.cli.watching import watch_option, watched
 
 
 @click.command(epilog="Example: sancredit alarm ack 1 --note 'on it'")
@@ -32,13 +33,15 @@ def ack(number: int, note: str, output: str, station: str) -> None:
 @click.option("--after", type=click.IntRange(0), help="From the record after this number on.")
 @output_option
 @headers_option
+@watch_option
 @station_option
-def show_audit(limit: int, after: int | None, output: str, no_headers: bool, station: str) -> None:
+def show_audit(
+    limit: int, after: int | None, output: str, no_headers: bool, watch: float | None, station: str
+) -> int:
     """The newest records of the audit trail, the oldest of them first."""
-    query = f"?limit={limit}" if after is None else f"?limit={limit}&after={after}"
+    query = [("limit", limit), ("after", after)]
     with open_station(station) as peer:
-        rows = rows_of(peer.get(f"/api/v1/audit{query}"))
-    show(rows, "audit", output, headers=not no_headers)
+        return watched(watch, output, lambda: show_list(peer, "audit", output, not no_headers, query=query))
 
 
 @click.command(epilog="Example: sancredit audit verify")

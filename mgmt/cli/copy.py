@@ -25,6 +25,7 @@ from mgmt.cli.options import (
 from mgmt.cli.output import rows_of, say, show_list, show_one
 from mgmt.cli.pair import act, group_path
 from mgmt.cli.progress import Progress, progress
+from mgmt.cli.watching import watch_option, watched
 from mgmt.columns import percent, rate, size
 from mgmt.http import Peer
 
@@ -109,15 +110,20 @@ def start(
 @click.argument("copy_id", required=False)
 @output_option
 @headers_option
+@watch_option
 @station_option
-def status(copy_id: str | None, output: str, no_headers: bool, station: str) -> int:
+def status(copy_id: str | None, output: str, no_headers: bool, watch: float | None, station: str) -> int:
     """How far the copy COPY_ID is; without COPY_ID, all copies."""
     with open_station(station) as peer:
-        if copy_id is None:
-            return show_list(peer, "copies", output, not no_headers)
-        found = checked(peer, peer.get(_path(copy_id)), **_STATUS)
-        show_one(found, output, _sentence(found))
-    return 0
+
+        def once() -> int:
+            if copy_id is None:
+                return show_list(peer, "copies", output, not no_headers)
+            found = checked(peer, peer.get(_path(copy_id)), **_STATUS)
+            show_one(found, output, _sentence(found))
+            return 0
+
+        return watched(watch, output, once)
 
 
 @click.command(epilog="Example: sancredit copy stop copy-0123456789ab")

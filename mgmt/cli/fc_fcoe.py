@@ -16,7 +16,7 @@ import click
 from mgmt.cli.failures import BadValue, Failed, Unreachable
 from mgmt.cli.fc_link import load_options, run_rows, until_stopped
 from mgmt.cli.options import headers_option, output_option
-from mgmt.cli.output import show, show_one
+from mgmt.cli.output import say, show, show_one
 
 if TYPE_CHECKING:
     from fcsim.fcoe.shell import EthernetCore
@@ -122,6 +122,8 @@ async def _serve(
             core.log_out()
             endpoint.pump()
         endpoint.close()
+        if dropped := endpoint.dropped():
+            _write(f"{dropped} frames found the receive buffer full and were lost")
 
 
 @click.command(epilog="Example: sancredit fc fcoe load eth1 --mode vn2vn --write 4MiB --read 4MiB")
@@ -160,12 +162,19 @@ def load(
 
     asked = Load(write_bytes, read_bytes, command_bytes, depth, seed)
     with _captured(capture, interface) as seen:
-        runs = asyncio.run(_load(interface, mode, name or "initiator", payload, asked, patience_s, seen))
+        runs, dropped = asyncio.run(
+            _load(interface, mode, name or "initiator", payload, asked, patience_s, seen)
+        )
     rows = run_rows(runs, None)
     if output in ("json", "yaml"):
-        show_one({"interface": interface, "mode": mode, "runs": rows}, output, "")
-    else:
-        show(rows, "fc-load", output, headers=not no_headers)
+        answer = {"interface": interface, "mode": mode, "dropped_frames": dropped, "runs": rows}
+        show_one(answer, output, "")
+        return
+    show(rows, "fc-load", output, headers=not no_headers)
+    if dropped:
+        say(
+            f"{dropped} frames found the receive buffer full and were lost; what they belonged to was done again"
+        )
 
 
 async def _load(
@@ -176,7 +185,7 @@ async def _load(
     asked: Load,
     patience_s: float,
     seen: Seen | None,
-) -> list[Run]:
+) -> tuple[list[Run], int]:
     from fcsim.errors import FibreChannelError
     from fcsim.fcoe.commands import FcoeCommands
     from fcsim.fcoe.enode import Enode, EnodeConfig
@@ -198,7 +207,8 @@ async def _load(
         endpoint.start()
         async with asyncio.timeout(patience_s):
             await commands.wait_for_target()
-            return await run_load(commands, asked, endpoint.now_ps)
+            runs = await run_load(commands, asked, endpoint.now_ps)
+        return runs, endpoint.dropped()
     except ValueError as error:
         raise BadValue(str(error)) from error
     except TimeoutError as error:

@@ -283,7 +283,7 @@ async def _load(
     from fcsim.errors import CreditMisuse, FibreChannelError
     from fcsim.live.fcp import CommandFailed, connect_as_initiator
     from fcsim.wire.codes import FcType
-    from mgmt.fc.load import LoadMismatch, run_load
+    from mgmt.fc.load import LoadMismatch, patience_ps, run_load
 
     try:
         link = await connect_as_initiator(
@@ -303,6 +303,10 @@ async def _load(
         try:
             if reserve is not None:
                 link.call(lambda end, now_ps: end.reserve({"fcp": reserve}, now_ps))
+            end = link.end
+            credits = min(reserve or 65_535, *end.granted.transmit.values(), *end.granted.receive.values())
+            for initiator in end.n_port.initiators.values():
+                initiator.timeout_ps = patience_ps(end.config.speed, end.config.distance_m, credits, asked)
             runs = await run_load(link, asked, lambda: link.now_ps)
         except ValueError as error:
             raise BadValue(str(error)) from error

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,10 +10,8 @@ import click
 from mgmt.cli.failures import Failed
 from mgmt.cli.options import headers_option, open_station, output_option, station_option, two
 from mgmt.cli.output import Query, all_pages, rows_of, show_list
+from mgmt.cli.watching import watch_option, watched
 from mgmt.layouts import LAYOUTS
-
-_SHORTEST_WATCH_S = 0.1
-
 
 Option = Callable[[Any], Any]
 
@@ -37,39 +33,16 @@ def _command(
     )
     @output_option
     @headers_option
-    @click.option(
-        "--watch",
-        is_flag=False,
-        flag_value=2.0,
-        type=click.FloatRange(_SHORTEST_WATCH_S, 86400),
-        metavar="[SECONDS]",
-        help="Show it again and again, every 2 seconds unless told.",
-    )
+    @watch_option
     @station_option
     def command(output: str, no_headers: bool, watch: float | None, station: str, **values: Any) -> int:
         wanted = query(values)
         with open_station(station) as peer:
-            code = show_list(peer, name, output, not no_headers, path, wanted)
-            try:
-                while watch is not None:
-                    time.sleep(watch)
-                    _separate(output)
-                    code = show_list(peer, name, output, not no_headers, path, wanted)
-            except KeyboardInterrupt:
-                return code
-        return code
+            return watched(watch, output, lambda: show_list(peer, name, output, not no_headers, path, wanted))
 
     for option in reversed(options):
         command = option(command)
     return command
-
-
-def _separate(output: str) -> None:
-    """Between two showings: a clear screen on a terminal, an empty line in a file of tables."""
-    if sys.stdout.isatty():
-        click.clear()
-    elif output in ("table", "wide"):
-        click.echo()
 
 
 def _with_style(command: click.Command) -> click.Command:

@@ -18,7 +18,8 @@ from mgmt.cli.options import (
     station_option,
     target_options,
 )
-from mgmt.cli.output import rows_of, show, show_one
+from mgmt.cli.output import show, show_list, show_one
+from mgmt.cli.watching import watch_option, watched
 
 _SECOND_NS = 10**9
 _SECONDS = {"min_interval": "min_interval_s", "shrink_after": "shrink_after_s", "lease": "lease_s"}
@@ -27,12 +28,12 @@ _SECONDS = {"min_interval": "min_interval_s", "shrink_after": "shrink_after_s", 
 @click.command("show", epilog="Example: sancredit policy show -o wide")
 @output_option
 @headers_option
+@watch_option
 @station_option
-def show_policies(output: str, no_headers: bool, station: str) -> None:
+def show_policies(output: str, no_headers: bool, watch: float | None, station: str) -> int:
     """Each target's policy: automatic or manual, floor and ceiling, and the rules of resizing."""
     with open_station(station) as peer:
-        rows = rows_of(peer.get("/api/v1/policies"))
-    show(rows, "policies", output, headers=not no_headers)
+        return watched(watch, output, lambda: show_list(peer, "policies", output, not no_headers))
 
 
 @click.command(

@@ -9,8 +9,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from fcsim.live.fcp import CommandPath, LiveFcpInitiator
+from fcsim.speeds import (
+    MAX_PAYLOAD_BYTES,
+    PROPAGATION_PS_PER_METRE,
+    PS_PER_SECOND,
+    Speed,
+    throughput_bytes_per_second,
+)
 
-__all__ = ["Load", "LoadMismatch", "Run", "run_load"]
+__all__ = ["Load", "LoadMismatch", "Run", "patience_ps", "run_load"]
 
 
 class LoadMismatch(Exception):
@@ -42,6 +49,14 @@ class Run:
     def bytes_per_second(self) -> int:
         """The rate; 0 for a run that took no time."""
         return self.payload_bytes * 10**12 // self.time_ps if self.time_ps else 0
+
+
+def patience_ps(speed: Speed, distance_m: int, credits: int, load: Load) -> int:
+    """How long a command of a load waits for an answer before it is taken to be lost and sent again: many times what
+    all that are under way take on a link with so many credits, in link time."""
+    rate = max(throughput_bytes_per_second(speed, credits, distance_m, MAX_PAYLOAD_BYTES), 1)
+    moved_ps = load.depth * load.command_bytes * PS_PER_SECOND // int(rate)
+    return 20 * max(moved_ps + 4 * distance_m * PROPAGATION_PS_PER_METRE, 10**9)
 
 
 async def run_load(path: CommandPath, load: Load, now_ps: Callable[[], int]) -> list[Run]:

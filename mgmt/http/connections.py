@@ -46,7 +46,7 @@ class TooLong(Exception):
     """The answer has more bytes than its reader takes."""
 
 
-class _Connection(io.RawIOBase):
+class Connection(io.RawIOBase):
     """One connected socket, and what has been read from it too early."""
 
     def __init__(self, connected: socket.socket) -> None:
@@ -174,7 +174,7 @@ class Connections:
         host = "localhost" if address.scheme == "unix" else address.host_and_port
         self._head = _lines({"host": host, **headers, "accept-encoding": "identity"})
         self._lock = threading.Lock()
-        self._idle: list[tuple[_Connection, float]] = []
+        self._idle: list[tuple[Connection, float]] = []
         self._closed = False
 
     def close(self) -> None:
@@ -219,7 +219,7 @@ class Connections:
             connection.shut()
         return status, data
 
-    def _taken(self) -> _Connection | None:
+    def _taken(self) -> Connection | None:
         """An idle connection that is still good; the one used last, so that those too many grow old."""
         while True:
             with self._lock:
@@ -232,7 +232,7 @@ class Connections:
                 return connection
             connection.shut()
 
-    def _keep(self, connection: _Connection) -> None:
+    def _keep(self, connection: Connection) -> None:
         now = time.monotonic()
         with self._lock:
             old = []
@@ -245,9 +245,9 @@ class Connections:
         for one in old:
             one.shut()
 
-    def _made(self, deadline: float) -> _Connection:
+    def _made(self, deadline: float) -> Connection:
         try:
-            return _Connection(self._connected(max(0.001, deadline - time.monotonic())))
+            return Connection(self._connected(max(0.001, deadline - time.monotonic())))
         except (OSError, UnicodeError) as error:  # a name that no host can have is no error of the system
             raise NotConnected(error) from error
 

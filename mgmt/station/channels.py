@@ -24,6 +24,7 @@ COUNT_LIMIT = 65535
 Pair = tuple[str, str]
 _RATE_LIMIT_BPS = 10**15
 _RTT_LIMIT_NS = 10**12
+_MILLION = 10**6
 
 
 def register(
@@ -221,6 +222,9 @@ def _with_values_of_its_pair(station: Station, row: Channel) -> Channel:
                 row,
                 bandwidth_bps=other.bandwidth_bps,
                 rtt_ns=other.rtt_ns,
+                jitter_ns=other.jitter_ns,
+                loss_ppm=other.loss_ppm,
+                credit_zero_ppm=other.credit_zero_ppm,
                 measured_at=other.measured_at,
                 method=other.method,
                 failed=other.failed,
@@ -249,6 +253,9 @@ def measure(station: Station, local_port: str, remote_port: str) -> list[Channel
         remote_port,
         bandwidth_bps=answer.bandwidth_bps,
         rtt_ns=answer.rtt_ns,
+        jitter_ns=_told(answer.jitter_ns, _RTT_LIMIT_NS),
+        loss_ppm=_told(answer.loss_ppm, _MILLION),
+        credit_zero_ppm=_told(answer.credit_zero_ppm, _MILLION),
         measured_at=answer.measured_at,
         method=answer.method[:255],
         failed=False,
@@ -310,6 +317,11 @@ def _ask(station: Station, local_port: str, remote_port: str) -> ChannelInfoGetR
 def _sound(bandwidth_bps: int, rtt_ns: int) -> bool:
     """A measured 0 or negative value is rejected (GAP-11), and so is what no channel on earth has."""
     return 0 < bandwidth_bps <= _RATE_LIMIT_BPS and 0 < rtt_ns <= _RTT_LIMIT_NS
+
+
+def _told(value: int | None, limit: int) -> int | None:
+    """A figure for people, or ``None`` where it makes no sense: no measurement is refused for it."""
+    return value if value is not None and 0 <= value <= limit else None
 
 
 def _utc(text: str, now: datetime) -> str:

@@ -34,6 +34,7 @@ _PATHS: Mapping[str, str] = {
     "allocations": "/v1/allocations",
     "buffer-ids": "/v1/buffer-ids",
     "copies": "/v1/copies",
+    "groups": "/v1/pairs",
 }
 #: What the station itself looks at, whether anybody asks for it or not.
 _ALWAYS = (INFO, "/v1/pools", "/v1/reservations")
@@ -89,7 +90,7 @@ class Inventory:
         self._revision = 0
 
     def table(self, name: str) -> Table:
-        """The list ``name``: arrays, ports, pools, reservations, allocations, buffer-ids or copies."""
+        """The list ``name``: arrays, ports, pools, reservations, allocations, buffer-ids, copies or groups."""
         path = _PATHS[name]
         self._wanted[path] = time.monotonic()
         names = self._arrays.names()

@@ -38,6 +38,10 @@ class Channel:
     remote_port_number: int | None = None
     bandwidth_bps: int | None = None
     rtt_ns: int | None = None
+    jitter_ns: int | None = None
+    loss_ppm: int | None = None
+    credit_zero_ppm: int | None = None
+    """With jitter and loss: what the device told for people (M2); no size is computed from the three."""
     sessions: int
     connections_per_session: int
     measured_at: str | None = None

@@ -9,9 +9,9 @@ from sqlalchemy import Connection, inspect, text
 from mgmt.station.database import StationStoreError
 
 #: The version that this station reads and writes: the newest in the migrations.
-HEAD = "0002"
+HEAD = "0003"
 #: All that it can bring there.
-KNOWN = ("0001", HEAD)
+KNOWN = ("0001", "0002", HEAD)
 
 
 def bring_to_head(connection: Connection, where: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import APIRouter, Request, Response
 
@@ -109,6 +110,7 @@ def _copy_page(
     return face.page(
         request,
         "copy.html",
+        here=f"/copies/{quote(copy_id, safe='')}",
         commands=(status, *commands),
         copy=row,
         needed=needs(face).get(_pair(row)),

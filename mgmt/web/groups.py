@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request, Response
 from mgmt.http import ProblemError
 from mgmt.station import groups
 from mgmt.station.groups import P_VOL, S_VOL, GroupWish
+from mgmt.station.inventory import LIVE_LIMIT
 from mgmt.web.commands import Command, get, post
 from mgmt.web.copies import needs
 from mgmt.web.face import REFUSALS, Face, Submitted, as_problem
@@ -201,6 +202,7 @@ def _page(
         request,
         "group.html",
         status=status,
+        here=_path(name),
         commands=(status_of, *verbs),
         group=made,
         needed=needs(face).get((made.row["local_port"], made.row["remote_port"])),
@@ -208,6 +210,7 @@ def _page(
         form=form,
         problem=problem,
         down=found.down,
+        every="2s" if len(face.station.arrays.names()) <= LIVE_LIMIT else "20s",
         now=face.station.utc_now().isoformat(),
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from credits.targets import Target
-from mgmt.station import channels, groups, policies, sizes
+from mgmt.station import channels, policies, sizes
 from mgmt.station.arrays import Gathered, Site
 from mgmt.station.canonical_json import target_in
 from mgmt.station.context import Station
@@ -17,7 +17,7 @@ _CHOICES = 1000
 #: Holders named where there is a shortage.
 _HOLDERS = 8
 #: What the station has from its arrays.
-_OF_ARRAYS = ("arrays", "ports", "pools", "reservations", "allocations", "buffer-ids", "copies")
+_OF_ARRAYS = ("arrays", "ports", "pools", "reservations", "allocations", "buffer-ids", "copies", "groups")
 
 
 class Lenient(dict[str, Any]):
@@ -43,8 +43,6 @@ def table(station: Station, name: str) -> Gathered:
         kept = station.inventory.table(name)
         return Gathered(list(kept.rows), list(kept.down))
     match name:
-        case "groups":
-            return groups.rows(station)
         case "pairs":
             return sizes.pairs(station)
         case "channels":

@@ -19,7 +19,7 @@ from mgmt.web.commands import Command, get, post, target_body, target_words
 from mgmt.web.face import REFUSALS, Face, Submitted, as_problem, asker
 from mgmt.web.forms import Form, Pair, named_target, target_fields
 from mgmt.web.reading import reservation_of
-from mgmt.web.rendering import redirect
+from mgmt.web.rendering import link, redirect
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +97,7 @@ def _page(
         request,
         "reservation.html",
         status=status,
+        **({} if request.method == "GET" else {"here": link("/reservation", **target_fields(target, pair))}),
         commands=_commands(request, target, pair),
         target=target,
         pair=pair,

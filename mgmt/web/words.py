@@ -135,6 +135,9 @@ HEADINGS: Mapping[str, str] = {
     "VOLUMES": mark("Volumes"),
 }
 
+#: (table, heading) → what it is called there, where that is something else.
+_HEADINGS_IN: Mapping[tuple[str, str], str] = {("ports", "PORT"): mark("Address")}
+
 #: Name of a table → its title.
 TITLES: Mapping[str, str] = {
     "reservations": mark("Table 101: reserved-buffer information"),
@@ -345,9 +348,9 @@ class Words:
 
     language: Language
 
-    def heading(self, text: str) -> str:
-        """Of a table's column."""
-        return self.language(HEADINGS.get(text, text))
+    def heading(self, text: str, table: str = "") -> str:
+        """Of a column of ``table``."""
+        return self.language(_HEADINGS_IN.get((table, text)) or HEADINGS.get(text, text))
 
     def title(self, table: str) -> str:
         """Of a table."""

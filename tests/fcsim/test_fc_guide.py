@@ -102,6 +102,15 @@ def test_a_command_of_the_guide_runs_as_typed(
 
 def test_the_guide_has_the_commands_that_there_are() -> None:
     text = GUIDE.read_text()
-    for name in ("credits", "simulate", "sweep", "link serve", "link load", "fcoe serve", "fcoe load"):
+    for name in (
+        "credits",
+        "simulate",
+        "sweep",
+        "link serve",
+        "link load",
+        "link echo",
+        "fcoe serve",
+        "fcoe load",
+    ):
         assert f"sancredit fc {name} " in text
     assert len(commands()) >= 6

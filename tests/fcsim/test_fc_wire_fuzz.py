@@ -126,6 +126,13 @@ def test_a_damaged_stream_is_cut_or_malformed_and_never_held_beyond_one_frame() 
     assert min(ends["whole"], ends["malformed"]) > 5
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*DECODERS, "payload"])
+def test_many_more_damaged_frames_are_read_or_malformed(name: str) -> None:
+    seen = run_payloads(seed=5, rounds=12_000) if name == "payload" else run(name, seed=4, rounds=25_000)
+    assert min(seen["malformed"], seen["read"] + 100 * (name == "fcip")) > 100
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("seed", range(100, 110))

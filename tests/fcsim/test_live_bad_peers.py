@@ -84,8 +84,8 @@ def test_records_far_ahead_of_their_time_are_taken_up_to_a_limit(monkeypatch: py
 def test_a_peer_that_greets_and_then_stalls_costs_a_login_and_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shell, "LOGIN_PATIENCE_S", 0.2)
-    monkeypatch.setattr(shell, "LOGIN_FLIGHTS", 0)
+    monkeypatch.setattr(shell, "PEER_PATIENCE_S", 0.2)
+    monkeypatch.setattr(shell, "LINK_UP_FLIGHTS", 0)
     hello = Hello(
         speed_name=b"8G".ljust(8, b"\0"),
         distance_m=10_000,
@@ -105,7 +105,7 @@ def test_a_peer_that_greets_and_then_stalls_costs_a_login_and_no_more(
     async def main() -> None:
         server = await asyncio.start_unix_server(silent, tmp_path / "link")
         async with server, asyncio.timeout(30):
-            with pytest.raises(PeerViolation, match="has not logged in within 0 s"):
+            with pytest.raises(PeerViolation, match="the link did not come up within 0 s"):
                 await connect_as_initiator(tmp_path / "link")
             await gone.wait()
 

@@ -201,6 +201,8 @@ class SimulatedConfigfs:
             mode = "Buffered-WCE" if options.get("fd_buffered_io") == "1" else "O_DSYNC"
             queued = options.get("fd_async_io", 0)
             rest = f"TCM FILEIO ID: 0        File: {name}  Size: {size}  Mode: {mode} Async: {queued}\n"
+        elif hba == "user":
+            rest = f"Config: {options['dev_config']} Size: {options['dev_size']} MaxDataAreaMB: 1024\n"
         else:
             device = options.get("udev_path")
             rest = f"iBlock device: loop0  UDEV PATH: {device}  readonly: {options.get('readonly', 0)}\n"

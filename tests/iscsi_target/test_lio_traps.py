@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from dataclasses import replace
@@ -37,6 +38,16 @@ def test_the_directory_that_rtslib_insists_on_is_made(driver, tmp_path):
     assert not (tmp_path / "dbroot").exists()
     driver.apply(Description(backstores=[ram("a")]))
     assert sorted(path.name for path in (tmp_path / "dbroot").iterdir()) == ["alua", "pr"]
+
+
+def test_a_kernel_without_a_list_of_modules_is_not_asked_for_one(driver, lio, tmp_path, monkeypatch):
+    def modprobe(_module):
+        raise FileNotFoundError(2, "No such file or directory", "/proc/modules")  # rtslib's, raw, as it comes
+
+    for name in ("fabric", "root"):
+        monkeypatch.setattr(importlib.import_module(f"rtslib.{name}"), "modprobe", modprobe)
+    driver.apply(described(tmp_path))
+    assert driver.apply(described(tmp_path)).steps == ()
 
 
 def test_a_dbroot_that_cannot_change_any_more_is_no_trouble(driver, lio, tmp_path):
@@ -104,6 +115,13 @@ def test_a_size_that_is_no_multiple_of_a_page_is_rounded_as_rtslib_does(driver, 
     wanted = Description(backstores=[ram("a", size)])
     driver.apply(wanted)
     assert driver.apply(wanted).steps == ()
+
+
+def test_the_size_of_a_user_backstore_is_not_that_of_its_sectors(driver, lio):
+    store = Backstore(plugin=Plugin.USER, name="handled", config="nobody/handles", size_bytes=8 << 20)
+    driver.apply(Description(backstores=[store]))  # the kernel: "SectorSize: 512 … Size: 8388608"
+    assert configfs.read(lio.root)[Key(Kind.BACKSTORE, ("user", "handled"))].made_of["size"] == 8 << 20
+    assert driver.apply(Description(backstores=[store])).steps == ()
 
 
 def test_a_portal_group_that_has_no_switch_is_always_at_work(driver, lio, tmp_path):

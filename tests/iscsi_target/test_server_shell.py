@@ -17,7 +17,9 @@ from iscsi_target.errors import ConnectionLost
 from iscsi_target.initiator import Initiator
 from iscsi_target.plain_connection import PlainConnection
 from iscsi_target.server import Portal, Target, TargetServer
+from iscsi_target.session.initiator_connection import InitiatorConnection
 from iscsi_target.session.limits import Limits
+from iscsi_target.wire.responses import NopIn
 from tests.iscsi_target.imaginary_wire import BLOCK, TARGET, RamDisk
 
 LOOPS = pytest.mark.parametrize("loop", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
@@ -149,11 +151,20 @@ def test_a_peer_that_talks_nonsense_is_closed_with_one_line(caplog: pytest.LogCa
     assert sum(record.levelno >= logging.WARNING for record in caplog.records) == 1
 
 
-def test_a_silent_session_is_pinged_and_answers() -> None:
+def test_a_silent_session_is_pinged_and_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    pings: list[NopIn] = []
+    answer = InitiatorConnection._answer_ping
+
+    def counted(self: InitiatorConnection, ping: NopIn) -> None:
+        pings.append(ping)
+        answer(self, ping)
+
+    monkeypatch.setattr(InitiatorConnection, "_answer_ping", counted)
+
     async def body() -> None:
         limits = Limits(idle_ping_ns=1, ping_timeout_ns=1_000_000_000)
         async with serving(limits=limits) as server, await log_in(server) as session:
-            await asyncio.sleep(0.7)
+            await until(lambda: len(pings) >= 2)
             assert session.lost is None
             await session.nop()
 

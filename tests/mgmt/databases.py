@@ -68,12 +68,12 @@ def server() -> Iterator[Server]:
     try:
         as_user = _as_user(directory)
         (directory / "password").write_text(PASSWORD)
-        command = [programs / "initdb", "-D", directory / "data", "-U", "station", "--no-sync"]
+        command: list[str | Path] = [programs / "initdb", "-D", directory / "data", "-U", "station", "--no-sync"]
         command += ["--auth=scram-sha-256", f"--pwfile={directory / 'password'}", "-E", "UTF8", "--locale=C"]
         made = subprocess.run([*as_user, *command], capture_output=True, text=True, check=False, cwd="/")
         assert made.returncode == 0, made.stderr
         options = [word for setting in _FAST for word in ("-c", setting)]
-        serve = [programs / "postgres", "-D", directory / "data", "-k", directory, *options]
+        serve: list[str | Path] = [programs / "postgres", "-D", directory / "data", "-k", directory, *options]
         with (directory / "log").open("wb") as log:
             process = subprocess.Popen([*as_user, *serve], stdout=log, stderr=log, cwd="/")
         try:

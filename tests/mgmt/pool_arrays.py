@@ -57,13 +57,14 @@ class PoolArray:
         self.pool = DurablePool.open(None, config)
         self.interface = CommunicationInterface("if0", self.pool, time.monotonic_ns)
         self.cache = CacheFree(size_bytes=1000, free_bytes=1000, threshold_bytes=0)
+        self.credit_zero: dict[str, float] = {}
         self.before: Callable[[Message], object] = lambda message: None
         self.seen: list[Message] = []
 
     def app(self) -> Starlette:
         reads: dict[str, Callable[[], Any]] = {
             "info": self.info,
-            "pools": lambda: tables.pools(self.name, [self.interface], {}),
+            "pools": lambda: tables.pools(self.name, [self.interface], self.credit_zero),
             "reservations": lambda: tables.reservations(self.name, [self.interface]),
             "allocations": lambda: tables.allocations(self.name, [self.interface]),
             "buffer-ids": lambda: tables.buffer_ids(self.name, [self.interface]),

@@ -138,13 +138,11 @@ def two_sites(
         )
         for name, address in (("east", MASTER), ("west", REMOTE))
     )
-    try:
-        east.up()
-        west.up()
-        yield east, west
-    finally:
+    with contextlib.ExitStack() as ending:
         for site in (east, west):
-            site.end()
+            ending.callback(site.end)
+            site.up()
+        yield east, west
 
 
 def free_port() -> int:

@@ -129,6 +129,8 @@ class StandInProbe:
     def __init__(self) -> None:
         self.bandwidth_bps, self.rtt_ns = 10_000_000, 280_000_000
         self.measured_at = "2026-01-01T12:00:00+00:00"
+        self.jitter_ns: int | None = None
+        self.loss_ppm: int | None = None
         self.asked = 0
         self.meanwhile: Callable[[], object] = lambda: None
 
@@ -146,6 +148,8 @@ class StandInProbe:
             remote_port=request.remote_port,
             bandwidth_bps=self.bandwidth_bps,
             rtt_ns=self.rtt_ns,
+            jitter_ns=self.jitter_ns,
+            loss_ppm=self.loss_ppm,
             measured_at=self.measured_at,
             method="stand-in",
         )

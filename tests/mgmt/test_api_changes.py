@@ -11,6 +11,7 @@ import pytest
 
 from credits.targets import port_pair
 from mgmt.api.app import make_app
+from mgmt.api.idempotency import Answers
 from mgmt.http import Peer, ServerThread
 from mgmt.messages import (
     CacheThresholdSetRequest,
@@ -249,3 +250,21 @@ def test_a_preview_of_a_release_asks_the_array_itself(client: httpx.Client, plac
     client.post("/release?dry_run=true", json={"target": TARGET, "drain": True}).raise_for_status()
     (asked,) = place.master.messages(ReservationPreviewRequest)
     assert (asked.release, asked.drain, asked.requested_bytes) == (True, True, 0)
+
+
+# -- what is remembered of keys --------------------------------------------------------------------------------
+
+
+def test_only_so_many_keys_are_remembered_and_the_oldest_go_first() -> None:
+    answers, made = Answers(limit=3), list[str]()
+
+    def once(key: str) -> Any:
+        def carry_out() -> int:
+            made.append(key)
+            return len(made)
+
+        return answers.once(key, "ann", "reserve", {}, carry_out)
+
+    assert [once(key) for key in ("a", "b", "c", "a", "d", "a")] == [1, 2, 3, 1, 4, 5]
+    assert made == ["a", "b", "c", "d", "a"]
+    assert once("d") == 4 and len(answers) == 3

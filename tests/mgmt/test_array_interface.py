@@ -237,7 +237,7 @@ def test_a_grant_that_was_not_made_here_is_not_freed_here() -> None:
     assert subject.pool.statistics().free_units == 100
 
 
-def test_an_update_of_what_is_not_reserved_reserves_it() -> None:
+def test_an_update_of_what_is_not_reserved_reserves_it_and_a_repeat_gets_the_same_answer() -> None:
     """Steps 1301 to 1303, seen as M11; a repeated request gets the same answer."""
     subject = interface()
     request = ReservedBufferUpdateRequest(target=PAIR, recommended_bytes=8 * UNIT)

@@ -12,7 +12,9 @@ import pytest
 
 from credits.errors import Code
 from credits.targets import Target, new_connection, port_pair, volume_pair
+from fcsim.errors import FibreChannelError
 from fcsim.live.fcp import LiveFcpInitiator, connect_as_initiator, end_config
+from fcsim.live.shell import LiveLink
 from fcsim.speeds import SPEEDS
 from iscsi_target.initiator import Initiator
 from mgmt.http import PeerRefused
@@ -272,6 +274,32 @@ def test_a_stranger_at_the_link_is_shown_out_and_the_next_end_is_served(tmp_path
     with configured_array(tmp_path, "east", fibre(tmp_path) + VOLUMES) as east:
         asyncio.run(stranger())
         unplugged(east)
+        assert asyncio.run(log_in_and_write(tmp_path / "link", 1)) == 4
+
+
+def test_hosts_at_other_ports_of_the_group_borrow_its_free_buffers_and_give_them_back(tmp_path: Path) -> None:
+    async def plug_in(link: str, who: int) -> LiveLink:
+        return await connect_as_initiator(
+            tmp_path / link, end_config(f"host{who}", port_name=(1 << 60) + who, wants_targets=True)
+        )
+
+    async def storm() -> None:
+        first = await plug_in("link.1", 1)
+        assert pools(east)["fc0"]["free_units"] == 10, "a login borrows what it wants"
+        second = await plug_in("link.2", 2)
+        assert pools(east)["fc0"]["free_units"] == 0, "or what is left"
+        with pytest.raises(FibreChannelError):
+            await connect_as_initiator(tmp_path / "link", end_config("copy", wants_targets=True))
+        await LiveFcpInitiator(first).write(0, bytes(512))
+        for link in (first, second):
+            await link.close()
+
+    hosts = "host_ports = 2\nhost_credits = 90"
+    with configured_array(tmp_path, "east", fibre(tmp_path, hosts) + VOLUMES) as east:
+        asyncio.run(storm())
+        while pools(east)["fc0"]["free_units"] < 100:
+            time.sleep(0.005)
+        assert list(ports(east)) == ["fc0"]
         assert asyncio.run(log_in_and_write(tmp_path / "link", 1)) == 4
 
 

@@ -9,7 +9,7 @@ import pytest
 from credits.errors import Code
 from credits.targets import Target, volume_group_pair, volume_pair
 from mgmt.http import PeerRefused
-from mgmt.messages import CopyStartResponse
+from mgmt.messages import CopyStartResponse, CopyStopRequest
 from tests.mgmt.array_processes import MASTER, REMOTE, ArrayProcess, array, start_copy, start_requests
 
 pytestmark = pytest.mark.slow
@@ -96,3 +96,31 @@ def test_the_reservation_of_a_group_serves_the_copies_of_its_volumes_together_an
         for number in range(3):
             assert east.wait_until_over(f"c{number}").state == "done"
         assert (east.pool["free_units"], east.pool["reserved_idle_units"]) == (free, 16)
+
+
+def test_copies_that_draw_on_one_reservation_share_it_and_get_it_back(tmp_path: Path) -> None:
+    """Two volumes of a group: the second copy finds half of what the first had, and all of it when that is over."""
+    group, unit = volume_group_pair("g", "h"), 4096
+    volumes = tuple(flag for number in range(2) for flag in ("--volume", f"vol{number}=256MiB"))
+    with (
+        array(tmp_path, "east", MASTER, *volumes, "--unit", "4KiB", "--units", "64") as east,
+        array(tmp_path, "west", REMOTE, *volumes) as west,
+    ):
+        east.reserve(8 * unit, group)
+
+        def held(number: int) -> int:
+            (row,) = (row for row in east.table("copies") if row["copy_id"] == f"c{number}")
+            return sum(int(link["limit_bytes"]) for link in row["links"]) // unit
+
+        def until(number: int, units: int) -> None:
+            while held(number) != units:
+                assert east.status(f"c{number}").state == "copying"
+                assert east.pool["free_units"] == 56
+
+        assert started(east, west, 0, group) == [4, 4]
+        assert started(east, west, 1, group) == [2, 2]
+        until(0, 4)
+        east.peer.send(CopyStopRequest(copy_id="c0"))
+        until(1, 8)
+        east.peer.send(CopyStopRequest(copy_id="c1"))
+        assert east.pool["reserved_idle_units"] == 8

@@ -12,6 +12,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.routing import Route
 
+from mgmt.channel.watch import copies_in
 from mgmt.http import ServerThread, exception_handlers, message_endpoint
 from mgmt.messages import ChannelChangeNotify, Envelope, Message
 from tools.wan.channel import Channel
@@ -83,3 +84,24 @@ def test_a_station_hears_of_a_delay_that_changes_without_asking(tmp_path: Path) 
             assert numbers == sorted(set(numbers)), "later ones have higher numbers (GAP-12)"
     finally:
         server.stop()
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        None,
+        {},
+        "rows",
+        [5],
+        [{}],
+        [{"copy_id": "c", "remote_port": "r"}],
+        [{"copy_id": "c", "acknowledged_bytes": 5}],
+        [{"copy_id": "c", "remote_port": "r", "acknowledged_bytes": "many"}],
+        [{"copy_id": "c", "remote_port": "r", "acknowledged_bytes": 1.5}],
+    ],
+)
+def test_what_an_array_says_of_its_copies_is_left_out_where_it_makes_no_sense(rows: object) -> None:
+    sound = {"copy_id": "c", "remote_port": "r", "acknowledged_bytes": 5}
+    assert copies_in(rows) == []
+    if isinstance(rows, list):
+        assert copies_in([*rows, sound]) == [sound]

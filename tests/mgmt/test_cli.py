@@ -233,7 +233,6 @@ BAD = {
     "reserve --application x --port-pair a": "two names and a comma",
     "reserve --application x --both-ends": "for a port pair alone",
     "reserve --port-pair a,b --remote-port 25 --both-ends": "for a port pair alone",
-    "reserve --port-pair a,b --both-ends --dry-run": "not with --dry-run",
     "reserve --port-pair a,b --lease soon": "soon",
     "reserve --port-pair a,b --lease 0s": "more than 0",
     "reserve --application x --volume-pair a,b": "one target",

@@ -73,6 +73,49 @@ def test_lost_r_rdys_are_recovered_while_the_load_runs(
 
 
 @pytest.mark.slow
+def test_a_load_whose_frames_get_lost_sends_commands_again_and_is_compared_all_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "link"
+    link = (
+        "--distance",
+        "1km",
+        "--bb-sc-n",
+        "6",
+        "--time-scale",
+        "100",
+        "--lose-frames",
+        "0.003",
+        "--seed",
+        "2",
+    )
+    with serving(str(path), *link):
+        words = ["fc", "link", "load", str(path), "--write", "1MiB", "--read", "1MiB", "--bb-sc-n", "6"]
+        assert main([*words, "--lose-frames", "0.003", "--seed", "1", "-o", "json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    # More than the 496 frames of the data, 32 commands and 16 flushes that it takes when nothing is lost.
+    assert answer["tx_frames"] > 540
+    assert [run["payload_bytes"] for run in answer["runs"]] == [1 << 20, 1 << 20]
+
+
+@pytest.mark.slow
+def test_an_echo_tells_the_links_round_trip_and_leaves_the_link_to_the_next(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "link"
+    with serving(str(path), "--speed", "16G", "--distance", "50km", "--credits", "9"):
+        assert main(["fc", "link", "echo", str(path), "--count", "3", "-o", "json"]) == 0
+        answer = json.loads(capsys.readouterr().out)
+        assert (answer["rtt_ns"], answer["bandwidth_bps"]) == (500_000, 13_600_000_000)
+        assert (answer["sent"], answer["lost"], answer["bb_credit"]) == (3, 0, 9)
+        assert [one["waited_ps"] // 1000 for one in answer["echoes"]] == [0, 0, 0]
+        assert main(["fc", "link", "echo", str(path), "--count", "2"]) == 0
+        table = capsys.readouterr().out
+        assert "500.000us" in table and "16G, round trip 500.000 \N{MICRO SIGN}s (50.000 km)" in table
+        assert max(map(len, table.splitlines())) <= 110
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("style", "lines"),
     [
@@ -113,6 +156,9 @@ def test_a_reservation_beyond_the_grant_says_what_would_be_granted(
     [
         (["load", "nobody/here"], 3, "nobody listens"),
         (["load", "192.0.2.1:99"], 2, "loopback"),
+        (["echo", "nobody/here"], 3, "nobody listens"),
+        (["echo", "192.0.2.1:99"], 2, "loopback"),
+        (["echo", "x/y", "--payload", "9"], 2, "multiple of 4"),
         (["load", "x/y", "--primitives"], 2, "--capture"),
         (["load", "x/y", "--payload", "999"], 2, "multiple of 4"),
         (["serve", "x/y", "--speed", "9G"], 2, "'9G' is not a Fibre Channel speed"),
@@ -137,7 +183,8 @@ def test_a_load_over_fcoe_finds_the_target_and_compares_what_it_wrote(mode: str,
         ip link add veth0 type veth peer name veth1 && ip link set veth0 mtu 2500 up && ip link set veth1 mtu 2500 up
         "$0" -m mgmt.cli fc fcoe serve veth1 --mode {mode} --lun 4MiB > "$1/serve" &
         served=$!
-        "$0" -m mgmt.cli fc fcoe load veth0 --mode {mode} --write 1MiB --read 1MiB --capture "$1/fcoe.pcapng" -o json
+        "$0" -m mgmt.cli fc fcoe load veth0 --mode {mode} --write 1MiB --read 1MiB --depth 32 \\
+            --capture "$1/fcoe.pcapng" -o json
         code=$?
         kill -TERM $served
         wait $served
@@ -146,7 +193,9 @@ def test_a_load_over_fcoe_finds_the_target_and_compares_what_it_wrote(mode: str,
     command = ["unshare", "--net", "sh", "-c", script, sys.executable, str(tmp_path)]
     run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=90)
     assert run.returncode == 0, run.stderr
-    runs = json.loads(run.stdout)["runs"]
+    answer = json.loads(run.stdout)
+    assert answer["dropped_frames"] == 0
+    runs = answer["runs"]
     assert [(one["direction"], one["payload_bytes"]) for one in runs] == [
         ("write", 1 << 20),
         ("read", 1 << 20),

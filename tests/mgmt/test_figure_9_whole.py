@@ -105,5 +105,13 @@ def test_a_channel_that_gets_longer_under_a_copy_makes_its_reservation_grow_unas
             until(lambda: station.get(f"/api/v1/copies/{copy}")["acknowledged_bytes"] > 4 << 20)
             channel.set(rtt_ns=40_000_000)
             until(lambda: reserved() >= 0.9 * needed_bytes(40_000_000))
+            with Peer(f"unix:{tmp_path}/east.sock", 30.0) as east:
+
+                def gates() -> int:
+                    (row,) = east.get("/v1/copies")
+                    return sum(int(link["limit_bytes"]) for link in row["links"])
+
+                until(lambda: gates() >= 0.9 * needed_bytes(40_000_000))
+                until(lambda: all(link["snd_cwnd_bytes"] for link in east.get("/v1/copies")[0]["links"]))
             status = station.get(f"/api/v1/copies/{copy}")
             assert (status["state"], status["error"]) == ("copying", ""), "it went on all the while"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -15,12 +16,20 @@ from iscsi_target.executor import Buffer, LogicalUnits, ScsiCommand, ScsiResult
 from iscsi_target.scsi.logical_unit import DeviceType
 from iscsi_target.scsi.opcode_table import OPERATIONS
 from iscsi_target.scsi.operation import Traits
+from iscsi_target.scsi.sanitize_job import SanitizeFailure
 from iscsi_target.scsi.stores.memory import MemoryStore
 from iscsi_target.scsi.stores.store import BackingStore
 from mgmt.array.portals import Devices
+from mgmt.array.replication.group import GroupSettings
+from mgmt.array.replication.group_record import GroupFiles, GroupRecord
 from mgmt.array.replication.guard import changes
+from mgmt.array.replication.link_set import LinkSet
+from mgmt.array.replication.pair_control import record_of
+from mgmt.array.replication.pair_errors import PairRefused
+from mgmt.array.replication.pairs import Identity, Pairs, PairVolume
 from mgmt.array.replication.replicated_store import ReplicatedStore
 from mgmt.array.volumes import Volume, Volumes
+from mgmt.pair_messages import PairCreateRequest, PairMember, RemoteEnd
 
 BLOCK, SIZE = 512, 64 * 1024
 HOST = "iqn.2026-11.org.example:host"
@@ -122,9 +131,9 @@ def _examples(bench: Bench) -> dict[str, tuple[bytes, bytes]]:
 def _changing() -> Iterator[str]:
     """What the device server can do to the medium of a disk; EXIT FAILURE MODE ends a refusal and moves no byte."""
     for operation in OPERATIONS:
-        if DeviceType.DISK in operation.device_types and operation.name != "SANITIZE, EXIT FAILURE MODE":
-            if Traits.WRITES in operation.traits or operation.name.startswith("EXTENDED COPY"):
-                yield operation.name
+        writes = Traits.WRITES in operation.traits or operation.name.startswith("EXTENDED COPY")
+        if writes and DeviceType.DISK in operation.device_types and "EXIT FAILURE" not in operation.name:
+            yield operation.name
 
 
 @pytest.mark.parametrize("name", list(_changing()))
@@ -192,3 +201,38 @@ def test_reads_come_through_a_shut_door() -> None:
     bench.devices.guards.hosts[0].shut()
     assert bench.send(struct.pack(">BxQIxx", 0x88, 3, 1), b"") == (GOOD, None)
     assert bench.send(struct.pack(">BxQIxx", 0x91, 0, 0), b"") == (GOOD, None)
+
+
+def test_no_pair_is_made_of_a_volume_that_is_being_sanitized(tmp_path: Path) -> None:
+    bench = Bench()
+    volumes = {f"vol{lun}": PairVolume(f"vol{lun}", lun, store) for lun, store in enumerate(bench.stores)}
+
+    def no_links(record: GroupRecord) -> LinkSet:
+        raise AssertionError("nothing is connected for a pair that is refused")
+
+    pairs = Pairs(
+        Identity(name="array", copy_iqn="iqn.2026-11.org.example:array:copy"),
+        volumes,
+        GroupFiles(tmp_path),
+        GroupSettings(),
+        no_links,
+        bench.devices.guards,
+    )
+    request = PairCreateRequest(
+        group="g1",
+        group_id="ab" * 16,
+        role="P-VOL",
+        mode="async",
+        fence="never",
+        members=(PairMember(volume="vol0", remote_lun=0),),
+        remote=RemoteEnd(host="127.0.0.2", port_number=3260, iqn="iqn.2026-11.org.example:other:copy"),
+        local_port="127.0.0.1",
+        remote_journal_lun=1,
+        sessions=1,
+        connections_per_session=1,
+    )
+    pairs.check_new(record_of(request))
+    bench.devices.units[0].sanitize = SanitizeFailure(unrestricted=True)
+    with pytest.raises(PairRefused, match="volume vol0 is busy: it is being sanitized"):
+        pairs.check_new(record_of(request))
+    pairs.close_files()

@@ -22,13 +22,21 @@ from mgmt.messages import GroupStatus, PairRequest
 from mgmt.pair_messages import PairMember, RemoteEnd
 from mgmt.station import groups
 from mgmt.station.arrays import Arrays
-from tests.mgmt.array_processes import MASTER, REMOTE, array
+from tests.mgmt.array_processes import MASTER, REMOTE, Start, array
 from tests.mgmt.replication_hosts import Channel
 from tests.mgmt.replication_processes import GROUP, MIB, Site, create, free_port, two_sites
+from tests.mgmt.warm_processes import Nursery
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 SIZE = 8 * MIB
+
+
+@pytest.fixture(scope="module")
+def warm() -> Iterator[Start]:
+    """Starts arrays in milliseconds."""
+    with Nursery() as nursery:
+        yield nursery.start
 
 
 def host(site: Site, work: Callable[[Initiator], Any]) -> Any:
@@ -86,9 +94,9 @@ class Desk:
 
 @pytest.mark.parametrize("mode", ["async", "sync"])
 def test_a_pair_is_split_resynchronised_swapped_taken_over_and_swapped_back(
-    tmp_path: Path, mode: str
+    tmp_path: Path, mode: str, warm: Start
 ) -> None:
-    with two_sites(tmp_path, SIZE, ("vol0", "vol1")) as (east, west), Desk(east, west) as desk:
+    with two_sites(tmp_path, SIZE, ("vol0", "vol1"), start=warm) as (east, west), Desk(east, west) as desk:
         write(east, 0, os.urandom(MIB))
         write(east, 4096, os.urandom(4096), lun=1)
         made = groups.create(
@@ -159,8 +167,8 @@ def test_a_pair_is_split_resynchronised_swapped_taken_over_and_swapped_back(
         write(west, 0, bytes(512))
 
 
-def test_a_copy_is_paused_and_resumed_where_it_was(tmp_path: Path) -> None:
-    with two_sites(tmp_path, 64 * MIB) as (east, west):
+def test_a_copy_is_paused_and_resumed_where_it_was(tmp_path: Path, warm: Start) -> None:
+    with two_sites(tmp_path, 64 * MIB, start=warm) as (east, west):
         east.image().write_bytes(os.urandom(64 * MIB))
         create(east, west)
         east.wait_for(lambda status: status.resynced_bytes > 0)
@@ -178,7 +186,7 @@ def test_a_copy_is_paused_and_resumed_where_it_was(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def quarrel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, Site]]:
+def quarrel(tmp_path_factory: pytest.TempPathFactory, warm: Start) -> Iterator[tuple[Site, Site]]:
     """Two arrays with a group between them, and a volume of another size at west."""
     directory = tmp_path_factory.mktemp("quarrel")
     extra = (
@@ -187,7 +195,7 @@ def quarrel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, Si
         "--volume",
         f"tiny={directory / 'tiny.img'}:65536",
     )
-    with two_sites(directory, 4 * MIB, ("vol0", "vol1"), extra) as (east, west):
+    with two_sites(directory, 4 * MIB, ("vol0", "vol1"), extra, start=warm) as (east, west):
         create_one(east, west)
         east.wait_for(paired)
         yield east, west
@@ -314,9 +322,9 @@ def test_an_unknown_group_is_not_found(quarrel: tuple[Site, Site]) -> None:
 
 @pytest.mark.parametrize("mode", ["async", "sync"])
 def test_a_remote_array_that_comes_back_with_old_data_is_refused_and_explained(
-    tmp_path: Path, mode: str
+    tmp_path: Path, mode: str, warm: Start
 ) -> None:
-    with two_sites(tmp_path, 4 * MIB) as (east, west):
+    with two_sites(tmp_path, 4 * MIB, start=warm) as (east, west):
         create(east, west, mode)
         east.wait_for(paired)
         write(east, 0, os.urandom(8192))
@@ -343,8 +351,10 @@ def test_a_remote_array_that_comes_back_with_old_data_is_refused_and_explained(
         assert east.array.digest() == west.array.digest()
 
 
-def test_a_full_remote_disk_suspends_the_pair_with_one_line_and_hosts_go_on(tmp_path: Path) -> None:
-    with two_sites(tmp_path, 4 * MIB) as (east, west):
+def test_a_full_remote_disk_suspends_the_pair_with_one_line_and_hosts_go_on(
+    tmp_path: Path, warm: Start
+) -> None:
+    with two_sites(tmp_path, 4 * MIB, start=warm) as (east, west):
         create(east, west)
         east.wait_for(paired)
         resource.prlimit(west.array.process.pid, resource.RLIMIT_FSIZE, (65536, resource.RLIM_INFINITY))
@@ -360,8 +370,10 @@ def test_a_full_remote_disk_suspends_the_pair_with_one_line_and_hosts_go_on(tmp_
         assert east.array.digest() == west.array.digest()
 
 
-def test_a_bit_that_flips_on_the_wire_is_found_by_the_digests_and_sent_again(tmp_path: Path) -> None:
-    with two_sites(tmp_path, 4 * MIB) as (east, west):
+def test_a_bit_that_flips_on_the_wire_is_found_by_the_digests_and_sent_again(
+    tmp_path: Path, warm: Start
+) -> None:
+    with two_sites(tmp_path, 4 * MIB, start=warm) as (east, west):
         place, entry = (west.address, int(west.array.port["iscsi_port"])), (REMOTE, free_port())
         with Channel(entry, place) as channel:
             through = RemoteEnd(host=entry[0], port_number=entry[1], iqn=west.array.port["copy_iqn"])
@@ -386,8 +398,10 @@ def test_a_bit_that_flips_on_the_wire_is_found_by_the_digests_and_sent_again(tmp
             assert east.array.digest() == west.array.digest()
 
 
-def test_a_journal_that_overflows_hands_over_to_the_bitmap_and_nothing_is_lost(tmp_path: Path) -> None:
-    with two_sites(tmp_path, 64 * MIB) as (east, west):
+def test_a_journal_that_overflows_hands_over_to_the_bitmap_and_nothing_is_lost(
+    tmp_path: Path, warm: Start
+) -> None:
+    with two_sites(tmp_path, 64 * MIB, start=warm) as (east, west):
         create(east, west)
         east.wait_for(paired)
         west.kill()
@@ -454,7 +468,8 @@ def tgtd(tmp_path: Path) -> Iterator[tuple[int, Path]]:
 @pytest.mark.parametrize("mode", ["async", "sync"])
 def test_tgtd_as_the_remote_array_has_every_byte(tmp_path: Path, tgtd: tuple[int, Path], mode: str) -> None:
     port, disk = tgtd
-    east = Site(tmp_path, "east", MASTER, 4 * MIB, arguments=("--iscsi-port", str(free_port())))
+    arguments = ("--iscsi-port", str(free_port()), "--no-chap")  # tgtd does not know the secret of our arrays
+    east = Site(tmp_path, "east", MASTER, 4 * MIB, arguments=arguments)
     east.up()
     try:
         write(east, 0, os.urandom(2 * MIB))

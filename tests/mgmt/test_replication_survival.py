@@ -290,7 +290,7 @@ def survive(tmp_path: Path, mode: str, rounds: int, seed: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(("mode", "rounds"), [("async", 60), ("sync", 40)])
 def test_acknowledged_writes_survive_random_kills(tmp_path: Path, mode: str, rounds: int) -> None:
     survive(tmp_path, mode, rounds, seed=20261122)

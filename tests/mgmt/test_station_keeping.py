@@ -341,7 +341,7 @@ def rewritten(file: Path, change: Callable[[list[bytes]], list[bytes]]) -> Path:
     [
         (lambda lines: lines[:-1], "is cut off: it has no end"),
         (lambda lines: [lines[0], *lines[2:]], "is damaged: its rows are not those"),
-        (lambda lines: [lines[0].replace(b'"0002"', b'"9999"'), *lines[1:]], "is of version '9999'"),
+        (lambda lines: [lines[0].replace(b'"0003"', b'"9999"'), *lines[1:]], "is of version '9999'"),
         (lambda lines: [b'{"format": "x"}\n', *lines[1:]], "is no backup of a station"),
         (lambda lines: [lines[0], b"[\n", *lines[1:]], "no JSON"),
         (lambda lines: [lines[0], b'["nonsense", {}]\n', *lines[1:]], "a row that is none of a station's"),

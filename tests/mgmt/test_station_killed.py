@@ -184,7 +184,10 @@ def both_released_or_reserved(ends: list[int], station: Station) -> None:
     assert ends[0] == 0
 
 
-def test_a_station_killed_at_any_moment_leaves_no_half_reservation(place: Place) -> None:
+@pytest.mark.parametrize(
+    "rounds", [ROUNDS, pytest.param(100, marks=[pytest.mark.soak, pytest.mark.timeout(3000)])]
+)
+def test_a_station_killed_at_any_moment_leaves_no_half_reservation(place: Place, rounds: int) -> None:
     seed = random.randrange(2**32)
     draw = random.Random(seed)
     station = place.open_station()
@@ -194,7 +197,7 @@ def test_a_station_killed_at_any_moment_leaves_no_half_reservation(place: Place)
     reservations.reserve(station, FOLLOWING, size_bytes=20 * UNIT)
     make_automatic(station)
     station.close()
-    for round_number in range(ROUNDS):
+    for round_number in range(rounds):
         ending, answered = threading.Event(), threading.Event()
         with place.station() as process:
             clients = [

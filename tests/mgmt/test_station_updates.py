@@ -29,7 +29,7 @@ from mgmt.station.records import AlarmKind, Cause, Policy, Sizing
 from mgmt.station.resize import Action, Memory, Wish, plan
 from mgmt.station.store import open_store
 from mgmt.station.updates import Updater, run_pair
-from mgmt.station.watch import check_arrays, check_channels, renew_leases
+from mgmt.station.watch import STARVED_PERCENT, check_arrays, check_channels, renew_leases
 from tests.mgmt.pool_arrays import LOCAL, REMOTE, SECOND, SECOND_REMOTE, UNIT, Yard, yard
 
 PAIR, BACK = port_pair(LOCAL, REMOTE), port_pair(REMOTE, LOCAL)
@@ -278,6 +278,21 @@ def test_an_array_that_is_down_and_a_pool_that_is_nearly_full_are_alarms(place: 
     reservations.release(place.station, PAIR)
     check_arrays(place.station)
     assert alarms.listed(place.station) == []
+
+
+def test_a_port_that_lacks_credits_for_a_good_part_of_the_time_is_an_alarm_until_it_does_not(
+    place: Yard,
+) -> None:
+    def kinds(share: float | None) -> list[AlarmKind]:
+        place.master.credit_zero = {} if share is None else {"if0": share}
+        check_arrays(place.station)
+        return [alarm.kind for alarm in alarms.listed(place.station)]
+
+    assert kinds(None) == kinds(0.0) == kinds(STARVED_PERCENT / 100) == []
+    assert kinds(STARVED_PERCENT / 100 + 0.01) == kinds(1.0) == [AlarmKind.CREDIT_STARVATION]
+    (alarm,) = alarms.listed(place.station)
+    assert (alarm.subject, alarm.count) == ("interface if0 of array M", 1), "raised once"
+    assert kinds(0.01) == []
 
 
 # --- policies -----------------------------------------------------------------------------------------------

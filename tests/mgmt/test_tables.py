@@ -238,6 +238,7 @@ ORDINARY: dict[str, dict[str, Any]] = {
         "load": 1.0,
         "verdict": "oversubscribed",
     },
+    "fc-echo": {"echo": 64, "round_trip_ps": 1_000_123_456, "waited_ps": 0},
     "fc-flows": {
         "name": "nightly:h1>h2",
         "from": "database7",

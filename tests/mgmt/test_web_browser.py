@@ -1,8 +1,4 @@
-"""The station's pages in a real browser, against real arrays, measuring devices and a real station.
-
-Every state is judged by axe and photographed; the pictures are in ``build/screens``, or where
-``SANCREDIT_SCREENS`` says.
-"""
+"""The station's pages in a real browser, against real arrays, measuring devices and a real station."""
 
 from __future__ import annotations
 
@@ -12,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,26 +16,24 @@ import httpx
 import pytest
 from sqlalchemy import insert
 
+from mgmt.api.app import make_app
 from mgmt.http import ServerThread
 from mgmt.station import alarms
 from mgmt.station.records import AlarmKind, Severity
 from mgmt.station.schema import SAMPLES
-from mgmt.web.rendering import LANGUAGE_COOKIE
+from mgmt.web.pages import add_pages
 from tests.mgmt.web_desk import PAIR, TARGET, desk, reservation
+from tests.mgmt.web_reader import PATIENCE_MS, reading
 
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="install the test extra: pip install -e '.[test]'"
 )
-axe_api = pytest.importorskip("axe_playwright_python.sync_playwright", reason="install the test extra")
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-SCREENS = Path(os.environ.get("SANCREDIT_SCREENS") or Path(__file__).parents[2] / "build" / "screens")
 LOCAL, REMOTE = "127.0.0.1", "127.0.0.2"
 IMAGE_BYTES = 8 * 1024**2
 UNITS = 256
-#: The machine may have more to do than this.
-PATIENCE_MS = 40_000
 WWPN = {"east": "50:06:01:60:3b:a0:11:22", "west": "50:06:01:60:3b:a0:11:23"}
 INTERFACES = f"""
 [[interface]]
@@ -58,17 +51,6 @@ credits = 100
 unreserved = 4
 time_scale = 2000
 """
-#: Axe's rules of WCAG 2.2 A and AA, and its best practices.
-AXE = {
-    "resultTypes": ["violations"],
-    "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
-}
-#: The rules whose verdict the colours make: all that another theme can change.
-OF_COLOURS = {
-    "resultTypes": ["violations"],
-    "runOnly": {"type": "rule", "values": ["color-contrast", "link-in-text-block"]},
-}
-THEMES = ("light", "dark")
 
 pytestmark = [
     pytest.mark.slow,
@@ -142,64 +124,6 @@ def browser() -> Iterator[Any]:
         launched = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield launched
         launched.close()
-
-
-@dataclass
-class Reader:
-    """One reader's browser window: what it asks others for, what goes wrong in it, and its pictures."""
-
-    page: Any
-    station: str
-    name: str
-    elsewhere: list[str] = field(default_factory=list)
-    troubles: list[str] = field(default_factory=list)
-    pictures: int = 0
-
-    def look(self, name: str) -> None:
-        """Photograph the state in the light and in the dark, and let axe judge both."""
-        self.pictures += 1
-        folder = SCREENS / self.name
-        folder.mkdir(parents=True, exist_ok=True)
-        for theme, rules in zip(THEMES, (AXE, OF_COLOURS), strict=True):
-            self.page.emulate_media(color_scheme=theme)
-            self.page.screenshot(path=folder / f"{self.pictures:02}-{name}-{theme}.png", full_page=True)
-            found = axe_api.Axe().run(self.page, options=rules)
-            said = [
-                f"{one['id']}: {one['help']}: {[node['html'][:160] for node in one['nodes'][:3]]}"
-                for one in found.response["violations"]
-            ]
-            assert said == [], f"{self.name} {name} {theme}"
-        # No state makes the page wider than its window: what is wide scrolls within itself.
-        assert self.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
-
-    def speak(self, language: str) -> None:
-        """The reader's language, as the switch keeps it."""
-        cookie = {"name": LANGUAGE_COOKIE, "value": language, "url": self.station}
-        self.page.context.add_cookies([cookie])
-
-    def submit(self, value: str = "ok") -> None:
-        self.page.locator(f"main form button[value={value}]").click()
-
-
-@contextmanager
-def reading(browser: Any, station: str, name: str, **options: Any) -> Iterator[Reader]:
-    """A window; afterwards nothing may have gone wrong in it, and nothing been asked of others."""
-    context = browser.new_context(base_url=station, viewport={"width": 1280, "height": 800}, **options)
-    page = context.new_page()
-    page.set_default_timeout(PATIENCE_MS)
-    reader = Reader(page, station, name)
-    page.on("request", lambda request: reader.elsewhere.append(request.url))
-    page.on("pageerror", lambda error: reader.troubles.append(str(error)))
-    page.on(
-        "console", lambda message: reader.troubles.append(message.text) if message.type == "error" else None
-    )
-    try:
-        yield reader
-    finally:
-        context.close()
-    assert [url for url in reader.elsewhere if not url.startswith(f"{station}/")] == []
-    # A refused form is answered with 422, which the browser writes to its console.
-    assert [text for text in reader.troubles if "status of 422" not in text] == []
 
 
 def reserved(station: str) -> list[dict[str, Any]]:
@@ -401,6 +325,20 @@ def test_the_keyboard_alone_leads_from_the_overview_to_a_reservation_and_back(
         page.wait_for_url("**/reservation?*buffer_id=*")
         (row,) = reserved(station)
         assert (row["target"]["kind"], row["reserved_units"]) == ("connection", 16)
+        walk_to(page, link="/copies/start?")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/copies/start?*")
+        walk_to(page, "volume")
+        page.keyboard.type("vol0")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/copies/copy-*")
+        sync_api.expect(page.locator("#live .state.ok").first).to_be_visible()
+        page.keyboard.press("g")
+        page.keyboard.press("t")
+        page.wait_for_url("**/tables/reservations")
+        walk_to(page, link="/reservation?")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/reservation?*")
         walk_to(page, "drain")
         page.keyboard.press("Tab")
         page.keyboard.press("Enter")
@@ -408,15 +346,16 @@ def test_the_keyboard_alone_leads_from_the_overview_to_a_reservation_and_back(
         assert reserved(station) == []
 
 
-def walk_to(page: Any, element: str) -> None:
-    """Press Tab until the element has the focus; what has it on the way can be seen to have it."""
+def walk_to(page: Any, element: str = "", *, link: str = "nowhere") -> None:
+    """Press Tab until the element, or a link to ``link``, has the focus; what has it on the way is seen to have it."""
     for _ in range(80):
         page.keyboard.press("Tab")
-        if page.evaluate("document.activeElement.id") == element:
+        found, leads = page.evaluate("[document.activeElement.id, document.activeElement.href ?? '']")
+        if found == element != "" or link in leads:
             return
         outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
         assert outline != "none", page.evaluate("document.activeElement.outerHTML.slice(0, 200)")
-    raise AssertionError(f"the keyboard does not reach {element}")
+    raise AssertionError(f"the keyboard does not reach {element or link}")
 
 
 def test_a_fibre_channel_pair_is_reserved_by_wwpn_exactly_as_one_of_addresses(
@@ -468,6 +407,18 @@ def test_without_javascript_every_step_can_be_taken(browser: Any, station: str) 
         reader.submit()
         page.wait_for_url("**/reservation?*")
         assert reserved(station)[0]["reserved_units"] == 32
+        page.locator("main a[href*='/policy?']").click()
+        page.check("#sizing-manual")
+        page.fill("#size_bytes", "1MiB")
+        page.locator("button[value=save]").click()
+        page.wait_for_url("**done=saved*")
+        page.goto("/events")
+        page.locator("form[action='/undo'] button").click()
+        page.wait_for_url("**undone=*")
+        page.goto(f"/what-if?pair={LOCAL},{REMOTE}")
+        page.locator("main form button").click()
+        sync_api.expect(page.locator("#foretold")).to_be_visible()
+        page.goto("/reservation?" + page_query(station))
         page.locator("main form[action$='/release'] button").click()
         page.wait_for_url("**done=released*")
         page.locator("button[value=dark]").click()
@@ -493,6 +444,43 @@ def test_what_another_does_is_seen_without_reloading_unless_paused(browser: Any,
         sync_api.expect(bar).to_contain_text(re.compile(r"reserved, idle\s*32"))
         page.locator("[data-pause]").click()
         sync_api.expect(bar).to_contain_text(re.compile(r"reserved, idle\s*0"))
+
+
+def answer_instead(status: int, route: Any) -> None:
+    """What the station is made to answer."""
+    route.fulfill(status=status, body="{}")
+
+
+def test_a_station_that_is_gone_or_refuses_is_told_of_and_forgotten_when_it_is_back(
+    browser: Any, tmp_path: Path
+) -> None:
+    with desk(tmp_path) as made:
+        server = ServerThread(made.app, "http://127.0.0.1:0").start()
+        with reading(browser, str(server.address), "lost", locale="en-GB") as reader:
+            page, trouble = reader.page, reader.page.locator("#trouble p:visible")
+            with page.expect_response("**/api/v1/events/stream"):
+                page.goto("/")
+            server.stop()
+            sync_api.expect(trouble).to_contain_text("does not answer")
+            reader.look("gone")
+            made.post("/reserve/port-pair", PAIR | {"sessions": "2", "connections_per_session": "3"})
+            server = ServerThread(
+                make_app(made.place.station, faces=(add_pages,)), str(server.address)
+            ).start()
+            sync_api.expect(trouble).to_have_count(0)
+            sync_api.expect(page.locator("#live")).to_contain_text(PAIR["remote_port"])  # missed meanwhile
+            for status, said in ((503, "does not answer"), (401, "logged out"), (404, "may be gone")):
+                page.route("**/", partial(answer_instead, status))
+                page.evaluate("document.body.dispatchEvent(new CustomEvent('station-changed'))")
+                sync_api.expect(trouble).to_contain_text(said)
+                sync_api.expect(page.locator("#live")).to_contain_text(PAIR["remote_port"])  # what was, stays
+                page.unroute("**/")
+                page.wait_for_timeout(1100)  # the part that lives is renewed once a second at most
+                page.evaluate("document.body.dispatchEvent(new CustomEvent('station-changed'))")
+                sync_api.expect(trouble).to_have_count(0)
+            page.goto("about:blank")
+            server.stop()
+            reader.troubles.clear()  # that nothing answered is what this is about
 
 
 def test_troubles_and_histories_can_be_read_in_the_light_and_in_the_dark(
@@ -526,6 +514,23 @@ def test_troubles_and_histories_can_be_read_in_the_light_and_in_the_dark(
                     if name == "channels":
                         sync_api.expect(reader.page.locator("canvas")).to_have_count(2)
                     reader.look(f"{name}-{language}")
+            reader.page.set_viewport_size({"width": 400, "height": 800})
+            target = "&".join(f"{key}={value}" for key, value in TARGET.items())
+            for path in (
+                "/size",
+                "/reservation",
+                "/policy",
+                "/tables/reservations",
+                "/audit",
+                "/what-if",
+                "/",
+            ):
+                reader.page.goto(f"{path}?{target}")
+                assert reader.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
+            sync_api.expect(reader.page.locator("#side")).to_be_hidden()
+            reader.page.locator(".menu").click()
+            sync_api.expect(reader.page.locator("#side a").first).to_be_visible()
+            reader.look("menu")
 
 
 def add_history(station: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -138,6 +139,18 @@ def test_a_verb_is_sent_to_the_array_that_it_is_for_and_what_is_hard_to_undo_is_
     fresh.place.master.refuse = lambda message: True
     refused = fresh.post("/groups/db/split", {}, "/groups/db")
     assert refused.status_code == 412 and 'role="alert"' in refused.text
+
+
+def test_the_part_that_lives_is_asked_for_where_it_can_be_had_also_after_a_refusal(fresh: Desk) -> None:
+    with_group(fresh)
+    fresh.place.master.rows["reservations"] = [reservation(9) | {"target": TARGET}]
+    fresh.place.master.rows["copies"] = [PAIR | {"copy_id": "copy-1", "array": "M", "state": "done"}]
+    fresh.place.master.refuse = lambda message: True
+    for where, fields in (("/groups/db/delete", {}), ("/reservation/release", TARGET)):
+        refused = fresh.post(where, fields)
+        assert refused.status_code >= 400
+        live = re.search(r'id="live" hx-get="([^"]+)"', refused.text)
+        assert live is not None and fresh.get(html.unescape(live[1])).status_code == 200, where
 
 
 def test_a_policy_is_edited_kept_shown_and_taken_away(fresh: Desk) -> None:

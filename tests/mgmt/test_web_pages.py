@@ -118,7 +118,9 @@ def test_everything_that_a_page_offers_to_take_away_is_there(lasting: Desk) -> N
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_that_a_page_offers_is_one_that_works_as_it_stands(lasting: Desk, page: str) -> None:
-    for command in commands(lasting.get(page)):
+    offered = commands(lasting.get(page))
+    assert offered
+    for command in offered:
         words = shlex.split(command)
         if words[0] == "sancredit":
             parsed(words[1:])
@@ -404,9 +406,9 @@ def test_a_long_table_is_filtered_sorted_paged_and_taken_away(fresh: Desk) -> No
     last = fresh.get("/tables/reservations", page="99").text
     assert "Page 3 of 3" in last
     assert "1 row" in fresh.get("/tables/reservations", q="0x77000").text
-    fresh.place.master.rows["reservations"][118]["buffer_address"] = 0x77000
+    fresh.place.master.rows["reservations"][0]["buffer_address"] = 0x77000
     assert "2 rows" in fresh.get("/tables/reservations", q="0x77000").text  # what is new is searched too
-    fresh.place.master.rows["reservations"][118]["buffer_address"] = 0x1000
+    fresh.place.master.rows["reservations"][0]["buffer_address"] = 0x1000
     lines = fresh.get("/tables/reservations/csv", q="0x77000").text.splitlines()
     assert len(lines) == 2 and lines[0].startswith("array,interface,target.kind")
     rows = fresh.get("/tables/reservations/json").json()
@@ -455,11 +457,14 @@ def test_an_alarm_is_acknowledged_with_a_note_by_who_asks(fresh: Desk) -> None:
     made = station.store.database.write(lambda transaction: alarms.raise_alarm(transaction, station, cause))
     assert made is not None
     assert "Channel values are stale" in fresh.get("/").text
+    assert '>1<span class="hidden-text"> not acknowledged' in fresh.get("/copies").text
+    assert 'class="badge"' in fresh.get("/alarms/badge").text
     answer = fresh.post(f"/alarms/{made.number}/ack", {"note": "on it <b>"}, "/alarms")
     assert answer.status_code == 303
     (alarm,) = alarms.listed(station)
     assert (alarm.acknowledged_by, alarm.note) == ("local", "on it <b>")
     assert "on it &lt;b&gt;" in fresh.get("/alarms").text
+    assert 'class="badge none"' in fresh.get("/alarms/badge").text
     assert fresh.post("/alarms/999/ack", {}).status_code == 404
     assert fresh.get("/alarms/csv").text.count("stale-channel") == 1
 

@@ -79,7 +79,7 @@ class Nursery:
         self._socket, theirs = socket.socketpair()
         with theirs:
             command = [sys.executable, "-m", "tests.mgmt.warm_processes"]
-            self._interpreter = subprocess.Popen(command, stdin=theirs)
+            self._interpreter = subprocess.Popen(command, stdin=theirs.fileno())
         self._lock = threading.Lock()
         return self
 
@@ -88,7 +88,7 @@ class Nursery:
     ) -> None:
         self._socket.close()
         try:
-            self._interpreter.wait(10)
+            self._interpreter.wait(30)
         except subprocess.TimeoutExpired:
             self._interpreter.kill()
             self._interpreter.wait()
@@ -169,6 +169,7 @@ def main() -> None:
     for name in _USED:
         import_module(name)
     serve(socket.socket(fileno=0))
+    os._exit(0)  # taking everything down that was imported would take a while
 
 
 if __name__ == "__main__":

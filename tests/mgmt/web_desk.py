@@ -66,6 +66,8 @@ class PageArray(StandInArray):
                 )
             case ReservationReleaseRequest():
                 self.seen.append(envelope)
+                if self.refuse(message):
+                    raise Refused(Code.BUSY, "units are in use")
                 return ReservationReleaseResponse(
                     target=message.target, released_units=7, draining_units=0, revision=3
                 )

@@ -36,6 +36,7 @@ from tests.tools import capture_packets as made
 from tests.tools.capture_packets import T0, Packet, scan_bytes
 from tests.twins import plain
 from tools.capture.analysis import analyse
+from tools.capture.channel_credits import Channels
 from tools.capture.fc_credits import CreditWatch, Inferred
 from tools.capture.fields import FIELDS, Seen
 from tools.capture.filters import DEPTH_LIMIT, FilterError, parse_filter
@@ -500,7 +501,6 @@ def test_a_live_capture_lists_pdus_writes_files_and_has_no_privileges_left(tmp_p
         assert capabilities["CapEff:"] == capabilities["CapPrm:"] == 0
         with serve("4MiB") as target:
             target.initiator().read(0) if hasattr(target, "initiator") else _io(target)
-        time.sleep(0.5)  # until the ring has been looked at: its turn is 100 ms
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=30)
     finally:
@@ -528,3 +528,49 @@ def test_both_forms_refuse_a_header_whose_lengths_are_all_ones() -> None:
     for kernel in (sys.modules["tools.capture.header_kernel"], twin):
         assert kernel.plausible(header, 0, 1) == 0
     assert twin.plausible(header[:4] + bytes(44), 0, 1) == 2
+
+
+# --- virtual channels ---
+
+
+def test_credits_of_virtual_channels_are_those_that_the_simulation_had(tmp_path: Path) -> None:
+    """Two flows to two hosts, each on a channel of its own with 5 credits; one of the hosts gets slow."""
+    path = tmp_path / "isl.pcapng"
+    words = ["fc", "simulate", str(EXAMPLES / "fabric-slow-drain-vc.toml"), "--pcap", str(path)]
+    words += ["--link", "west/2", "--primitives", "-o", "json"]
+    simulated = json.loads(CliRunner().invoke(make_cli(), words).stdout)
+    port = next(one for one in simulated["ports"] if one["name"] == "west/2")
+    found = CliRunner().invoke(make_cli(), ["capture", "credits", str(path), "-o", "json"])
+    row = next(one for one in json.loads(found.stdout)["fc"] if one["frames"] == port["tx_frames"])
+    channels = {str(one["channel"]): one for one in row["virtual_channels"]}
+    assert channels.keys() == port["virtual_channels"].keys()
+    assert all(one["outstanding_max"] <= port["virtual_channels"][n] for n, one in channels.items())
+    assert sum(one["frames"] for one in channels.values()) == row["frames"]
+    assert sum(one["readies"] for one in channels.values()) == row["readies"]
+    assert [len(one["destinations"]) for one in channels.values()] == [1, 1]
+    # The slow host's channel has no credit left nearly all of the time; the other's has.
+    ordered = sorted(channels.values(), key=lambda one: one["frames"])
+    assert ordered[0]["outstanding_max"] == port["virtual_channels"][str(ordered[0]["channel"])]
+    assert ordered[0]["at_max_ns"] > 10_000_000
+
+
+@pytest.mark.parametrize(
+    ("frames", "readies", "known"),
+    [
+        ([7, 8, -1, -1], [-1, -1, 2, 3], False),  # either way round
+        ([7, 8, 7, -1, -1, -1], [-1, -1, -1, 2, 2, 3], True),  # two of one, one of the other
+        ([7, -1, 8, -1], [-1, 2, -1, 3], True),  # 3 cannot have been first
+        ([7, 8, -1, -1, 9], [-1, -1, 2, 2, -1], True),  # one channel for all
+        ([-1, 7], [2, -1], False),  # from before the capture
+    ],
+)
+def test_whose_channel_is_whose_is_said_where_only_one_way_fits(
+    frames: list[int], readies: list[int], known: bool
+) -> None:
+    channels = Channels()
+    times = np.arange(len(frames), dtype=np.int64)
+    channels.show(times, np.array(frames), np.array(readies))
+    rows = channels.rows()
+    assert [bool(row["destinations"]) for row in rows] == [known] * len(rows)
+    if known:
+        assert sum(row["frames"] for row in rows) == sum(one >= 0 for one in frames)

@@ -403,3 +403,16 @@ def test_extended_headers_are_no_data(tmp_path: Path) -> None:
     with analysed(tmp_path / "a", tagged) as analysis:
         (found,) = analysis.store.exchanges()
         assert (found.bytes_in, broken(analysis)) == (1024, set())
+
+
+def test_an_acknowledgement_of_what_the_capture_lost_breaks_no_rule(tmp_path: Path) -> None:
+    at = Talk()
+    at.out(made.read_command(1))
+    at.out(made.read_command(2))
+    at.back(made.read_answer(1, bytes(512)))
+    at.packets.pop()
+    at.back(made.read_answer(2, bytes(512)))  # waits for the one before it
+    at.out(write_command(3, 512, exp_stat_sn=4))
+    with at.analysis(tmp_path / "a") as analysis:
+        assert broken(analysis) == set()
+    assert_twins_agree(tmp_path / "a")

@@ -60,7 +60,10 @@ def test_the_demo_over_fibre_channel_starves_without_a_reservation_and_not_with_
     assert not [line for line in lines if line.split("\t")[1:] not in ([""], [])]
 
 
-@pytest.mark.parametrize(("flag", "text"), [(("--speed", "3G"), "3G"), (("--distance", "far"), "far")])
+@pytest.mark.parametrize(
+    ("flag", "text"),
+    [(("--speed", "3G"), "3G"), (("--distance", "far"), "far"), (("--target", "connection"), "port pair")],
+)
 def test_a_line_that_cannot_be_is_wrong_usage(flag: tuple[str, str], text: str) -> None:
     told = demo(*flag)
     assert told.returncode == 2

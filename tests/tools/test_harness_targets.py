@@ -9,7 +9,9 @@ import pytest
 from iscsi_target.running import serve
 from tests import lab_guest
 from tests.tools.test_harness_plugin import artifacts, run
+from tools.harness.errors import HarnessError
 from tools.harness.foreign import READING, Location, parse_location
+from tools.harness.pair import parse_loss
 
 pytest_plugins = ["pytester"]
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -21,7 +23,7 @@ def example(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["fc_fabric", "channel", "storage_pair"])
+@pytest.mark.parametrize("name", ["factory", "fc_fabric", "channel", "storage_pair"])
 def test_the_example_of_the_fixture_works_as_it_stands(run, name):
     run(example(name)).assert_outcomes(passed=1)
 
@@ -92,6 +94,27 @@ def test_nothing_that_writes_is_taken_for_reading():
 
 
 @pytest.mark.parametrize(
+    ("text", "loss_ppm"),
+    [
+        ("0%", 0),
+        ("0.5%", 5000),
+        ("100%", 1_000_000),
+        ("0.0001%", 1),
+        ("1e9%", None),
+        ("5", None),
+        ("-1%", None),
+        ("101%", None),
+    ],
+)
+def test_a_loss_is_a_percentage(text, loss_ppm):
+    if loss_ppm is None:
+        with pytest.raises(HarnessError, match="a loss is a percentage, such as "):
+            parse_loss(text)
+    else:
+        assert parse_loss(text) == loss_ppm
+
+
+@pytest.mark.parametrize(
     ("text", "place"),
     [
         ("iscsi://h/iqn.x/0", Location("h", 3260, "iqn.x", 0)),
@@ -118,8 +141,8 @@ class TestInTheLab:
     pytestmark = lab_guest.MARKS
 
     def test_the_examples_work_on_the_kernels_target(self, run, lab_at_hand):
-        run(example("lio_target"), timeout_s=120).assert_outcomes(passed=1)
-        run(example("any_target"), "--target=lio", "--target=emulator", timeout_s=120).assert_outcomes(
+        run(example("lio_target") + example("lab"), timeout_s=240).assert_outcomes(passed=2)
+        run(example("any_target"), "--target=lio", "--target=emulator", timeout_s=240).assert_outcomes(
             passed=2
         )
 

@@ -48,7 +48,7 @@ CREATE = {"vn2vn": "create_vn2vn", "fabric": "create"}
 DESTROY = "echo eth1 > /sys/module/libfcoe/parameters/destroy"
 _TAP = """set -e
 ip link set lo up; ip tuntap add dev tap0 mode tap; ip link set tap0 mtu 2500 up
-echo ready; exec sleep 900"""
+echo ready; exec sleep 1800"""
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def guest(site):
     """A guest whose eth1 is the tap; frames of the full size fit (MTU 2500)."""
     network = ("-netdev", "tap,id=fc,ifname=tap0,script=no,downscript=no", "-device")
     device = f"virtio-net-pci,netdev=fc,romfile=,mac={MAC},host_mtu=2500"
-    settings = Settings(network=(*network, device), prefix=site, lifetime_s=900, owner_pid=os.getpid())
+    settings = Settings(network=(*network, device), prefix=site, lifetime_s=1800, owner_pid=os.getpid())
     try:
         machine = machines.up(f"fcoe-{os.getpid()}", settings)
     except LabUnavailable as unavailable:

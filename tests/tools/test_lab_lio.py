@@ -292,11 +292,12 @@ def test_disks_of_the_kernel_serve_as_backstores_and_a_user_handler_is_only_regi
         " [ -b /dev/${1##*/} ] && break; usleep 20000; done; echo ${1##*/}"
     )
     disk = clean.run(found).strip()
-    stores = [
+    stores = loop, raw, handled = [
         Backstore(plugin=Plugin.BLOCK, name="loop", device="/dev/loop0"),
         Backstore(plugin=Plugin.PSCSI, name="raw", device=f"/dev/{disk}"),
         Backstore(plugin=Plugin.USER, name="handled", config="nobody/handles", size_bytes=8 << 20),
     ]
+    with_groups = replace(raw, alua_groups=[AluaGroup(name="near", tag=17)])
     group = PortalGroup(
         luns=[Lun(number=n, plugin=store.plugin, backstore=store.name) for n, store in enumerate(stores)],
         portals=[Portal(address="0.0.0.0", port=3260)],
@@ -311,10 +312,18 @@ before = now()
 driver.apply(load("wanted.json"))
 answer["second"] = steps(driver.apply(load("wanted.json")))
 answer["now"] = now()
+try:
+    driver.apply(load("alua.json"))
+except LioError as error:
+    answer["refused"] = str(error)
+answer["as before"] = now() == answer["now"]
 """,
-            **{"wanted.json": wanted},
+            **{"wanted.json": wanted, "alua.json": replace(wanted, backstores=[loop, with_groups, handled])},
         )
         assert said["second"] == []
+        assert "\n" not in said["refused"]  # the device has its own groups: pscsi passes them through
+        assert said["refused"].endswith("everything that this run did was undone")
+        assert said["as before"] is True
         assert {one["plugin"] for one in said["now"]["storage_objects"]} == {"block", "pscsi", "user"}
         session = sessions(clean.forward(3260), OPEN)
         for lun in (0, 1):

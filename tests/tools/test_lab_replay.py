@@ -63,8 +63,9 @@ def test_a_capture_is_played_to_an_emptied_lun_with_the_same_verdict_and_a_secon
         here_status,
         {name: here[name] for name in same},
     )
-    # the LUN is no longer empty: the same writes are refused, and what is there is otherwise than it was
+    # the LUN is no longer empty: the same writes are refused; and where it was empty there is something now
     assert played(capture, *to, "--write", "--fast")[0] == 2
+    lio_target.initiator().write(128, b"otherwise".ljust(BLOCK))
     status, text = played(capture, *to, "--fast")
     assert status == 1
     assert not json.loads(text)["ok"]

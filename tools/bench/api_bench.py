@@ -213,7 +213,7 @@ def running(arrays: int, reservations: int) -> Iterator[tuple[str, int]]:
             others.wait()
 
 
-def _cpu_s(process: int) -> float:
+def cpu_s(process: int) -> float:
     """Processor time that a process has used, in seconds: what a busy machine does not change."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -352,12 +352,12 @@ def main(words: list[str]) -> int:
     parser.add_argument("--changes", type=int, default=40)
     given = parser.parse_args(words)
     with running(given.arrays, given.reservations) as (where, process):
-        idle_s = _cpu_s(process)
+        idle_s = cpu_s(process)
         time.sleep(4)
-        renewing = (_cpu_s(process) - idle_s) / 4
-        before_s = _cpu_s(process)
+        renewing = (cpu_s(process) - idle_s) / 4
+        before_s = cpu_s(process)
         found = asyncio.run(lists(where, given.rate, given.seconds))
-        busy_s = _cpu_s(process) - before_s - renewing * given.seconds
+        busy_s = cpu_s(process) - before_s - renewing * given.seconds
         found["cpu_ms_each"] = round(busy_s / found["requests"] * 1e3, 2)
         found["renewing_share_of_a_core"] = round(renewing, 2)
         sys.stdout.write(f"lists   {json.dumps(found)}\n")

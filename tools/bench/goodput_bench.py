@@ -79,9 +79,10 @@ def stormed(stage: CopyStage, size_bytes: int, sessions: int, connections: int) 
 def controls() -> tuple[list[str], str]:
     """The congestion controls to compare, and a remark where one of them is missing."""
     there = _AVAILABLE.read_text().split()
-    wanted = [name for name in ("cubic", "bbr") if name in there]
-    missing = [name for name in ("cubic", "bbr") if name not in there]
-    return wanted, f"not in this kernel, so not drawn: {', '.join(missing)}" if missing else ""
+    compared: tuple[str, ...] = ("cubic", "bbr")
+    missing = [name for name in compared if name not in there]
+    remark = f"not in this kernel, so not drawn: {', '.join(missing)}" if missing else ""
+    return [name for name in compared if name in there], remark
 
 
 def over_ratio(congestion: str, seconds: float) -> list[tuple[float, float]]:

@@ -1,7 +1,8 @@
 """The management station: ``python -m tools.bench.station_bench [--seconds S] [--only PART] [-o json]``.
 
 ``start``: the time to the first byte of commands. ``reserve`` and ``both``: reservations through the API by 16 clients,
-durable at the station and at two real arrays before each answer. ``lists``: 50 requests a second for lists of 500
+durable at the station and at two real arrays before each answer; beside them the station's processor time for each,
+which a busy machine hardly changes. ``lists``: 50 requests a second for lists of 500
 arrays, 10,000 reservations and a day of channel history, the station on one core; the arrays are stand-ins in one
 process that answer with fixed tables. Refusals fail the run: every request counted was done.
 """
@@ -83,8 +84,8 @@ def served(*words: str, core: int | None = None) -> Iterator[subprocess.Popen[st
 
 
 @contextmanager
-def place(directory: Path) -> Iterator[Path]:
-    """A station between two arrays, all of them real processes with their states on disk; the station's socket."""
+def place(directory: Path) -> Iterator[tuple[Path, int]]:
+    """A station between two arrays, all of them real processes with their states on disk: its socket and process ID."""
     with ExitStack() as stack:
         named = []
         for name, first in (("M", 1), ("R", 101)):
@@ -100,8 +101,10 @@ def place(directory: Path) -> Iterator[Path]:
             named += ["--array", f"{name}=unix:{directory}/{name}.sock"]
         station = directory / "station.sock"
         state = ("--state", str(directory / "state"))
-        stack.enter_context(served("station", "serve", "--listen", f"unix:{station}", *state, *named))
-        yield station
+        process = stack.enter_context(
+            served("station", "serve", "--listen", f"unix:{station}", *state, *named)
+        )
+        yield station, process.pid
 
 
 def load(station: Path, seconds: float, ask: Callable[[Client, int, int], None]) -> tuple[float, list[float]]:
@@ -177,13 +180,21 @@ def _target(number: int, **more: Any) -> dict[str, Any]:
     return {"target": {"kind": "port_pair", **pair, **more}}
 
 
-def bench_reserve(station: Path, seconds: float, path: str, rate: int) -> list[Measured]:
+def processor_s(process: int) -> float:
+    """Processor time that a process has used, in seconds: what a busy machine hardly changes."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def bench_reserve(station: Path, process: int, seconds: float, path: str, rate: int) -> list[Measured]:
     """Reservations of one end, or of both."""
 
     def ask(client: Client, number: int, turn: int) -> None:
         client.ask("POST", f"/api/v1/{path}", _target(number) | {"size_bytes": (1 + turn % 100) * _UNIT})
 
+    before_s = processor_s(process)
     per_second, took = load(station, seconds, ask)
+    each_ms = (processor_s(process) - before_s) / (len(took) + CLIENTS) * 1000
     late_ms = p99(took) * 1000
     name = "one end" if path == "reserve" else "both ends"
     return [
@@ -191,6 +202,7 @@ def bench_reserve(station: Path, seconds: float, path: str, rate: int) -> list[M
             name=f"reserve, {name}", value=per_second, unit="/s", bar=f">= {rate}", met=per_second >= rate
         ),
         Measured(name=f"reserve, {name}, p99", value=late_ms, unit="ms", bar="<= 150", met=late_ms <= 150),
+        Measured(name=f"reserve, {name}, CPU each", value=each_ms, unit="ms", bar="", met=True),
     ]
 
 
@@ -243,7 +255,11 @@ def bench_lists(directory: Path, seconds: float) -> list[Measured]:
         bar = "<= 100" if name == "all" else ""
         found.append(
             Measured(
-                name=f"lists at {RATE}/s, {name}, p99", value=late_ms, unit="ms", bar=bar, met=late_ms <= 100
+                name=f"lists at {RATE}/s, {name}, p99",
+                value=late_ms,
+                unit="ms",
+                bar=bar,
+                met=not bar or late_ms <= 100,
             )
         )
     return found
@@ -263,11 +279,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="station-") as name:
             if set(parts) & {"start", "reserve", "both"}:
-                with place(Path(name)) as station:
+                with place(Path(name)) as (station, process):
                     if "reserve" in parts:
-                        results += bench_reserve(station, options.seconds, "reserve", 150)
+                        results += bench_reserve(station, process, options.seconds, "reserve", 150)
                     if "both" in parts:
-                        results += bench_reserve(station, options.seconds, "reserve-both-ends", 50)
+                        results += bench_reserve(station, process, options.seconds, "reserve-both-ends", 50)
                     if "start" in parts:
                         results += bench_start(station)
         if "lists" in parts:

@@ -147,7 +147,7 @@ class _Writer:
             self.done.frames += 1
         elif row.kind == RowKind.ISCSI and (whole := _whole_pdu(row, whole)) is not None:
             self._pdu(scan, row, whole)
-        elif whole is None or row.notes & (Note.CUT | Note.PAYLOAD_CUT):
+        elif whole is None or row.notes & Note.CUT:
             self.done.left_out += 1
         elif row.kind == RowKind.FC and (record := self._frame(row, whole)) is not None:
             self._out.write(row.time_ns, record, interface=self._fc)

@@ -7,6 +7,7 @@ import functools
 import gc
 import importlib
 import io
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,6 +117,10 @@ def _open_live(
     for module in ("numpy", "tabulate"):
         importlib.import_module(module)
     user = drop_privileges()
+    if rotate and write is not None and not os.access(write.parent, os.W_OK | os.X_OK):
+        raise BadValue(
+            f"{user}, as whom the capture goes on, cannot make files in {write.parent}: see --rotate"
+        )
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: setattr(live, "stopped", True))
     say(f"capturing from {interface} as {user}" + ("" if seconds else "; Ctrl-C ends it"))
@@ -141,6 +146,9 @@ def _remarks(scanner: Any) -> None:
             times = scanner.remarked[what]
             more = f" ({times} times)" if times > 1 else ""
             say(f"packet {packet}, offset {offset}: {what}{more}")
+    dropped = sum(scanner.reported_drops.values())
+    if dropped:
+        say(f"{dropped} packets were dropped by the capture itself")
 
 
 @click.command(epilog="Example: sancredit capture summary capture.pcapng -o json")
@@ -193,7 +201,6 @@ def _say_totals(found: Mapping[str, Any]) -> None:
         ("cut_packets", "cut by the snap length"),
         ("other_packets", "of other protocols"),
         ("unknown_link_packets", "of unknown link types"),
-        ("dropped_by_capture", "dropped by the capture"),
     ):
         if found[key]:
             text += f"; {found[key]} {words}"
@@ -257,6 +264,8 @@ def flows(
             count = _drawn(lambda: write_parquet(analysis, parquet))
             say(f"{count} commands written to {parquet}")
         if violations:
+            if not analysis.violations():
+                say("no rule was broken, as far as the capture shows")
             show(_broken(analysis), "capture-violations", output, headers=not no_headers)
         elif interval is not None:
             from tools.capture.timeline import interval_rows
@@ -491,10 +500,25 @@ def credits(
 
 def _explain(row: Mapping[str, Any]) -> None:
     click.echo(f"\n{row.get('port') or row['flow']}:")
+    for one in row.get("virtual_channels", ()):
+        used = "" if one["outstanding_max"] is None else f", {one['outstanding_max']} in use at most"
+        whose = (
+            f" for {', '.join(one['destinations'][:4])}" if one["destinations"] else ", whose is not known"
+        )
+        click.echo(f"  virtual channel {one['channel']}: {one['readies']} given back{whose}{used}")
     if row.get("missing"):
         click.echo(f"  cannot be computed without {row['missing']}")
     for name, term in row["terms"].items():
-        click.echo(f"  {name} = {term['value']}: {term['meaning']}")
+        if term["value"] is not None:
+            click.echo(f"  {name} = {term['value']}{_read(name, term['value'])}: {term['meaning']}")
+
+
+def _read(name: str, value: float) -> str:
+    """A term in the unit that people would use, beside its base unit."""
+    for suffix, text in (("_ns", delay), ("_bytes", size), ("_bps", rate)):
+        if name.endswith(suffix):
+            return f" ({text(round(value))})"
+    return ""
 
 
 def _bytes_per_second(speed: str | None) -> int | None:

@@ -24,7 +24,7 @@ COMPILED = not __file__.endswith(".py")
 # Typed copies: a module's own constants would be looked up by name in compiled code.
 ROW_WORDS, ROW_BYTES, HEADER_AT = rows.ROW_WORDS, rows.ROW_BYTES, rows.HEADER_AT
 ISCSI, FC = int(rows.RowKind.ISCSI), int(rows.RowKind.FC)
-AFTER_GAP = int(rows.Note.AFTER_GAP)
+AFTER_GAP, PEER_WAITS = int(rows.Note.AFTER_GAP), int(rows.Note.PEER_WAITS)
 
 CMD_SN_ORDER, CMD_SN_WINDOW, EXP_STAT_SN = (
     int(Rule.CMD_SN_ORDER),
@@ -100,6 +100,7 @@ class Matcher(FcpTasks):
                 connection.cmd_sn = -1
             connection.gap = 1
             connection.gaps += 1
+        connection.peer_waits = notes & PEER_WAITS
         key = flow << 32 | u32(octets, at + 16)
         if opcode >= 0x20:
             self._numbers(connection, octets, at, opcode)
@@ -109,7 +110,7 @@ class Matcher(FcpTasks):
         if opcode == 0x25 or opcode == 0x21:
             found = self.tasks.get(key)
             if found is None:
-                if connection.agreed and not connection.gap:
+                if connection.agreed and not connection.gap and connection.peer_waits == 0:
                     self.violation(connection, UNKNOWN_TASK)
                 elif opcode == 0x21 or octets[at + 1] & 1:
                     connection.unmatched += 1
@@ -130,7 +131,7 @@ class Matcher(FcpTasks):
                 return 0
             if not task.first:
                 task.first = self.now
-            if task.open_r2ts and octets[at + 3] == 0 and octets[at + 2] == 0 and not task.cut:
+            if task.open_r2ts and not (octets[at + 3] or octets[at + 2] or task.cut or notes & PEER_WAITS):
                 self.violation(connection, MISSING_DATA)
             self._exp_data_sn(connection, task, octets[at + 2], u32(octets, at + 36))
             self._residual(task, octets[at + 1])
@@ -214,7 +215,7 @@ class Matcher(FcpTasks):
                     connection.window_sum += used
                     connection.window_used = max(connection.window_used, used)
         beyond = (u32(octets, at + 28) - connection.stat_sn - 1) & MASK < HALF
-        if beyond and connection.stat_sn >= 0 and not connection.gap:
+        if beyond and connection.stat_sn >= 0 and not connection.gap and connection.peer_waits == 0:
             self.violation(connection, EXP_STAT_SN)
         return 0
 

@@ -74,4 +74,6 @@ def _write(lines: Iterator[str], out: Path | None) -> None:
             for line in lines:
                 stream.write(line + "\n")
     except OSError as error:
+        if out is None:
+            raise  # the reader of our output has gone, or its disk is full
         raise Failed(f"cannot write {out}: {(error.strerror or str(error)).lower()}") from None

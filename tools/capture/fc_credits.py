@@ -18,6 +18,7 @@ from credits.sizing import loop_credits
 from fcsim.errors import MalformedFrame
 from fcsim.wire.frame import decode_frame
 from fcsim.wire.payload import ExchangeMemory
+from tools.capture.channel_credits import Channels
 from tools.capture.rows import Part, RowKind
 from tools.capture.series import Peaks
 
@@ -29,6 +30,7 @@ MOST_CREDITS = 2048
 _NOISE_NS = 200
 _CLOSE = 1.03
 _CREDIT_TYPES = (0x01, 0x22)
+_VC_RDY = 0xBCF5
 
 EXACT = "R_RDY and VC_RDY counted"
 BOUND = "no primitives captured: a credit counts as in use until the receiver answered in the exchange (upper bound)"
@@ -60,6 +62,7 @@ class _Side:
     unconfirmed: dict[tuple[int, int], int] = field(default_factory=dict)
     highest_bound: int = 0
     first_ns: int = -1
+    channels: Channels | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +182,15 @@ class CreditWatch:
         if not chosen.any():
             return
         times = columns["time_ns"][chosen]
+        words = columns["fc_word0"][chosen].astype(np.int64)
+        if side.channels is not None or (is_ready[chosen] & (words >> 16 == _VC_RDY)).any():
+            side.channels = side.channels or Channels()
+            sent = is_frame[chosen]
+            side.channels.show(
+                times,
+                np.where(sent, words & 0xFFFFFF, -1),
+                np.where(sent | (words >> 16 != _VC_RDY), -1, words & 0xFF),
+            )
         steps = np.where(is_frame[chosen], 1, -1)
         levels = side.outstanding + np.cumsum(steps)
         side.readies += int(is_ready.sum())
@@ -220,7 +232,7 @@ class CreditWatch:
     def _readies(self, columns: Any) -> Any:
         """Which rows are R_RDY or VC_RDY."""
         words = columns["fc_word0"]
-        ready = (words == 0xBC954A4A) | ((words >> 16 == 0xBCF5) & ((words >> 8 & 0xFF) == (words & 0xFF)))
+        ready = (words == 0xBC954A4A) | ((words >> 16 == _VC_RDY) & ((words >> 8 & 0xFF) == (words & 0xFF)))
         return (columns["kind"] == RowKind.ORDERED_SET) & ready
 
     def _other(self, way: int) -> int | None:
@@ -319,6 +331,7 @@ class CreditWatch:
             "exact": exact,
             "inferred_credit": inferred.credits,
             "supporting_bursts": inferred.bursts,
+            "virtual_channels": [] if side.channels is None else side.channels.rows(),
         }
         if exact and peer is not None:
             row |= self._levels(side, login or inferred.credits)

@@ -245,7 +245,7 @@ FIELDS: Mapping[str, Fetch] = {
     "flow": lambda seen: seen.row.flow >> 1,
     "length": lambda seen: seen.row.length_bytes,
     "split": lambda seen: 1 if seen.row.notes & Note.SPLIT else None,
-    "cut": lambda seen: 1 if seen.row.notes & (Note.CUT | Note.PAYLOAD_CUT) else None,
+    "cut": lambda seen: 1 if seen.row.notes & Note.CUT else None,
 }
 """Every field by name. Times are nanoseconds; a filter may say ``5ms``. ``flow``, ``length``, ``split``, ``cut``,
 ``scsi.lba`` and ``scsi.blocks`` are ours."""

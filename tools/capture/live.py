@@ -10,7 +10,6 @@ import ctypes
 import io
 import os
 import pwd
-import select
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from iscsi_target.trace.pcapng import PcapngWriter
-from tools.capture.ring import PacketRing
+from tools.capture.block_ring import RETIRE_MS, BlockRing
 
 _PR_SET_NO_NEW_PRIVS = 38
 _PR_CAPBSET_DROP = 24
@@ -98,6 +97,9 @@ class _Files:
         if self._config.rotate_bytes and self._stream.tell() >= self._config.rotate_bytes:
             self._next()
 
+    def write_statistics(self, time_ns: int, **counts: int) -> None:
+        self._writer.write_statistics(time_ns, **counts)
+
     def close(self) -> None:
         if self._stream is not None:
             self._stream.close()
@@ -105,13 +107,14 @@ class _Files:
 
 
 class LiveSource:
-    """An open capture. Opening it needs CAP_NET_RAW; :meth:`blocks` gives pcapng bytes as packets come."""
+    """An open capture. Opening it needs CAP_NET_RAW; :meth:`blocks` gives pcapng bytes as packets come. ``dropped``:
+    packets that were lost since nobody looked in time, known at the end."""
 
     def __init__(self, config: LiveConfig, *, clock: Callable[[], float] = time.monotonic) -> None:
         """Raises :class:`OSError` and :class:`~tools.capture.ring.UnsupportedInterface`."""
         self.config = config
         self._clock = clock
-        self._ring = PacketRing(config.interface, snap_bytes=config.snap_bytes, buffer_bytes=32 << 20)
+        self._ring = BlockRing(config.interface, snap_bytes=config.snap_bytes)
         self.stopped = False
         self.dropped = 0
         try:
@@ -122,7 +125,8 @@ class LiveSource:
 
     def blocks(self) -> Iterator[bytes]:
         """A pcapng section first, then the packets of each turn as blocks (none: empty), until time is up or
-        :attr:`stopped`."""
+        :attr:`stopped`: everything that came before that is in it. Raises :class:`OSError` where a file cannot be
+        written."""
         end = None if self.config.seconds is None else self._clock() + self.config.seconds
         out = io.BytesIO()
         writer = PcapngWriter(out)
@@ -130,23 +134,32 @@ class LiveSource:
             self._ring.link_type, snap_bytes=self.config.snap_bytes, name=self.config.interface
         )
         files = self._files
-        poll = select.poll()
-        poll.register(self._ring.socket, select.POLLIN)
         try:
-            while not self.stopped:
+            last, seen, began_ns = False, 0, time.time_ns()
+            while not last:
                 left = _TURN_MS if end is None else round((end - self._clock()) * 1000)
-                if left <= 0:
-                    break
-                poll.poll(min(_TURN_MS, left))
+                last = self.stopped or left <= 0  # then what the ring has is the end
+                self._ring.wait(5 * RETIRE_MS if last else min(_TURN_MS, left))
                 for packet in self._ring.packets():
                     writer.write(packet.time_ns, packet.data, packet.original_bytes)
                     if files is not None:
                         files.write(packet.time_ns, packet.data, packet.original_bytes)
+                    seen += 1
+                if last:
+                    self.dropped = self._ring.count_dropped()
+                    now_ns = time.time_ns()
+                    for one in (writer, files):
+                        if one is not None:
+                            one.write_statistics(
+                                now_ns,
+                                received=seen + self.dropped,
+                                dropped=self.dropped,
+                                started_ns=began_ns,
+                            )
                 yield out.getvalue()
                 out.seek(0)
                 out.truncate()
         finally:
-            _, self.dropped = self._ring.statistics()
             self._ring.close()
             if files is not None:
                 files.close()

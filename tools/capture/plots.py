@@ -98,7 +98,7 @@ def draw_flows(analysis: Analysis, path: Path) -> None:
     latency.set_yscale("log")
     _ticks(latency.yaxis, delay)
     latency.set_ylabel("completion time")
-    latency.legend(loc="upper right", ncols=3, fontsize="small")
+    latency.legend(ncols=3, fontsize="small")
     bins = np.arange(int(steps[-1]) + 1)
     positions = (int(at[0]) + (bins + 0.5) * width) / factor
     moved = np.bincount(steps, weights=columns["bytes"][order], minlength=len(bins)) / width * 1000
@@ -145,12 +145,16 @@ def draw_series(
             linestyle=":" if name.startswith("window of") else "-",
         )
     if in_bytes:
+        from matplotlib.ticker import MultipleLocator
+
+        most = max(value for name in largest for _, value in shown[name])
+        axes.yaxis.set_major_locator(MultipleLocator(1 << max(0, most // 5).bit_length()))
         _ticks(axes.yaxis, size)
     axes.set_ylim(bottom=0)
     axes.set_ylabel(what)
     axes.set_xlabel(f"time [{unit}]")
     axes.grid(alpha=0.3)
-    axes.legend(loc="upper right", fontsize="small")
+    axes.legend(fontsize="small")
     save(figure, path, what)
 
 

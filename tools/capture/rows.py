@@ -70,6 +70,9 @@ class Note(enum.IntFlag):
     """The first after bytes that the capture lost, or after its start in mid-stream."""
     PAYLOAD_CUT = 0x20
     """A Fibre Channel row whose header bytes are not all captured; the missing ones are zero."""
+    PEER_WAITS = 0x20
+    """An iSCSI row that came while something of the other direction waited for what came before it: the capture may
+    have lost that."""
     REPEATED = 0x40
     """It began in bytes that had been retransmitted."""
 

@@ -3,7 +3,7 @@ cimport cython
 from tools.capture.header_kernel cimport known, plausible
 from tools.capture.row_kernel cimport Rows
 
-cdef long long HEADER_BYTES, KEPT_LIMIT, ISCSI, SPLIT, CUT, HEADER_DIGEST, DATA_DIGEST, AFTER_GAP, REPEATED
+cdef long long HEADER_BYTES, KEPT_LIMIT, ISCSI, SPLIT, CUT, HEADER_DIGEST, DATA_DIGEST, AFTER_GAP, REPEATED, PEER_WAITS
 cdef long long BHS, MASK, HALF, UNDECIDED, ISCSI_STREAM, FCIP_STREAM, OTHER_STREAM, TRIES, CERTAIN, SURE_AFTER
 cdef long long HELD_SEGMENTS, HELD_BYTES, HELD_ALL_BYTES, GIVE_UP_AFTER, KEPT_OPCODES
 
@@ -74,6 +74,6 @@ cdef class Streams(Rows):
     @cython.locals(lengths="long long", length="long long", opcode="long long", body="long long", wanted="long long")
     cdef long long _begun(self, Direction d, long long left) except -1
     cdef long long _gather(self, Direction d, long long at, long long captured, long long wire) except -1
-    @cython.locals(opcode="long long", back="long long", at="long long", i="long long")
+    @cython.locals(opcode="long long", back="long long", at="long long", i="long long", peer=Direction)
     cdef long long _complete(self, Direction d) except -1
     cdef long long deliver_fcip(self, Direction d, long long at, long long captured, long long wire) except -1

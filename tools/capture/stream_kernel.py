@@ -29,6 +29,7 @@ ISCSI = int(rows.RowKind.ISCSI)
 SPLIT, CUT = int(rows.Note.SPLIT), int(rows.Note.CUT)
 HEADER_DIGEST, DATA_DIGEST = int(rows.Note.HEADER_DIGEST), int(rows.Note.DATA_DIGEST)
 AFTER_GAP, REPEATED = int(rows.Note.AFTER_GAP), int(rows.Note.REPEATED)
+PEER_WAITS = int(rows.Note.PEER_WAITS)
 
 BHS = 48
 MASK = 0xFFFFFFFF
@@ -518,6 +519,9 @@ class Streams(Rows):
         opcode = header[0] & 0x3F
         back = 1 if opcode >= 0x20 else 0
         if self.figures_only == 0:
+            peer = d.peer
+            if peer.held is not None or self._acknowledged(peer):
+                d.notes |= PEER_WAITS
             at = self.row(d.begin_ns, d.begin_offset, d.number * 2 + back, d.total, ISCSI, d.notes & 0x7F)
             octets = self.octets
             for i in range(BHS):

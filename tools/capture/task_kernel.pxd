@@ -23,7 +23,7 @@ cdef class Connection:
     cdef readonly long long flow
     cdef public long long cmd_sn, stat_sn, max_cmd_sn, exp_cmd_sn, initiator_segment, target_segment, max_burst
     cdef public long long first_burst, immediate, initial_r2t, outstanding_r2t, data_in_order, agreed, window_max
-    cdef public long long window_zero, window_used, window_samples, window_sum, window_free_min, shared, gap, gaps, unmatched
+    cdef public long long window_zero, window_used, window_samples, window_sum, window_free_min, shared, gap, gaps, unmatched, peer_waits
     cdef public long long[::1] rules, first_packets
 
 

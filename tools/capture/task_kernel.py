@@ -71,6 +71,7 @@ class Connection:
         self.data_in_order = 1
         self.agreed = self.window_max = self.window_zero = self.window_used = self.window_samples = 0
         self.window_sum = self.shared = self.gap = self.gaps = self.unmatched = 0
+        self.peer_waits = 0
         self.window_free_min = -1
         self.rules = array("q", bytes(8 * RULE_COUNT))
         self.first_packets = array("q", bytes(8 * RULE_COUNT))

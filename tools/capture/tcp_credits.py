@@ -75,6 +75,7 @@ def _row(side: Direction) -> dict[str, Any]:
         "rtt_mean_ns": side.rtt_sum_ns // side.rtt_count if side.rtt_count else None,
         "rate_bps": rate,
         "recommended_bytes": recommended,
+        "missing": None if rtt is not None else f"a round trip: {how}",
         "terms": {
             "rtt_ns": {"value": rtt, "meaning": how},
             "rate_bps": {

@@ -161,6 +161,10 @@ def _over_fc(settings: Settings, speed: str, distance: str) -> Settings:
     from fcsim.speeds import parse_speed
     from tools.demo.fc import FcSettings
 
+    if settings.target != "port_pair":
+        raise BadValue(
+            "--target: a Fibre Channel login grants credits to a port pair, so only that is reserved for"
+        )
     try:
         return FcSettings.of(settings, parse_speed(speed), parse_distance(distance))
     except ValueError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -93,11 +94,9 @@ class StoragePair:
 
 def parse_loss(text: str) -> int:
     """``0.5%`` as parts per million: 5000. Raises :class:`HarnessError`."""
-    try:
-        share = Fraction(text.removesuffix("%")) if text.endswith("%") else None
-    except (ValueError, ZeroDivisionError):
-        share = None
-    if share is None or not 0 <= share <= 100:
+    match = re.fullmatch(r"(\d{1,3}(?:\.\d{1,6})?)%", text)
+    share = Fraction(match[1]) if match is not None else None
+    if share is None or share > 100:
         raise HarnessError(f"a loss is a percentage, such as 0.5%, not {text!r:.60}")
     return int(share * 10_000)
 

@@ -7,9 +7,10 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from mgmt.api.bodies import PolicyBody, PolicyTargetBody
-from mgmt.api.context import Api, many
+from mgmt.api.context import Api
 from mgmt.api.security.identity import By
 from mgmt.api.v1.described import IfMatch
+from mgmt.api.v1.tables import add_list
 from mgmt.station import policies, updates
 from mgmt.station.records import Policy
 
@@ -18,10 +19,13 @@ def add_policies(router: APIRouter, api: Api) -> None:
     """``/policies`` and ``/policies/remove``."""
     station = api.station
 
-    @router.get("/policies", tags=["policies"], response_model=dict[str, Any])
-    def get_policies() -> Response:
-        """All policies, in the order of their targets; ``version`` of each is what ``If-Match`` takes."""
-        return many([policies.row(policy) for policy in policies.listed(station)])
+    add_list(
+        router,
+        api,
+        "policies",
+        "The policies, in the order of their targets; what If-Match takes is the version of each.",
+        lambda: ([policies.row(policy) for policy in policies.listed(station)], [], None),
+    )
 
     @router.post("/policies", tags=["policies"])
     def put(body: PolicyBody, by: By, response: Response, if_match: IfMatch = None) -> dict[str, Any]:

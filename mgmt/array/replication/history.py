@@ -32,6 +32,7 @@ class CopyHistory:
         self._file = file
         self._lock = threading.Lock()
         self._written = b""
+        self._kept: frozenset[str] = frozenset()
         self._complained = False
 
     def load(self) -> list[CopyStatus]:
@@ -53,6 +54,10 @@ class CopyHistory:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             raise HistoryError(f"cannot read the copies in {self._file}: {reason}; move it away") from error
 
+    def knows(self, copy_id: str) -> bool:
+        """Whether the copy is written down, or nothing is ever kept."""
+        return self._file is None or copy_id in self._kept
+
     def save(self, copies: Sequence[CopyStatus]) -> None:
         """Write ``copies``, unless that is what the file has. What cannot be written is said once on stderr."""
         if self._file is None:
@@ -69,6 +74,7 @@ class CopyHistory:
                 self._complained = True
                 return
             self._written, self._complained = data, False
+            self._kept = frozenset(status.copy_id for status in copies)
 
 
 def _ended(status: CopyStatus) -> CopyStatus:

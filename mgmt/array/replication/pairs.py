@@ -218,6 +218,8 @@ class Pairs:
         if found is None:
             return 0
         group, begin = found
+        if not group.side.draining:
+            return 0  # nothing leaves the journal now, so nobody need wait: when it is full the bitmaps take over
         journal = group.journal
         fill = max(journal.used_bytes / journal.capacity_bytes, self._cache_fill())
         return delay_ns(self._policy, begin, fill)
@@ -270,9 +272,7 @@ class Pairs:
             if volume.store.read_only:
                 raise PairRefused("READ_ONLY", f"volume {name} can only be read")
             if self._at_work(volume.lun):
-                raise PairRefused(
-                    "BUSY", f"volume {name} is busy: it is being sanitized; wait until it is done"
-                )
+                raise PairRefused("BUSY", f"volume {name} is busy: it is being sanitized; see that through first")
             if (use := self._busy(name)) is not None:
                 raise PairRefused("BUSY", f"volume {name} is busy: it is {use}; a volume is in one pair only")
         if record.remote is not None and record.remote.iqn == self._identity.copy_iqn:

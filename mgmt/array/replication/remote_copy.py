@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from credits.allocation import Allocation
@@ -33,6 +35,10 @@ COPIES_LIMIT = 64
 CONNECTIONS_LIMIT = 256
 #: The predetermined number of units where nobody reserved and nobody set one (GAP-16).
 UNRESERVED_UNITS = 16
+#: How often a copy that waits for another's units looks again.
+_MAKING_ROOM_S = 0.02
+#: How long it waits for one that is beginning just now.
+_BEGINNING_S = 0.5
 MODE = "initial"
 #: The kinds that a start request may match besides its target (paragraph 102).
 OPEN_KINDS = frozenset((TargetKind.APPLICATION, TargetKind.VOLUME_PAIR, TargetKind.VOLUME_GROUP_PAIR))
@@ -100,6 +106,8 @@ class RemoteCopy:
         self._executor = executor
         self._clock = clock
         self._copies: dict[str, CopyRecord] = {}
+        self._served: dict[str, Target] = {}
+        self._endings: set[asyncio.Task[None]] = set()
 
     async def start(self, request: CopyStartRequest) -> CopyStartResponse:
         """Start one connection of one session (M7): allocate its units, connect it, hand it to its copy.
@@ -114,7 +122,7 @@ class RemoteCopy:
         except StartRefused as error:
             raise BadMessage(f"copy {request.copy_id}: {error}") from None
         try:
-            allocation = self._allocate(record, slot)
+            allocation = await self._allocated(record, slot)
         except CreditError as error:
             record.running.refused(slot, str(error))
             raise
@@ -148,9 +156,9 @@ class RemoteCopy:
         """
         if self._config.allocation_units is not None:
             return
-        for record in self._copies.values():
+        for copy_id, record in self._copies.items():
             if not record.running.state.final:
-                record.running.resize(lambda target: self._buffers.reserved_units((target,)))
+                record.running.resize(partial(self._part, copy_id))
 
     def status(self, copy_id: str) -> CopyStatus:
         """How far a copy is. :class:`NoSuchCopy`."""
@@ -172,6 +180,9 @@ class RemoteCopy:
 
     async def close(self) -> None:
         """Stop everything and wait until every unit is back."""
+        for ending in self._endings:
+            ending.cancel()
+        await asyncio.gather(*self._endings, return_exceptions=True)
         for record in self._copies.values():
             record.running.stop()
         for record in self._copies.values():
@@ -189,6 +200,7 @@ class RemoteCopy:
         if record is None:
             record = self._new_record(request)
             self._copies[request.copy_id] = record
+            self._serve(record)
         elif _essentials(record.request) != _essentials(request):
             raise BadMessage(f"copy {request.copy_id} was started with other parameters")
         return record
@@ -230,7 +242,7 @@ class RemoteCopy:
             follower = UsageFollower(
                 self._config.usage,
                 running.links_up,
-                lambda target: self._buffers.reserved_units((target,)),
+                partial(self._part, request.copy_id),
                 self._clock,
             )
             running.accompany(follower.run())
@@ -261,6 +273,72 @@ class RemoteCopy:
         if over is None:
             raise Refused(Code.BUSY, f"{COPIES_LIMIT} copies are running here; stop one or wait")
         del self._copies[over]
+        self._served.pop(over, None)
+
+    # -- copies that draw on one reservation ---------------------------------------------------------------------
+
+    def _serve(self, record: CopyRecord) -> None:
+        """Remember which reservation serves the copy; others that draw on it make room, and get it back at its end."""
+        copy_id = record.request.copy_id
+        served = next((claim for claim in record.claims if self._buffers.reserved_units((claim,))), None)
+        if served is None or self._config.allocation_units is not None:
+            return
+        self._served[copy_id] = served
+        if len(self._sharers(served)) > 1:
+            self.reservations_changed()
+        ending = asyncio.create_task(self._share_out_at_the_end(record, served))
+        self._endings.add(ending)
+        ending.add_done_callback(self._endings.discard)
+
+    async def _share_out_at_the_end(self, record: CopyRecord, served: Target) -> None:
+        await record.running.finished.wait()
+        if self._sharers(served):
+            self.reservations_changed()
+
+    def _sharers(self, target: Target) -> dict[str, int]:
+        """The copies that draw on a reservation, and how many connections each was asked to have."""
+        return {
+            copy_id: record.request.sessions * record.request.connections_per_session
+            for copy_id, record in self._copies.items()
+            if self._served.get(copy_id) == target and not record.running.state.final
+        }
+
+    def _part(self, copy_id: str, target: Target) -> int:
+        """Units of a reservation that are a copy's: by its connections among those of all copies that draw on it."""
+        units = self._buffers.reserved_units((target,))
+        sharers = self._sharers(target)
+        if copy_id not in sharers:
+            return units
+        before, connections = 0, sum(sharers.values())
+        for sharer, count in sharers.items():
+            if sharer == copy_id:
+                return units * (before + count) // connections - units * before // connections
+            before += count
+        return units
+
+    async def _allocated(self, record: CopyRecord, slot: Slot) -> Allocation:
+        """M8; where another copy still holds the units, it is waited for as it gives them back."""
+        copy_id, began_ns = record.request.copy_id, self._clock()
+        while True:
+            try:
+                return self._allocate(record, slot)
+            except Refused as refusal:
+                patience_ns = self._patience_ns(copy_id)
+                if refusal.code != Code.OVER_RESERVATION or self._clock() - began_ns >= patience_ns:
+                    raise
+            await asyncio.sleep(_MAKING_ROOM_S)
+
+    def _patience_ns(self, copy_id: str) -> int:
+        """How long others may take to make room: as long as a connection may take to come up, where they are running
+        and there is a unit for each connection; a moment, where they are only about to."""
+        served = self._served.get(copy_id)
+        if served is None:
+            return 0
+        sharers = self._sharers(served)
+        if len(sharers) < 2 or self._buffers.reserved_units((served,)) < sum(sharers.values()):
+            return 0
+        states = {self._copies[other].running.state for other in sharers if other != copy_id}
+        return int((self._config.connect_timeout_s if State.COPYING in states else _BEGINNING_S) * 1e9)
 
     def _allocate(self, record: CopyRecord, slot: Slot) -> Allocation:
         """M8 (step 814): the predetermined number, capped at what is left (GAP-16).
@@ -281,6 +359,9 @@ class RemoteCopy:
         reserved = self._buffers.reserved_units(record.claims)
         if not reserved:
             return UNRESERVED_UNITS
+        served = self._served.get(record.request.copy_id)
+        if served is not None:
+            reserved = self._part(record.request.copy_id, served)
         connections = record.request.sessions * record.request.connections_per_session
         number = slot.session * record.request.connections_per_session + slot.connection
         return max(1, share(reserved, number, connections))

@@ -53,7 +53,10 @@
     tell("");
     changed(); // what has been missed
   });
-  document.addEventListener("htmx:after:swap", (event) => { if (event.target.id === "live") tell(""); });
+  document.addEventListener("htmx:after:swap", (event) => {
+    // An answer that is not put in comes by here as well.
+    if (event.target.id === "live" && event.detail.ctx?.response?.status < 400) tell("");
+  });
 
   // -- pausing live updates -------------------------------------------------------------------------------------
   const paused = () => body.hasAttribute("data-paused");

@@ -139,8 +139,8 @@ async def play(
     verify: bool,
     progress: Callable[[int], None] = lambda _: None,
 ) -> list[Outcome]:
-    """Play every step; ``sessions`` by nexus. ``paced``: at its time, whatever is under way, unless it :func:`depends`
-    on that; else in the :class:`Order`. Raises :class:`ReplayFailed`.
+    """Play every step; ``sessions`` by nexus. ``paced``: at its time, whatever is under way, but after what it
+    :func:`depends` on; else in the :class:`Order`. Raises :class:`ReplayFailed`.
 
     A command that fails is an outcome; a session that is lost ends the replay.
     """
@@ -151,9 +151,13 @@ async def play(
     failure: list[str] = []
     ended = 0
 
-    async def run(number: int, outcome: Outcome, data_out: bytes) -> None:
+    async def run(
+        number: int, outcome: Outcome, data_out: bytes, before: Sequence[asyncio.Task[None]]
+    ) -> None:
         nonlocal ended
         try:
+            if before:
+                await asyncio.wait(before)
             data_in = await _run_one(outcome, sessions[outcome.step.command.nexus], data_out, origin_ns)
             if verify:
                 outcome.matches = _compare(outcome, data_in, trace)
@@ -176,15 +180,16 @@ async def play(
             data_out = trace.read(step.command.data_out) if step.command.data_out is not None else b""
             if pacer is None:
                 await order.wait(step.after)
-            elif before := under_way.before(step):
-                await asyncio.wait(before)
             await depth.acquire()
             if pacer is not None:
                 await pacer.until(origin_ns + step.due_ns)
             if failure:
                 break
-            task = running.create_task(run(number, outcome, data_out if step.effect is Effect.WRITE else b""))
-            under_way.begin(number, step, task)
+            if step.effect is not Effect.WRITE:
+                data_out = b""
+            # What one step has to wait for keeps nobody else from being on time.
+            before = under_way.before(step) if pacer is not None else ()
+            under_way.begin(number, step, running.create_task(run(number, outcome, data_out, before)))
     if failure:
         raise ReplayFailed(f"the session was lost after {ended} commands: {failure[0]}")
     return outcomes
