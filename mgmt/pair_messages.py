@@ -86,8 +86,8 @@ class GroupStatus:
 
     ``rpo_bytes`` and ``rpo_ns``: what hosts were told is written and the remote image lacks, and how old that image is
     (absent where nobody knows: while copying or suspended). ``epoch`` and ``last_seq`` name the point in time of the
-    remote image; ``consistent`` whether the S-VOLs are one. ``error`` is one line, or empty; ``held``: the pair does not
-    come back by itself, somebody has to decide.
+    remote image; ``consistent`` whether the S-VOLs are one. ``error`` is one line, or empty; ``held``: the pair does
+    not come back by itself, somebody has to decide.
     """
 
     group: str

@@ -140,6 +140,8 @@ def served(directory: Path, name: str, *arguments: str, start: Start = cold) -> 
         try:
             process.wait(15)
         except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGUSR1)  # a fork says where its threads are
+            time.sleep(0.5)
             process.kill()
             process.wait()
             raise

@@ -28,6 +28,7 @@ from fcsim.live.shell import LiveLink, connect, listen
 from fcsim.port.login import Offer
 from fcsim.speeds import SPEEDS
 from mgmt.array.fc_port import link_address
+from mgmt.cli.main import main
 from mgmt.fc.channel import FcChannels, Line, Lines
 from mgmt.fc.measure import LinkUnreachable, measure_at, measure_link
 from mgmt.http import PeerRefused
@@ -241,16 +242,14 @@ def station_of(directory: Path, **arrays: ArrayProcess) -> Iterator[str]:
 
 @pytest.mark.slow
 def test_a_station_sizes_a_fibre_channel_pair_by_the_round_trip_that_its_ports_measured(
-    tmp_path: Path,
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Claims 15 and 24 on Fibre Channel, from outside: M1 to M2, table 108, figure 6, and the recommended size."""
 
     def ran(*words: str, fails: int = 0) -> Any:
-        done = subprocess.run(
-            command(*words, "--station", station), capture_output=True, text=True, timeout=60, check=False
-        )
-        assert done.returncode == fails, done.stderr
-        return done.stderr if fails else json.loads(done.stdout)
+        assert main([*words, "--station", station]) == fails
+        said = capsys.readouterr()
+        return said.err if fails else json.loads(said.out)
 
     link = tmp_path / "link"
     pair = ("--port-pair", f"{EAST},{WEST}")
@@ -266,6 +265,7 @@ def test_a_station_sizes_a_fibre_channel_pair_by_the_round_trip_that_its_ports_m
         (row,) = ran("get", "channels", "-o", "json")
         assert (row["rtt_ns"], row["bandwidth_bps"], row["stale"]) == (1_000_000, 6_800_000_000, False)
         assert row["method"].startswith("ECHO over the link, 8G")
+        assert row["credit_zero_ppm"] == 0
         # 850 MB/s for 1 ms, in frames of 2148 bytes: enough for a sender that never pauses.
         advice = ran("recommend", *pair, "-o", "json")
         assert (advice["bytes"], advice["units"]) == (850_000, 396)

@@ -137,8 +137,8 @@ class Chores(threading.Thread):
 
     def __exit__(self, *_: object) -> None:
         self._ending.set()
-        self.join(60)
-        assert not self.is_alive()
+        self.join(120)
+        assert not self.is_alive(), f"{self.name} is still waiting for an answer"
         self._peer.close()
         if self.failure is not None:
             raise self.failure
@@ -162,7 +162,7 @@ class Operator(Chores):
     """Somebody at the station."""
 
     def __init__(self, station: str, mode: str, seed: int) -> None:
-        super().__init__("operator", 0.05, Peer(station, 60.0))
+        super().__init__("operator", 0.05, Peer(station, 30.0))
         self._rng = random.Random(seed)
         self._splits = (
             mode == "async"

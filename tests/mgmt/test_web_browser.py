@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -428,6 +429,7 @@ def test_without_javascript_every_step_can_be_taken(browser: Any, station: str) 
 def test_what_another_does_is_seen_without_reloading_unless_paused(browser: Any, station: str) -> None:
     with reading(browser, station, "live", locale="en-GB") as reader:
         page = reader.page
+        page.route("**/hx-sse*", a_little_later)
         with page.expect_response("**/api/v1/events/stream"):
             page.goto("/")
         size_bytes = 512 * 1024
@@ -444,6 +446,12 @@ def test_what_another_does_is_seen_without_reloading_unless_paused(browser: Any,
         sync_api.expect(bar).to_contain_text(re.compile(r"reserved, idle\s*32"))
         page.locator("[data-pause]").click()
         sync_api.expect(bar).to_contain_text(re.compile(r"reserved, idle\s*0"))
+
+
+def a_little_later(route: Any) -> None:
+    """As over a slow line: the other scripts of the page are there long before this one."""
+    time.sleep(0.3)
+    route.continue_()
 
 
 def answer_instead(status: int, route: Any) -> None:

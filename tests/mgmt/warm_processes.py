@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import faulthandler
 import json
 import os
 import select
@@ -133,6 +134,7 @@ def _child(words: Sequence[str], stdout: int, parent: int) -> int:
     if os.getppid() != parent:
         return 1  # it has gone already
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    faulthandler.register(signal.SIGUSR1)  # says where every thread is
     with Path(os.devnull).open("rb") as nothing:
         os.dup2(nothing.fileno(), 0)
     os.dup2(stdout, 1)

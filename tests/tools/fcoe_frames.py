@@ -156,8 +156,9 @@ def _unit(unit: Any) -> Row:
             return {"data_ro": unit.data_ro, "burst": unit.burst_len}
         case FcpRsp():
             row: Row = {"status": unit.scsi_status}
-            flags = unit.residual_overrun, unit.residual_underrun, unit.sense_length_valid, unit.response_length_valid
-            if any(flags):  # tshark shows the field, whatever it says, unless the response is the shortest there is
+            residual = unit.residual_overrun or unit.residual_underrun
+            # tshark shows the field, whatever it says, unless the response is the shortest there is
+            if residual or unit.sense_length_valid or unit.response_length_valid:
                 row["residual"] = unit.residual
             if unit.sense_length_valid:
                 row["sense_bytes"] = len(unit.sense)

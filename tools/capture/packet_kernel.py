@@ -291,8 +291,8 @@ class Packets(Frames):
             self._sent(d, (seq + wire) & MASK)
             self.segment(d, seq, at + header, captured, wire)
         if self.follow_flights:
+            self._follow(peer, flags & RST)  # what is acknowledged has left before anything is sent
             self._follow(d, flags & RST)
-            self._follow(peer, flags & RST)
         return 0
 
     def _follow(self, d: Direction, reset: int) -> int:

@@ -453,7 +453,7 @@ class PrimaryGroup:
     async def _finish(self, stream: Stream, index: int, volume: str) -> None:
         """The last step: hosts wait while what is left becomes one epoch; from then on nothing is left out."""
         store, lane = self.stores[index], self.lanes[index]
-        await asyncio.to_thread(store.freeze)
+        await _freeze(store)
         try:
             if self.trackers[index].pending:
                 await stream.checkpoint()
@@ -514,7 +514,7 @@ class PrimaryGroup:
     async def freeze_all(self) -> None:
         """Keep every write to the group waiting."""
         for store in self.stores:
-            await asyncio.to_thread(store.freeze)
+            await _freeze(store)
 
     def thaw_all(self) -> None:
         """Let writes go on."""
@@ -583,3 +583,13 @@ class PrimaryGroup:
         if oldest is not None:
             return max(0, self._clock() - oldest)
         return None if PairState.PSUE in self.states() else 0
+
+
+async def _freeze(store: ReplicatedStore) -> None:
+    """Freeze a store; a caller that is cancelled meanwhile does not leave it frozen for ever."""
+    freezing = asyncio.ensure_future(asyncio.to_thread(store.freeze))
+    try:
+        await asyncio.shield(freezing)
+    except asyncio.CancelledError:
+        freezing.add_done_callback(lambda _: store.thaw())
+        raise
