@@ -142,7 +142,9 @@ LAYOUTS: Mapping[str, Layout] = {
             Column("MEASURED", _measured, _measured_text),
             Column("JITTER", at("jitter_ns"), delay, wide=True, numeric=True, optional=True),
             Column("LOSS", at("loss_ppm"), _per_cent_of_ppm, wide=True, numeric=True, optional=True),
-            Column("CREDIT ZERO", at("credit_zero_ppm"), _per_cent_of_ppm, wide=True, numeric=True, optional=True),
+            Column(
+                "CREDIT ZERO", at("credit_zero_ppm"), _per_cent_of_ppm, wide=True, numeric=True, optional=True
+            ),
             Column("MEASURED AT", at("measured_at"), wide=True),
             Column("STALE", at("stale"), yes, wide=True),
             Column("METHOD", at("method"), wide=True),

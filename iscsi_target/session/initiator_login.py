@@ -78,7 +78,9 @@ class InitiatorLogin:
         pairs: list[Pair] = [("InitiatorName", wish.initiator_name)]
         if wish.target_name:
             pairs.append(("TargetName", wish.target_name))
-        if not wish.tsih:  # leading only (RFC 7143 section 13.21): a connection that joins has the session's type
+        if (
+            not wish.tsih
+        ):  # leading only (RFC 7143 section 13.21): a connection that joins has the session's type
             pairs.append(("SessionType", "Normal" if wish.target_name else "Discovery"))
         if self._chap is not None:
             pairs.append(("AuthMethod", "CHAP"))

@@ -270,9 +270,7 @@ class FcPort:
             raise PeerViolation(f"no credits for {peer}: {error}") from None
         self._peer = peer
         offer = replace(config.n_port.offer, bb_credit=granted.bb_credit)
-        return LiveEnd(
-            config, peer_port_name, executor=executor, offer_now=lambda: self._offer(offer, peer)
-        )
+        return LiveEnd(config, peer_port_name, executor=executor, offer_now=lambda: self._offer(offer, peer))
 
     def _offer(self, offer: Offer, peer: str) -> Offer:
         """What the next login grants: what is reserved by then; where the pool has not so much, what it did before."""

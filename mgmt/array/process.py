@@ -153,9 +153,9 @@ async def running(
         server.start()
         # Handlers may be waiting for this loop, so it must go on while the server's thread ends.
         stack.push_async_callback(asyncio.to_thread, server.stop)
-        listening = [f"iscsi://{host_port(one.address, iscsi_ports[one.name])}/{config.iqn}" for one in tcp] + [
-            f"fc://{port.config.address}@{port.listening}" for port in fc.values() if port.listening
-        ]
+        listening = [
+            f"iscsi://{host_port(one.address, iscsi_ports[one.name])}/{config.iqn}" for one in tcp
+        ] + [f"fc://{port.config.address}@{port.listening}" for port in fc.values() if port.listening]
         yield Listening(tuple(listening), str(server.address))
 
 

@@ -163,10 +163,7 @@ def status(
     return FAILED if found.steps or found.foreign or found.conflicts else 0
 
 
-@click.command(
-    epilog="Example: sancredit lio metrics --listen 127.0.0.1:9101\n"
-    "Example: sancredit lio metrics > /var/lib/node_exporter/sancredit.prom"
-)
+@click.command(epilog="Example: sancredit lio metrics --listen 127.0.0.1:9101")
 @click.option(
     "--listen",
     metavar="HOST:PORT",

@@ -43,7 +43,9 @@ def test_errors_have_two_levels() -> None:
 
 
 def test_who_names_a_target_waits_for_no_database() -> None:
-    code = "import sys; from credits import Target; assert not {'sqlite3', 'credits.journal'} & set(sys.modules)"
+    code = (
+        "import sys; from credits import Target; assert not {'sqlite3', 'credits.journal'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 

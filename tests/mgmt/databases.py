@@ -68,7 +68,14 @@ def server() -> Iterator[Server]:
     try:
         as_user = _as_user(directory)
         (directory / "password").write_text(PASSWORD)
-        command: list[str | Path] = [programs / "initdb", "-D", directory / "data", "-U", "station", "--no-sync"]
+        command: list[str | Path] = [
+            programs / "initdb",
+            "-D",
+            directory / "data",
+            "-U",
+            "station",
+            "--no-sync",
+        ]
         command += ["--auth=scram-sha-256", f"--pwfile={directory / 'password'}", "-E", "UTF8", "--locale=C"]
         made = subprocess.run([*as_user, *command], capture_output=True, text=True, check=False, cwd="/")
         assert made.returncode == 0, made.stderr

@@ -213,7 +213,12 @@ def test_jitter_and_loss_are_kept_beside_the_delay_but_not_what_makes_no_sense(p
     place.probe.jitter_ns, place.probe.loss_ppm = 1_200_000, 1_000_001
     row = sizes.advise(place.station, PAIR).channel
     assert row is not None
-    assert (row.rtt_ns, row.jitter_ns, row.loss_ppm, row.credit_zero_ppm) == (280_000_000, 1_200_000, None, None)
+    assert (row.rtt_ns, row.jitter_ns, row.loss_ppm, row.credit_zero_ppm) == (
+        280_000_000,
+        1_200_000,
+        None,
+        None,
+    )
 
 
 def test_values_younger_than_a_day_serve_while_the_device_is_down_and_older_ones_do_not(place: Site) -> None:

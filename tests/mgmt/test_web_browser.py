@@ -23,7 +23,7 @@ from mgmt.station import alarms
 from mgmt.station.records import AlarmKind, Severity
 from mgmt.station.schema import SAMPLES
 from mgmt.web.pages import add_pages
-from tests.mgmt.web_desk import PAIR, TARGET, desk, reservation
+from tests.mgmt.web_desk import PAIR, TARGET, desk, reservation, running_copy
 from tests.mgmt.web_reader import PATIENCE_MS, reading
 
 sync_api = pytest.importorskip(
@@ -578,28 +578,3 @@ def raise_alarms(station: Any) -> None:
         for cause in causes
     ]
     alarms.acknowledge(station, made[0].number, by="ann", note="more memory is ordered")
-
-
-def running_copy(progress: float, state: str) -> dict[str, Any]:
-    """A row of ``get copies``."""
-    total = 8 * 1024**3
-    return PAIR | {
-        "copy_id": f"copy-{state}",
-        "array": "M",
-        "volume": "vol0",
-        "mode": "initial",
-        "state": state,
-        "connections": 6,
-        "total_bytes": total,
-        "acknowledged_bytes": int(progress * total),
-        "progress": progress,
-        "reserved_bytes": 1_500_000,
-        "in_flight_bytes": 1_200_000,
-        "max_in_flight_bytes": 1_480_000,
-        "rpo_bytes": int((1 - progress) * total),
-        "rpo_ns": None,
-        "seconds": 93.4,
-        "goodput_bps": 9_400_000,
-        "error": "the remote array does not answer" if state == "failed" else "",
-        "links": [],
-    }

@@ -256,3 +256,28 @@ def reservation(number: int, array: str = "M") -> dict[str, Any]:
         "pending_shrink_units": 0,
         "backed_units": number,
     }
+
+
+def running_copy(progress: float, state: str) -> dict[str, Any]:
+    """A row of ``get copies``."""
+    total = 8 * 1024**3
+    return PAIR | {
+        "copy_id": f"copy-{state}",
+        "array": "M",
+        "volume": "vol0",
+        "mode": "initial",
+        "state": state,
+        "connections": 6,
+        "total_bytes": total,
+        "acknowledged_bytes": int(progress * total),
+        "progress": progress,
+        "reserved_bytes": 1_500_000,
+        "in_flight_bytes": 1_200_000,
+        "max_in_flight_bytes": 1_480_000,
+        "rpo_bytes": int((1 - progress) * total),
+        "rpo_ns": None,
+        "seconds": 93.4,
+        "goodput_bps": 9_400_000,
+        "error": "the remote array does not answer" if state == "failed" else "",
+        "links": [],
+    }

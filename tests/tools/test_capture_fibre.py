@@ -295,7 +295,7 @@ def test_a_filter_that_cannot_be_is_refused_in_one_line(text: str, words: str) -
 
 # --- fuzz: nothing that a file holds may crash, hang or fill the memory ---
 
-SECONDS = 4.0
+SECONDS = 20.0
 """Of each fuzz test; `make soak` takes ten minutes."""
 KERNELS = ("header", "row", "stream", "frame", "peaks", "packet")
 
@@ -379,6 +379,7 @@ def read_everything(path: Path) -> None:
         return
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_damaged_captures_crash_nothing_and_both_forms_of_the_kernels_agree(
     tmp_path: Path, seed: int
@@ -387,7 +388,7 @@ def test_damaged_captures_crash_nothing_and_both_forms_of_the_kernels_agree(
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("seed", range(3))
 def test_captures_damaged_for_ten_minutes_crash_nothing(tmp_path: Path, seed: int) -> None:
     fuzz_files(tmp_path, seed, 600)
@@ -427,6 +428,7 @@ def fuzz_files(tmp_path: Path, seed: int, seconds: float) -> None:
         assert found[0] == found[1]
 
 
+@pytest.mark.slow
 def test_arbitrary_filters_are_understood_or_refused(tmp_path: Path) -> None:
     fuzz_filters(tmp_path, SECONDS)
 

@@ -272,7 +272,9 @@ class Pairs:
             if volume.store.read_only:
                 raise PairRefused("READ_ONLY", f"volume {name} can only be read")
             if self._at_work(volume.lun):
-                raise PairRefused("BUSY", f"volume {name} is busy: it is being sanitized; see that through first")
+                raise PairRefused(
+                    "BUSY", f"volume {name} is busy: it is being sanitized; see that through first"
+                )
             if (use := self._busy(name)) is not None:
                 raise PairRefused("BUSY", f"volume {name} is busy: it is {use}; a volume is in one pair only")
         if record.remote is not None and record.remote.iqn == self._identity.copy_iqn:
