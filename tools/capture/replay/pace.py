@@ -84,8 +84,7 @@ def undisturbed() -> Iterator[str]:
     """
     collects = gc.isenabled()
     gc.collect()
-    gc.freeze()  # else the collector looks through all commands meanwhile, for tens of milliseconds
-    gc.disable()
+    gc.disable()  # else the collector looks through all commands meanwhile, for tens of milliseconds
     interval = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH_S)
     thread = threading.get_native_id()
@@ -97,7 +96,6 @@ def undisturbed() -> Iterator[str]:
         os.sched_setscheduler(0, policy, parameter)
         os.setpriority(os.PRIO_PROCESS, thread, nice)
         sys.setswitchinterval(interval)
-        gc.unfreeze()
         if collects:
             gc.enable()
 
