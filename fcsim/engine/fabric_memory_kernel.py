@@ -2,24 +2,19 @@
 # cython: infer_types=True, language_level=3
 """The fabric engine's arrays, and the steps on them that decide nothing and are seldom taken.
 
-What every frame needs is in :mod:`fcsim.engine.fabric_kernel`, in one final class, so that it is inlined.
+What every frame needs is in :mod:`fcsim.engine.fabric_traffic_kernel`, in one class, so that it is inlined.
 """
 
 from __future__ import annotations
 
+from fcsim.engine import fabric_fields as F  # noqa: N812 - as the .pxd has it
 from fcsim.engine import fabric_state
 from fcsim.engine.fabric_state import State
 
 COMPILED = not __file__.endswith(".py")
 
 # Typed copies: a module's own constants would be looked up by name in compiled code.
-NEVER = fabric_state.NEVER
-COUNTERS = fabric_state.COUNTERS
-DISCARDS = fabric_state.DISCARDS
-WAIT_TICKS = fabric_state.WAIT_TICKS
-MAX_PAYLOAD_BYTES = fabric_state.PAYLOAD_LIMIT_BYTES
-ZERO_TICKS, MISSING = fabric_state.ZERO_TICKS, fabric_state.MISSING
-TRACE_WIDTH = fabric_state.TRACE_WIDTH
+NEVER, MAX_PAYLOAD_BYTES = fabric_state.NEVER, fabric_state.PAYLOAD_LIMIT_BYTES
 
 
 class Memory:
@@ -29,58 +24,21 @@ class Memory:
         self.links, self.channels, self.hosts = state.links, state.channels, state.hosts
         self.overhead, self.leaves = state.overhead, state.leaves
         self.free_slot = state.free_slot
-        self.random, self.route_only = state.random, state.route_only
-        self.byte_ticks, self.propagation, self.latency = state.byte_ticks, state.propagation, state.latency
-        self.r_rdy_ticks, self.from_host = state.r_rdy_ticks, state.from_host
-        self.from_switch, self.to_host, self.to_switch = state.from_switch, state.to_host, state.to_switch
-        self.local_index, self.voq_base, self.ring_base = state.local_index, state.voq_base, state.ring_base
-        self.ring_size, self.active_base = state.ring_size, state.active_base
-        self.active_size, self.hold, self.patience = state.active_size, state.hold, state.patience
-        self.window, self.lose_frame, self.lose_r_rdy = state.window, state.lose_frame, state.lose_r_rdy
-        self.corrupt_frame = state.corrupt_frame
-        self.turn_script = state.turn_script
-        self.scripted, self.script_head, self.script_tail = (
-            state.scripted,
-            state.script_head,
-            state.script_tail,
-        )
-        self.deliveries, self.script_room, self.script_flow = (
-            state.deliveries,
-            state.script_room,
-            state.script_flow,
-        )
-        self.drain_frame, self.drain_byte = state.drain_frame, state.drain_byte
+        self.port, self.lane, self.frame, self.flow = state.port, state.lane, state.frame, state.flow
+        self.queue, self.flown, self.back = state.queue, state.flown, state.back
+        self.voq_base, self.ring_base, self.active_base = state.voq_base, state.ring_base, state.active_base
         self.route_start, self.route_count = state.route_start, state.route_count
-        self.route_links, self.flow_start, self.flow_end = state.route_links, state.flow_start, state.flow_end
-        self.flow_to, self.flow_hot = state.flow_to, state.flow_hot
-        self.flow_hot_chance, self.flow_low = state.flow_hot_chance, state.flow_low
-        self.flow_high, self.flow_gap, self.flow_next = state.flow_high, state.flow_gap, state.flow_next
-        self.flow_left, self.flow_channel, self.trace = state.flow_left, state.flow_channel, state.trace
-        self.vc_mode = state.vc_mode
-        self.traced, self.granted, self.credit = state.traced, state.granted, state.credit
-        self.zero_since, self.fly_time, self.fly_frame = state.zero_since, state.fly_time, state.fly_frame
-        self.fly_head, self.fly_count, self.ret_time = state.fly_head, state.fly_count, state.ret_time
-        self.ret_channel, self.ret_head, self.ret_count = state.ret_channel, state.ret_head, state.ret_count
-        self.try_at, self.free_at, self.drained_at = state.try_at, state.free_at, state.drained_at
-        self.hold_at, self.loss_at, self.stalled_since = state.hold_at, state.loss_at, state.stalled_since
-        self.current_in, self.current_channel = state.current_in, state.current_channel
-        self.current_epoch, self.epoch = state.current_epoch, state.epoch
-        self.turn_channel, self.turn_flow, self.waiting = state.turn_channel, state.turn_flow, state.waiting
-        self.outstanding, self.window_count = state.outstanding, state.window_count
-        self.window_lost, self.ret_frame = state.window_lost, state.ret_frame
-        self.queue_head, self.queue_tail = state.queue_head, state.queue_tail
-        self.queue_active, self.active, self.active_head = state.queue_active, state.active, state.active_head
-        self.active_count, self.frame_next = state.active_count, state.frame_next
-        self.frame_to, self.frame_from, self.frame_size = state.frame_to, state.frame_from, state.frame_size
-        self.frame_channel, self.frame_born = state.frame_channel, state.frame_born
-        self.frame_queued, self.frame_in = state.frame_queued, state.frame_in
-        self.frame_flow, self.frame_number = state.frame_flow, state.frame_number
-        self.counters, self.flow_counters, self.fly_next = state.counters, state.flow_counters, state.fly_next
+        self.route_links, self.route_only = state.route_links, state.route_only
+        self.active, self.trace, self.deliveries = state.active, state.trace, state.deliveries
+        self.counters, self.flow_counters = state.counters, state.flow_counters
         self.tree_key, self.tree_link = state.tree_key, state.tree_link
+        self.window_count, self.window_lost = state.window_count, state.window_lost
+        self.script_room, self.script_flow = state.script_room, state.script_flow
         self.trace_at = 0
         self.delivery_at = 0
         self.now = 0
         self.until = 0
+        self.ahead = 0
         self.overrun = 0
         self.events = 0
         self.number = 0
@@ -94,44 +52,47 @@ class Memory:
     def _last_return(self) -> int:
         last = 0
         for link in range(self.links):
-            if self.ret_count[link]:
+            port = link * F.PORT
+            if self.port[port + F.RET_COUNT]:
                 place = (
                     self.ring_base[link]
-                    + (self.ret_head[link] + self.ret_count[link] - 1) % self.ring_size[link]
+                    + (self.port[port + F.RET_HEAD] + self.port[port + F.RET_COUNT] - 1)
+                    % self.port[port + F.RING_SIZE]
                 )
-                last = max(last, self.ret_time[place])
+                last = max(last, self.back[place * F.BACK + F.RET_TIME])
         return last
 
     def _queue_at(self, link: int, both: int, step: int) -> int:
         """The queue that has its turn after ``step`` others."""
-        place = self.active_head[both] + step
-        if place >= self.active_size[link]:
-            place -= self.active_size[link]
+        port = link * F.PORT
+        place = self.lane[both * F.LANE + F.ACTIVE_HEAD] + step
+        if place >= self.port[port + F.ACTIVE_SIZE]:
+            place -= self.port[port + F.ACTIVE_SIZE]
         return self.active[self.active_base[both] + place]
 
     def _oldest(self, link: int) -> int:
         oldest = NEVER
         for channel in range(self.channels):
             both = link * self.channels + channel
-            for step in range(self.active_count[both]):
-                frame = self.queue_head[self._queue_at(link, both, step)]
+            for step in range(self.lane[both * F.LANE + F.ACTIVE_COUNT]):
+                frame = self.queue[(self._queue_at(link, both, step)) * F.QUEUE + F.QUEUE_HEAD]
                 if frame >= 0:
-                    oldest = min(oldest, self.frame_queued[frame])
+                    oldest = min(oldest, self.frame[frame * F.FRAME + F.FRAME_QUEUED])
         return oldest
 
     def _drop_chain(self, link: int, frame: int) -> int:
         """Drop a frame and those chained to it; how many."""
         dropped = 0
         while frame >= 0:
-            following = self.frame_next[frame]
+            following = self.frame[frame * F.FRAME + F.FRAME_NEXT]
             self._release(frame)
             frame = following
             dropped += 1
-        self.counters[link * COUNTERS + DISCARDS] += dropped
+        self.counters[link * F.COUNTERS + F.DISCARDS] += dropped
         return dropped
 
     def _release(self, frame: int) -> int:
-        self.frame_next[frame] = self.free_slot
+        self.frame[frame * F.FRAME + F.FRAME_NEXT] = self.free_slot
         self.free_slot = frame
         return 0
 
@@ -150,48 +111,53 @@ class Memory:
 
     def _note(self, link: int, kind: int, frame: int, time: int) -> int:
         at = self.trace_at
-        if at + TRACE_WIDTH > len(self.trace):
+        if at + F.TRACE_WIDTH > len(self.trace):
             return 0
         self.trace[at] = time
         self.trace[at + 1] = link
         self.trace[at + 2] = kind
-        self.trace[at + 3] = -1 if frame < 0 else self.frame_from[frame]
-        self.trace[at + 4] = -1 if frame < 0 else self.frame_to[frame]
-        self.trace[at + 5] = 0 if frame < 0 else self.frame_size[frame]
-        self.trace[at + 6] = 0 if frame < 0 else self.frame_channel[frame]
-        self.trace[at + 7] = 0 if frame < 0 else self.frame_number[frame]
-        self.trace_at = at + TRACE_WIDTH
+        self.trace[at + 3] = -1 if frame < 0 else self.frame[frame * F.FRAME + F.FRAME_FROM]
+        self.trace[at + 4] = -1 if frame < 0 else self.frame[frame * F.FRAME + F.FRAME_TO]
+        self.trace[at + 5] = 0 if frame < 0 else self.frame[frame * F.FRAME + F.FRAME_SIZE]
+        self.trace[at + 6] = 0 if frame < 0 else self.frame[frame * F.FRAME + F.FRAME_CHANNEL]
+        self.trace[at + 7] = 0 if frame < 0 else self.frame[frame * F.FRAME + F.FRAME_NUMBER]
+        self.trace_at = at + F.TRACE_WIDTH
         return 0
 
     def _empty_queues(self, link: int) -> int:
         """Drop what stands in the receiving switch's buffers of a link."""
         for out in range(self.links):
-            if self.from_switch[out] != self.to_switch[link]:
+            if self.port[out * F.PORT + F.FROM_SWITCH] != self.port[link * F.PORT + F.TO_SWITCH]:
                 continue
             for channel in range(self.channels):
-                queue = self.voq_base[link] + self.local_index[out] * self.channels + channel
-                self.waiting[out] -= self._drop_chain(link, self.queue_head[queue])
-                self.queue_head[queue] = -1
-            if not self.waiting[out]:
+                queue = (
+                    self.voq_base[link] + self.port[out * F.PORT + F.LOCAL_INDEX] * self.channels + channel
+                )
+                self.port[out * F.PORT + F.WAITING] -= self._drop_chain(
+                    link, self.queue[queue * F.QUEUE + F.QUEUE_HEAD]
+                )
+                self.queue[queue * F.QUEUE + F.QUEUE_HEAD] = -1
+            if not self.port[out * F.PORT + F.WAITING]:
                 self._book_wait(out)
         return 0
 
     def _renew(self, link: int, up_at: int) -> int:
         """All credits are back, nothing is outstanding, and the transmitter is free at ``up_at``."""
-        counters = link * COUNTERS
-        self.epoch[link] += 1
+        port = link * F.PORT
+        counters = link * F.COUNTERS
+        self.port[port + F.EPOCH] += 1
         for side in range(2 * link, 2 * link + 2):
             self.window_count[side] = 0
             self.window_lost[side] = 0
-        self.outstanding[link] = 0
-        self.counters[counters + MISSING] = 0
+        self.port[port + F.OUTSTANDING] = 0
+        self.counters[counters + F.MISSING] = 0
         for channel in range(self.channels):
             both = link * self.channels + channel
-            if not self.credit[both] and self.granted[both]:
-                self.counters[counters + ZERO_TICKS] += self.now - self.zero_since[both]
-            self.credit[both] = self.granted[both]
-        self.free_at[link] = up_at
-        self.try_at[link] = self.free_at[link]
+            if not self.lane[both * F.LANE + F.CREDIT] and self.lane[both * F.LANE + F.GRANTED]:
+                self.counters[counters + F.ZERO_TICKS] += self.now - self.lane[both * F.LANE + F.ZERO_SINCE]
+            self.lane[both * F.LANE + F.CREDIT] = self.lane[both * F.LANE + F.GRANTED]
+        self.port[port + F.FREE_AT] = up_at
+        self.port[port + F.TRY_AT] = self.port[port + F.FREE_AT]
         return 0
 
     def _starved(self, link: int) -> int:
@@ -199,14 +165,20 @@ class Memory:
         starved = 0
         for channel in range(self.channels):
             both = link * self.channels + channel
-            if self.granted[both] and not self.credit[both]:
-                starved |= self.zero_since[both] + self.patience[link] <= self.now
+            if self.lane[both * F.LANE + F.GRANTED] and not self.lane[both * F.LANE + F.CREDIT]:
+                starved |= (
+                    self.lane[both * F.LANE + F.ZERO_SINCE] + self.port[link * F.PORT + F.PATIENCE]
+                    <= self.now
+                )
         return starved
 
     def _one_of_several(self, entry: int, frame: int) -> int:
         """Of several equal links always the same for a pair of hosts."""
         # Mixed well: hosts with even numbers on one side and odd ones on the other would leave links unused.
-        spread = (self.frame_from[frame] * 0x9E3779B1 + self.frame_to[frame] * 0x85EBCA6B) & 0xFFFFFFFF
+        spread = (
+            self.frame[frame * F.FRAME + F.FRAME_FROM] * 0x9E3779B1
+            + self.frame[frame * F.FRAME + F.FRAME_TO] * 0x85EBCA6B
+        ) & 0xFFFFFFFF
         spread = (spread ^ (spread >> 15)) >> 8
         return self.route_links[self.route_start[entry] + spread % self.route_count[entry]]
 
@@ -223,22 +195,22 @@ class Memory:
         if frame < 0 or not self.script_room:
             return -1
         self.script_room -= 1
-        self.free_slot = self.frame_next[frame]
-        self.frame_from[frame] = host
-        self.frame_to[frame] = to
-        self.frame_size[frame] = size
-        self.frame_channel[frame] = channel
-        self.frame_flow[frame] = self.script_flow
-        self.frame_in[frame] = -1
-        self.frame_born[frame] = self.now
-        self.frame_next[frame] = -1
-        self.frame_number[frame] = self.number
+        self.free_slot = self.frame[frame * F.FRAME + F.FRAME_NEXT]
+        self.frame[frame * F.FRAME + F.FRAME_FROM] = host
+        self.frame[frame * F.FRAME + F.FRAME_TO] = to
+        self.frame[frame * F.FRAME + F.FRAME_SIZE] = size
+        self.frame[frame * F.FRAME + F.FRAME_CHANNEL] = channel
+        self.frame[frame * F.FRAME + F.FRAME_FLOW] = self.script_flow
+        self.frame[frame * F.FRAME + F.FRAME_IN] = -1
+        self.frame[frame * F.FRAME + F.FRAME_BORN] = self.now
+        self.frame[frame * F.FRAME + F.FRAME_NEXT] = -1
+        self.frame[frame * F.FRAME + F.FRAME_NUMBER] = self.number
         self.number += 1
         return frame
 
     def number_of(self, frame: int) -> int:
         """The number under which a frame of :meth:`script` is told in the trace and in deliveries."""
-        return self.frame_number[frame]
+        return self.frame[frame * F.FRAME + F.FRAME_NUMBER]
 
     def next_delivery(self) -> int:
         """When a frame is delivered to a scripted host next; NEVER: none is on its last link."""
@@ -267,7 +239,7 @@ class Memory:
             self.overrun = 1
             return 0
         self.deliveries[self.delivery_at] = when
-        self.deliveries[self.delivery_at + 1] = self.frame_number[frame]
+        self.deliveries[self.delivery_at + 1] = self.frame[frame * F.FRAME + F.FRAME_NUMBER]
         self.delivery_at += 2
         self.until = min(self.until, when)
         return 0
@@ -276,7 +248,7 @@ class Memory:
         """A frame that was about to be delivered is lost with its link."""
         kept = 0
         for at in range(0, self.delivery_at, 2):
-            if self.deliveries[at + 1] != self.frame_number[frame]:
+            if self.deliveries[at + 1] != self.frame[frame * F.FRAME + F.FRAME_NUMBER]:
                 self.deliveries[kept] = self.deliveries[at]
                 self.deliveries[kept + 1] = self.deliveries[at + 1]
                 kept += 2
@@ -284,35 +256,60 @@ class Memory:
         return 0
 
     def _queue_script(self, link: int, frame: int) -> int:
-        if self.script_head[link] < 0:
-            self.script_head[link] = frame
+        port = link * F.PORT
+        if self.port[port + F.SCRIPT_HEAD] < 0:
+            self.port[port + F.SCRIPT_HEAD] = frame
         else:
-            self.frame_next[self.script_tail[link]] = frame
-        self.script_tail[link] = frame
+            self.frame[(self.port[port + F.SCRIPT_TAIL]) * F.FRAME + F.FRAME_NEXT] = frame
+        self.port[port + F.SCRIPT_TAIL] = frame
         return 0
 
     def _script_turn(self, link: int) -> int:
         """Whether a scripted frame goes before the host's flows: they take turns."""
-        self.turn_script[link] ^= 1
-        return self.turn_script[link] or self.flow_start[link] == self.flow_end[link]
+        port = link * F.PORT
+        self.port[port + F.TURN_SCRIPT] ^= 1
+        return (
+            self.port[port + F.TURN_SCRIPT] or self.port[port + F.FLOW_START] == self.port[port + F.FLOW_END]
+        )
 
     def _from_script(self, link: int, due: int) -> int:
         """The next frame of a scripted host; -1: there is no credit for it, and a flow is ``due`` at the earliest."""
-        frame = self.script_head[link]
-        if not self.credit[link * self.channels + self.frame_channel[frame] * self.vc_mode[link]]:
-            if self.stalled_since[link] < 0:
-                self.stalled_since[link] = self.now
-            if self.ret_count[link]:
-                due = min(due, self.ret_time[self.ring_base[link] + self.ret_head[link]])
-            self.try_at[link] = due
+        port = link * F.PORT
+        frame = self.port[port + F.SCRIPT_HEAD]
+        if not self.lane[
+            (
+                link * self.channels
+                + self.frame[frame * F.FRAME + F.FRAME_CHANNEL] * self.port[port + F.VC_MODE]
+            )
+            * F.LANE
+            + F.CREDIT
+        ]:
+            if self.port[port + F.STALLED_SINCE] < 0:
+                self.port[port + F.STALLED_SINCE] = self.now
+            if self.port[port + F.RET_COUNT]:
+                due = min(
+                    due,
+                    self.back[(self.ring_base[link] + self.port[port + F.RET_HEAD]) * F.BACK + F.RET_TIME],
+                )
+            self.port[port + F.TRY_AT] = due
             return -1
-        self.script_head[link] = self.frame_next[frame]
+        self.port[port + F.SCRIPT_HEAD] = self.frame[frame * F.FRAME + F.FRAME_NEXT]
         self.script_room += 1
         return frame
 
     def _book_wait(self, link: int) -> int:
         """No frame waits for credit any more."""
-        if self.stalled_since[link] >= 0:
-            self.counters[link * COUNTERS + WAIT_TICKS] += self.now - self.stalled_since[link]
-            self.stalled_since[link] = -1
+        port = link * F.PORT
+        if self.port[port + F.STALLED_SINCE] >= 0:
+            self.counters[link * F.COUNTERS + F.WAIT_TICKS] += max(
+                0, self.now - self.port[port + F.STALLED_SINCE]
+            )
+            self.port[port + F.STALLED_SINCE] = -1
         return 0
+
+    def _always_ready(self, link: int, flow: int) -> int:
+        """Whether a host has nothing but this flow, which sends as fast as credit lets it."""
+        port = link * F.PORT
+        alone = self.channels == 1 and self.port[port + F.FLOW_END] - self.port[port + F.FLOW_START] == 1
+        alone = alone and self.flow[flow * F.FLOW + F.FLOW_GAP] == 0
+        return alone and self.flow[flow * F.FLOW + F.FLOW_LEFT] != 0

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
+from fcsim.engine import fabric_fields
 from fcsim.errors import InvalidScenario
 from fcsim.speeds import FRAME_OVERHEAD_BYTES, IDLE_BYTES, MAX_PAYLOAD_BYTES
 
@@ -17,22 +18,31 @@ NEVER = 1 << 62
 RANDOM_LIMIT = 2147483647
 """Chances are parts of this."""
 
-TX_FRAMES, TX_BYTES, RX_FRAMES, ZERO_TRANSITIONS, ZERO_TICKS, WAIT_TICKS = 0, 1, 2, 3, 4, 5
-DISCARDS, LOST_FRAMES, LOST_R_RDYS, RECOVERED, LINK_RESETS, PEAK, MISSING = 6, 7, 8, 9, 10, 11, 12
-COUNTERS = 13
-"""Counters of a link: ``counters[link * COUNTERS + …]``. MISSING: credits lost, neither recovered nor reset."""
-SENT, DELIVERED, BYTES, LATENCY, WORST = 0, 1, 2, 3, 4
-FLOW_COUNTERS = 5
-"""Counters of a flow; latency is the sum in ticks from the moment a frame was due to the moment it was drained."""
 PAYLOAD_LIMIT_BYTES = MAX_PAYLOAD_BYTES
 SPOILT = 1 << 40
 """On a link, in the place of a frame: one with a bad CRC. Above every number of lost frames."""
-TRACE_WIDTH = 8
-"""A traced event: time, link, kind (0 frame, 1 R_RDY), source, destination, payload bytes, virtual channel, number.
-R_RDYs are told when somebody looks at the credit: sort by time."""
 
 CREDITS_LIMIT = 10_000_000
 """Credits of a whole fabric; each is a few hundred bytes of state."""
+
+# What others read in the counters and the trace.
+TX_FRAMES, TX_BYTES, RX_FRAMES = fabric_fields.TX_FRAMES, fabric_fields.TX_BYTES, fabric_fields.RX_FRAMES
+ZERO_TRANSITIONS, ZERO_TICKS, WAIT_TICKS = (
+    fabric_fields.ZERO_TRANSITIONS,
+    fabric_fields.ZERO_TICKS,
+    fabric_fields.WAIT_TICKS,
+)
+DISCARDS, LOST_FRAMES, LOST_R_RDYS = (
+    fabric_fields.DISCARDS,
+    fabric_fields.LOST_FRAMES,
+    fabric_fields.LOST_R_RDYS,
+)
+RECOVERED, LINK_RESETS = fabric_fields.RECOVERED, fabric_fields.LINK_RESETS
+PEAK, MISSING = fabric_fields.PEAK, fabric_fields.MISSING
+SENT, DELIVERED, BYTES = fabric_fields.SENT, fabric_fields.DELIVERED, fabric_fields.BYTES
+LATENCY, WORST = fabric_fields.LATENCY, fabric_fields.WORST
+COUNTERS, FLOW_COUNTERS = fabric_fields.COUNTERS, fabric_fields.FLOW_COUNTERS
+TRACE_WIDTH = fabric_fields.TRACE_WIDTH
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +87,18 @@ class FlowSpec:
     channel: int = 0
 
 
+COLUMNS = {
+    "latency" if name == "SWITCHING" else name.lower(): (record, place, vars(fabric_fields)[record.upper()])
+    for record, names in fabric_fields.RECORDS.items()
+    for place, name in enumerate(names)
+}
+"""Where a field of a record is: the array, its place in the record, and the record's width."""
+
+
 @dataclass(slots=True)
 class State:
-    """The arrays, by name as the engine has them; made by :func:`lay_out`."""
+    """The arrays, by name as the engine has them; made by :func:`lay_out`. A field of all records of a kind, such as
+    ``credit``, is a view by its own name, to be read and written."""
 
     links: int
     channels: int
@@ -92,11 +111,13 @@ class State:
     script_flow: int = 0
     """Where scripted frames are counted: behind the flows."""
 
-    def __getattr__(self, name: str) -> array[int]:
-        try:
+    def __getattr__(self, name: str) -> array[int] | memoryview[int]:
+        if name in self.arrays:
             return self.arrays[name]
-        except KeyError:
-            raise AttributeError(name) from None
+        if name not in COLUMNS:
+            raise AttributeError(name)
+        record, place, width = COLUMNS[name]
+        return memoryview(self.arrays[record])[place::width]
 
 
 def lay_out(
@@ -157,7 +178,7 @@ def lay_out(
     ]
     put("voq_base", _starts(queues))
     # Frames or R_RDYs of every credit, and the marks of recovery, may be on their way at once.
-    put("ring_size", [2 * sum(link.credits) + 4 for link in links])
+    put("ring_size", [1 << (2 * sum(link.credits) + 3).bit_length() for link in links])
     put("ring_base", _starts(arrays["ring_size"]))
     put("active_base", _starts([size for size in arrays["active_size"] for _ in range(channels)]))
     # In R_RDY mode every channel draws on the first one's credits.
@@ -198,7 +219,8 @@ def lay_out(
     fill(2 * count, 0, "window_count", "window_lost")
     fill(count, NEVER, "try_at", "hold_at", "loss_at", "fly_next")
     fill(count, 0, "free_at", "drained_at")
-    fill(count, -1, "stalled_since", "current_in")
+    fill(count, -1, "stalled_since", "current_in", "drawn_bytes", "send_at")
+    fill(count, 0, "drawn_to", "drawn_from", "joined", "foretold", "sound", "one_credit")
     fill(sum(queues), -1, "queue_head", "queue_tail")
     fill(sum(queues), 0, "queue_active")
     fill(arrays["active_base"][count * channels], 0, "active")
@@ -236,10 +258,20 @@ def lay_out(
         FRAME_OVERHEAD_BYTES + IDLE_BYTES,
         leaves,
         0,
-        arrays,
+        _records(arrays),
         script_room=script_frames,
         script_flow=len(flows),
     )
+
+
+def _records(columns: dict[str, array[int]]) -> dict[str, array[int]]:
+    """Put the fields of records together; what else there is stays as it is."""
+    arrays = {name: column for name, column in columns.items() if name not in COLUMNS}
+    for name, (record, place, width) in COLUMNS.items():
+        if record not in arrays:
+            arrays[record] = array("q", bytes(8 * width * len(columns[name])))
+        arrays[record][place::width] = columns[name]
+    return arrays
 
 
 def _check(

@@ -39,7 +39,7 @@ MS = 10**6 * TICKS_PER_NS
 def ring(state: State, link: int, kind: str) -> list[int]:
     """The places in the arrays of what is on a link, frames (``fly``) or R_RDYs (``ret``)."""
     base, size = state.ring_base[link], state.ring_size[link]
-    head, count = state.arrays[f"{kind}_head"][link], state.arrays[f"{kind}_count"][link]
+    head, count = getattr(state, f"{kind}_head")[link], getattr(state, f"{kind}_count")[link]
     return [base + (head + step) % size for step in range(count)]
 
 

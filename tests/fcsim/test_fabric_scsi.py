@@ -153,7 +153,11 @@ def test_compiled_and_plain_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     faults = '[[fault]]\nkind = "corrupt-frames"\nlink = "a-b"\nprobability = 0.01\nfrom = "1ms"\n'
     load = 'read_share = 0.5\ncommand = "4KiB"\ntimeout = "1ms"'
     first = report(run(load, faults=faults, duration="5ms", distance="1km"))
-    twin = twins.plain("fcsim.engine.fabric_kernel", "fcsim.engine.fabric_memory_kernel")
+    twin = twins.plain(
+        "fcsim.engine.fabric_kernel",
+        "fcsim.engine.fabric_memory_kernel",
+        "fcsim.engine.fabric_traffic_kernel",
+    )
     monkeypatch.setattr("fcsim.fabric.simulation.Engine", twin.Engine)
     assert report(run(load, faults=faults, duration="5ms", distance="1km")) == first
     assert first["scsi"][0]["failed_commands"] > 0

@@ -181,7 +181,11 @@ def test_a_frame_with_a_bad_crc_is_dropped_and_its_credit_comes_back(
 ) -> None:
     """R_RDY says that a buffer is free, whatever became of the frame (FC-FS-5 19.4)."""
     if plain:
-        twin = twins.plain("fcsim.engine.fabric_kernel", "fcsim.engine.fabric_memory_kernel")
+        twin = twins.plain(
+            "fcsim.engine.fabric_kernel",
+            "fcsim.engine.fabric_memory_kernel",
+            "fcsim.engine.fabric_traffic_kernel",
+        )
         monkeypatch.setattr("fcsim.fabric.simulation.Engine", twin.Engine)
     if place == "between two hosts":
         document = two_hosts(bb_sc_n=8, flow="frames = 1000", faults=lose("corrupt-frames", 3))

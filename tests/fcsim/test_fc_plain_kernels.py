@@ -15,7 +15,7 @@ SAY = """
 import json
 from array import array
 from pathlib import Path
-from fcsim.engine import fabric_kernel, fabric_memory_kernel, link_kernel
+from fcsim.engine import fabric_kernel, fabric_memory_kernel, fabric_traffic_kernel, link_kernel
 from fcsim.engine.link import LinkRun, LinkScenario
 from fcsim.fabric.plan import make_plan
 from fcsim.fabric.results import report
@@ -25,7 +25,8 @@ from fcsim.speeds import SPEEDS
 run = LinkRun(LinkScenario(SPEEDS["8G"], 10_000, 7))
 run.send_block(array("q", bytes(8 * 500)), array("q", [900]) * 500)
 outcome = simulate(make_plan(load_scenario(Path("examples/fabric-slow-drain.toml"))), until_ns=1_000_000)
-compiled = {kernel.COMPILED for kernel in (fabric_kernel, fabric_memory_kernel, link_kernel)}
+kernels = (fabric_kernel, fabric_memory_kernel, fabric_traffic_kernel, link_kernel)
+compiled = {kernel.COMPILED for kernel in kernels}
 print(json.dumps([sorted(compiled), run.totals().end_ticks, report(outcome)]))
 """
 
