@@ -74,6 +74,8 @@ def logged_in(lab, *ports: int, timeout_s: int = 60) -> Iterator[list[str]]:
     """Sessions of the guest with the target through ``ports``; the disks that appear."""
     lab.run(
         "for m in iscsi_tcp sd_mod sg; do modprobe $m; done; mkdir -p /run/lock/iscsi;"
+        # One that iscsiadm has started for another test writes no log: ours takes its place.
+        " [ -e /tmp/iscsid.log ] || { kill $(pidof iscsid) && while pidof iscsid; do usleep 50000; done; };"
         " pidof iscsid >/dev/null || (iscsid -f >/tmp/iscsid.log 2>&1 &);"
         " for i in $(seq 100); do pidof iscsid >/dev/null && break; usleep 50000; done;"
         " iscsiadm -m node -o delete; true"
