@@ -57,7 +57,6 @@ def _settings() -> tuple[object, ...]:
         os.getpriority(os.PRIO_PROCESS, threading.get_native_id()),
         sys.getswitchinterval(),
         gc.isenabled(),
-        gc.get_freeze_count(),
     )
 
 
