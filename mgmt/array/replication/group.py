@@ -42,6 +42,7 @@ from mgmt.array.replication.tracker import ChangeTracker
 from mgmt.array.replication.transport import LinkLost, RemoteRefused
 
 _log = logging.getLogger(__name__)
+_STEP_S = 0.002
 
 T = TypeVar("T")
 OpenLinks = Callable[[GroupRecord], LinkSet]
@@ -395,6 +396,9 @@ class PrimaryGroup:
                     await self._idle(links, self._settings.checkpoint_s if pending else self._settings.ping_s)
                     if not self._wake.is_set() and links.lost is None and not pending:
                         await links.ping(self.record.remote_journal_lun)
+                    continue
+            if not busy:  # records wait for somebody else's step: let it come, this loop shares its thread
+                await asyncio.sleep(_STEP_S)
         await stream.checkpoint()
 
     async def _idle(self, links: LinkSet, timeout_s: float | None) -> None:
