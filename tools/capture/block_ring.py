@@ -8,25 +8,26 @@ its block is full or has been open for :data:`RETIRE_MS`. Needs CAP_NET_RAW in t
 from __future__ import annotations
 
 import ctypes
-import mmap
 import select
 import socket
 import struct
 from collections.abc import Iterator
 
-from iscsi_target.trace.pcapng import LINKTYPE_ETHERNET, LINKTYPE_RAW
-from tools.capture.ring import RingPacket, UnsupportedInterface
+from tools.capture.packet_socket import (
+    PACKET_OUTGOING,
+    PACKET_STATISTICS,
+    SOL_PACKET,
+    TP_STATUS_USER,
+    PacketSocket,
+    RingPacket,
+)
 
 RETIRE_MS = 20
 BLOCK_BYTES = 1 << 20
-_ETH_P_ALL = 0x0003
-_SOL_PACKET, _SO_ATTACH_FILTER = 263, 26
-_PACKET_RX_RING, _PACKET_STATISTICS, _PACKET_VERSION = 5, 6, 10
+_SO_ATTACH_FILTER = 26
 _TPACKET_V3 = 2
-_TP_STATUS_USER, _TP_STATUS_VLAN_VALID, _TP_STATUS_VLAN_TPID_VALID = 0x01, 0x10, 0x40
+_TP_STATUS_VLAN_VALID, _TP_STATUS_VLAN_TPID_VALID = 0x10, 0x40
 _BPF_RET_K = 0x06
-_ARPHRD_ETHER, _ARPHRD_LOOPBACK, _ARPHRD_NONE = 1, 772, 0xFFFE
-_PACKET_OUTGOING = 4
 
 _REQUEST = struct.Struct("=7I")  # struct tpacket_req3
 _BLOCK = struct.Struct("=8xIII")  # struct tpacket_block_desc: status, packets, offset of the first
@@ -37,45 +38,24 @@ _PACKET = struct.Struct(
 _PACKET_TYPE_AT = 48 + 10  # struct sockaddr_ll follows the header of 48 bytes
 
 
-class BlockRing:
+class BlockRing(PacketSocket):
     """A capture on one interface from the moment it is made; a context manager. ``dropped`` packets were lost because
     nobody looked at the ring in time."""
 
     def __init__(self, interface: str, *, snap_bytes: int = 65535, buffer_bytes: int = 32 << 20) -> None:
-        """Start capturing; keeps ``snap_bytes`` (14 … 65535) of each packet.
-
-        Raises :class:`OSError` (no such interface, no permission) and
-        :class:`~tools.capture.ring.UnsupportedInterface`.
-        """
-        if not 14 <= snap_bytes <= 65535:
-            raise ValueError(f"the snap length is {snap_bytes} bytes, but must be 14 to 65535")
+        """Start capturing; keeps ``snap_bytes`` of each packet. Raises what :class:`PacketSocket` does."""
         self._blocks = max(2, buffer_bytes // BLOCK_BYTES)
         self._next = self.dropped = 0
-        self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)  # protocol 0: nothing before bind
-        try:
-            self.socket.setsockopt(_SOL_PACKET, _PACKET_VERSION, _TPACKET_V3)
-            self._keep(snap_bytes)
-            frames = self._blocks * (BLOCK_BYTES // 2048)
-            request = _REQUEST.pack(BLOCK_BYTES, self._blocks, 2048, frames, RETIRE_MS, 0, 0)
-            self.socket.setsockopt(_SOL_PACKET, _PACKET_RX_RING, request)
-            self._memory = mmap.mmap(self.socket.fileno(), self._blocks * BLOCK_BYTES)
-            self.socket.bind((interface, _ETH_P_ALL))
-            hardware = self.socket.getsockname()[3]
-        except BaseException:
-            self.socket.close()
-            raise
-        self._skip_outgoing = hardware == _ARPHRD_LOOPBACK  # there, every packet is seen leaving and arriving
-        if hardware in (_ARPHRD_ETHER, _ARPHRD_LOOPBACK):
-            self.link_type = LINKTYPE_ETHERNET
-        elif hardware == _ARPHRD_NONE:
-            self.link_type = LINKTYPE_RAW
-        else:
-            self.close()
-            raise UnsupportedInterface(
-                f"{interface} is neither Ethernet nor bare IP (ARP hardware type {hardware})"
-            )
+        frames = self._blocks * (BLOCK_BYTES // 2048)
+        super().__init__(
+            interface,
+            snap_bytes=snap_bytes,
+            version=_TPACKET_V3,
+            request=_REQUEST.pack(BLOCK_BYTES, self._blocks, 2048, frames, RETIRE_MS, 0, 0),
+            memory_bytes=self._blocks * BLOCK_BYTES,
+        )
 
-    def _keep(self, snap_bytes: int) -> None:
+    def _prepare(self, snap_bytes: int) -> None:
         """A filter that passes every packet and keeps so much of it."""
         program = ctypes.create_string_buffer(struct.pack("=HBBI", _BPF_RET_K, 0, 0, snap_bytes))
         self.socket.setsockopt(
@@ -94,14 +74,14 @@ class BlockRing:
         for _ in range(self._blocks):
             block = self._next * BLOCK_BYTES
             status, count, at = _BLOCK.unpack_from(memory, block)
-            if not status & _TP_STATUS_USER:
+            if not status & TP_STATUS_USER:
                 return
             at += block
             for _ in range(count):
                 ahead, seconds, nanoseconds, kept, length, flags, mac, _, _, tci, tpid = _PACKET.unpack_from(
                     memory, at
                 )
-                if not (self._skip_outgoing and memory[at + _PACKET_TYPE_AT] == _PACKET_OUTGOING):
+                if not (self._skip_outgoing and memory[at + _PACKET_TYPE_AT] == PACKET_OUTGOING):
                     data = memory[at + mac : at + mac + kept]
                     if flags & _TP_STATUS_VLAN_VALID and len(data) >= 12:  # the interface took the tag out
                         kind = tpid if flags & _TP_STATUS_VLAN_TPID_VALID else 0x8100
@@ -114,17 +94,6 @@ class BlockRing:
 
     def count_dropped(self) -> int:
         """Packets lost so far."""
-        data = self.socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 12)
+        data = self.socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 12)
         self.dropped += struct.unpack("=III", data)[1]  # reading sets the kernel's counters to zero
         return self.dropped
-
-    def close(self) -> None:
-        """Stop capturing and give the memory back."""
-        self._memory.close()
-        self.socket.close()
-
-    def __enter__(self) -> BlockRing:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

@@ -96,7 +96,7 @@ def _open_live(
     import signal
 
     from tools.capture.live import LiveConfig, LiveSource, drop_privileges
-    from tools.capture.ring import UnsupportedInterface
+    from tools.capture.packet_socket import UnsupportedInterface
 
     config = LiveConfig(
         interface=interface, seconds=seconds, snap_bytes=snap, write=write, rotate_bytes=rotate, files=keep

@@ -111,7 +111,7 @@ class LiveSource:
     packets that were lost since nobody looked in time, known at the end."""
 
     def __init__(self, config: LiveConfig, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """Raises :class:`OSError` and :class:`~tools.capture.ring.UnsupportedInterface`."""
+        """Raises :class:`OSError` and :class:`~tools.capture.packet_socket.UnsupportedInterface`."""
         self.config = config
         self._clock = clock
         self._ring = BlockRing(config.interface, snap_bytes=config.snap_bytes)

@@ -27,7 +27,8 @@ from pathlib import Path
 from types import FrameType
 
 from iscsi_target.trace.pcapng import PcapngWriter
-from tools.capture.ring import PacketRing, UnsupportedInterface
+from tools.capture.packet_socket import UnsupportedInterface
+from tools.capture.ring import PacketRing
 
 SNAP_BYTES = 128
 GATHER_S = 0.005
