@@ -8,7 +8,6 @@ above 80 MiB.
 
 from __future__ import annotations
 
-import argparse
 import os
 import resource
 import shutil
@@ -21,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tools.bench.capture_files import CaptureMissing, make_fibre, make_iscsi
-from tools.bench.measured import Measured, write
+from tools.bench.measured import Measured, command_line, write
 
 ISCSI_FIELDS = (
     "frame.time_epoch",
@@ -151,14 +150,13 @@ print(sum(part.count for part in Scan(sys.argv[1:]).parts()))
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 0; 1 when a bar is missed, 2 when nothing can be measured."""
-    parser = argparse.ArgumentParser(prog="python -m tools.bench capture", description=__doc__)
+    parser = command_line("capture", __doc__)
     parser.add_argument("--times", type=int, default=3, help="runs of each, taking turns")
     parser.add_argument("--commands", type=int, default=110_000)
     parser.add_argument("--frames", type=int, default=210_000)
     parser.add_argument(
         "--folder", type=Path, help="for the captures, half a gigabyte (default: a temporary one)"
     )
-    parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(dir=options.folder or os.environ.get("TMPDIR") or "/var/tmp") as folder:
         try:

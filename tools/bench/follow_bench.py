@@ -12,7 +12,6 @@ The document's size is 6 times bandwidth x delay here, so that what is reserved 
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import time
@@ -21,7 +20,7 @@ from dataclasses import dataclass
 
 from mgmt.http import Peer
 from tools.bench.copy_stage import MIB, CopyStage, Moment, StageConfig, copy_stage, rate_bps
-from tools.bench.measured import Measured, write
+from tools.bench.measured import Measured, command_line, report
 from tools.demo.processes import ProcessFailed
 from tools.wan.errors import WanError
 
@@ -165,21 +164,16 @@ def _reserve_at_the_station(stage: CopyStage, station: Peer, times: int) -> None
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 1 when a bar is missed, or where there is no channel."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.bench follow",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line("follow", __doc__)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--times", type=int, choices=range(1, TIMES + 1), default=TIMES)
-    parser.add_argument("-o", dest="output", choices=("table", "json"), default="table")
     options = parser.parse_args(arguments)
-    try:
-        results = measure(options.runs, options.times)
-    except (WanError, ProcessFailed, RuntimeError) as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    return write(results, options.output, decimals=3)
+    return report(
+        lambda: measure(options.runs, options.times),
+        options.output,
+        decimals=3,
+        failures=(WanError, ProcessFailed, RuntimeError),
+    )
 
 
 if __name__ == "__main__":

@@ -14,14 +14,13 @@ is large enough for it, with cubic and with BBR.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from tools.bench.copy_stage import MIB, CopyStage, Moment, StageConfig, copy_stage, rate_bps, steady_bps
-from tools.bench.measured import Measured, write
+from tools.bench.measured import Measured, command_line, report
 from tools.demo.processes import ProcessFailed
 from tools.wan.errors import WanError
 
@@ -171,27 +170,22 @@ def plot(path: Path, seconds: float) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 1 when a bar is missed, or where there is no channel."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.bench goodput",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line("goodput", __doc__)
     parser.add_argument("--only", action="append", choices=tuple(CHANNELS))
     parser.add_argument("--plot", type=Path, metavar="FILE.png")
     parser.add_argument(
         "--seconds", type=float, default=4.0, help="How long each point of the plot is looked at."
     )
-    parser.add_argument("-o", dest="output", choices=("table", "json"), default="table")
     options = parser.parse_args(arguments)
-    try:
+
+    def measured() -> list[Measured]:
         if options.plot is not None:
             plot(options.plot, options.seconds)
-            return 0
-        results = [line for name in options.only or CHANNELS for line in measure(name)]
-    except (WanError, ProcessFailed, RuntimeError) as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    return write(results, options.output, decimals=3)
+            return []
+        return [line for name in options.only or CHANNELS for line in measure(name)]
+
+    failures = (WanError, ProcessFailed, RuntimeError)
+    return report(measured, options.output, decimals=3, failures=failures)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ percentile of the latency at most twice that without.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from tools.bench.copy_stage import (
     copy_stage,
     rate_bps,
 )
-from tools.bench.measured import Measured, write
+from tools.bench.measured import Measured, command_line, report
 from tools.demo.processes import ProcessFailed
 from tools.wan.errors import WanError
 
@@ -98,21 +97,16 @@ def measure(seconds: float, turns: int) -> list[Measured]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 1 when a bar is missed, or where there is no channel."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.bench host-io",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line("host-io", __doc__)
     parser.add_argument("--seconds", type=float, default=5.0, help="Of each turn.")
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("-o", dest="output", choices=("table", "json"), default="table")
     options = parser.parse_args(arguments)
-    try:
-        results = measure(options.seconds, options.turns)
-    except (WanError, ProcessFailed, RuntimeError) as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    return write(results, options.output, decimals=3)
+    return report(
+        lambda: measure(options.seconds, options.turns),
+        options.output,
+        decimals=3,
+        failures=(WanError, ProcessFailed, RuntimeError),
+    )
 
 
 if __name__ == "__main__":

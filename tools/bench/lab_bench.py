@@ -7,7 +7,6 @@ work in between; and the driver's plan for 1,000 targets with 4 LUNs each. The i
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import sys
@@ -25,7 +24,7 @@ from iscsi_target.lio.model import (
 )
 from iscsi_target.lio.nodes import nodes_of
 from iscsi_target.lio.plan import plan
-from tools.bench.measured import Measured, write
+from tools.bench.measured import Measured, command_line, write
 from tools.harness.initiator import BlockingInitiator
 from tools.harness.kernel_target import IQN, describe
 from tools.harness.loop_thread import LoopThread
@@ -93,9 +92,8 @@ def plan_s() -> float:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Exit status 1 when a bar is missed or there is no lab here."""
-    parser = argparse.ArgumentParser(prog="python -m tools.bench lab")
+    parser = command_line("lab", __doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--output", choices=("table", "json"), default="table")
     options = parser.parse_args(words)
     spent = statistics.median(plan_s() for _ in range(options.rounds))
     found = [

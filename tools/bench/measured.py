@@ -1,10 +1,11 @@
-"""One measured figure beside its bar, and how a benchmark prints its figures."""
+"""One measured figure beside its bar, how a benchmark prints its figures, and the command line all of them share."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 
@@ -28,3 +29,30 @@ def write(results: Sequence[Measured], output: str, *, decimals: int) -> int:
             verdict = "" if not line.bar else f"{line.bar:>12}  {'met' if line.met else 'MISSED'}"
             sys.stdout.write(f"{line.name:28} {line.value:14,.{decimals}f} {line.unit:4} {verdict}\n")
     return 0 if all(line.met for line in results) else 1
+
+
+def command_line(name: str, description: str | None) -> argparse.ArgumentParser:
+    """The command line of ``python -m tools.bench NAME``, with ``-o table|json``; a benchmark adds its own options."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m tools.bench {name}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
+    return parser
+
+
+def report(
+    measure: Callable[[], Sequence[Measured]],
+    output: str,
+    *,
+    decimals: int,
+    failures: tuple[type[Exception], ...],
+) -> int:
+    """Measure and print; exit code 1 when a bar is missed, or with one line where nothing can be measured."""
+    try:
+        results = measure()
+    except failures as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return write(results, output, decimals=decimals)

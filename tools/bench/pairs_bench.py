@@ -7,7 +7,6 @@ each connection. Together they have to reach 80 % of the one, and the slowest at
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import statistics
@@ -28,7 +27,7 @@ from mgmt.messages import (
     CopyStatus,
     CopyStatusRequest,
 )
-from tools.bench.measured import Measured, write
+from tools.bench.measured import Measured, command_line, report
 from tools.demo.processes import Cast, ProcessFailed
 
 PAIRS, CONNECTIONS = 24, 4
@@ -192,21 +191,16 @@ def measure(pairs: int = PAIRS, share_bytes: int = 32 * MIB, turns: int = 3) -> 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 1 when a bar is missed."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.bench pairs",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line("pairs", __doc__)
     parser.add_argument("--pairs", type=int, default=PAIRS, choices=range(2, 201), metavar="N")
     parser.add_argument("--share", type=int, default=32, help="MiB of each pair.")
-    parser.add_argument("-o", dest="output", choices=("table", "json"), default="table")
     options = parser.parse_args(arguments)
-    try:
-        results = measure(options.pairs, options.share * MIB)
-    except (ProcessFailed, RuntimeError) as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    return write(results, options.output, decimals=3)
+    return report(
+        lambda: measure(options.pairs, options.share * MIB),
+        options.output,
+        decimals=3,
+        failures=(ProcessFailed, RuntimeError),
+    )
 
 
 if __name__ == "__main__":

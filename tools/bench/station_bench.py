@@ -1,4 +1,4 @@
-"""The management station: ``python -m tools.bench.station_bench [--seconds S] [--only PART] [-o json]``.
+"""The management station: ``python -m tools.bench station [--seconds S] [--only PART] [-o json]``.
 
 ``start``: the time to the first byte of commands. ``reserve`` and ``both``: reservations through the API by 16 clients,
 durable at the station and at two real arrays before each answer; beside them the station's processor time for each,
@@ -9,7 +9,6 @@ process that answer with fixed tables. Refusals fail the run: every request coun
 
 from __future__ import annotations
 
-import argparse
 import http.client
 import json
 import os
@@ -25,7 +24,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from tools.bench.measured import Measured, write
+from tools.bench.measured import Measured, command_line, write
 
 CLIENTS = 16
 ARRAYS, RESERVATIONS_OF_ONE = 500, 20
@@ -267,12 +266,9 @@ def bench_lists(directory: Path, seconds: float) -> list[Measured]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 0, or 1 where a bar is missed or something did not run."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.bench.station_bench", description="bench the station"
-    )
+    parser = command_line("station", __doc__)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--only", choices=PARTS, action="append")
-    parser.add_argument("-o", dest="output", choices=("table", "json"), default="table")
     options = parser.parse_args(arguments)
     parts = options.only or PARTS
     results: list[Measured] = []
