@@ -49,6 +49,13 @@ class Transaction:
             self.memory.clear()
         self.memory[key] = value
 
+    def known(self, key: Any, find: Callable[[], T]) -> T:
+        """What is remembered by ``key``, or else found and remembered."""
+        if key not in self.memory:
+            self.remember(key, find())
+        value: T = self.memory[key]
+        return value
+
     def execute(self, statement: Executable, values: Any = None) -> Any:
         """Run one statement."""
         return self.connection.execute(statement, values)

@@ -77,11 +77,9 @@ def find(connection: Any, array: str, target: Target) -> Holding | None:
 
 def known(transaction: Transaction, array: str, target: Target) -> Holding | None:
     """The same within a change, which is the only place where it becomes another."""
-    key = (_MEMORY, array, target_key(target))
-    if key not in transaction.memory:
-        transaction.remember(key, find(transaction.connection, array, target))
-    found: Holding | None = transaction.memory[key]
-    return found
+    return transaction.known(
+        _memory_key(_key(array, target)), lambda: find(transaction.connection, array, target)
+    )
 
 
 def listed(station: Station, *, array: str | None = None, over: bool = False) -> list[Holding]:

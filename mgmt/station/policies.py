@@ -112,11 +112,7 @@ def find(station: Station, target: Target) -> Policy | None:
 
 def known(transaction: Transaction, target: Target) -> Policy | None:
     """The policy of ``target``, within a change, which is the only place where it becomes another."""
-    key = (_MEMORY, target_key(target))
-    if key not in transaction.memory:
-        transaction.remember(key, _find(transaction.connection, target))
-    found: Policy | None = transaction.memory[key]
-    return found
+    return transaction.known((_MEMORY, target_key(target)), lambda: _find(transaction.connection, target))
 
 
 def put(
