@@ -10,9 +10,11 @@ from urllib.parse import quote
 from fastapi import APIRouter, Request, Response
 
 from credits.errors import CreditError
+from mgmt.layouts import LAYOUTS
 from mgmt.station import copies
 from mgmt.station.channels import COUNT_LIMIT
 from mgmt.web.commands import Command, get, post, target_body, target_words
+from mgmt.web.downloads import download
 from mgmt.web.face import REFUSALS, Face, Submitted, as_problem
 from mgmt.web.forms import Form, named_target, target_fields
 from mgmt.web.reading import Row, lenient, port_addresses, table
@@ -68,6 +70,11 @@ def add(router: APIRouter, face: Face) -> None:
         """One copy."""
         return _copy_page(face, request, copy_id)
 
+    @router.get("/copies/{copy_id}/{form}")
+    def take(copy_id: str, form: str) -> Response:
+        """One copy as CSV or JSON."""
+        return download("copy", form, [_row(face, copy_id)], LAYOUTS["copies"].fields)
+
     @router.post("/copies/{copy_id}/stop")
     def stop(request: Request, copy_id: str, submitted: Submitted) -> Response:
         """Stop it; its units return to the list they came from."""
@@ -93,12 +100,16 @@ def _pair(row: Row) -> tuple[Any, Any]:
     return row.get("local_port"), row.get("remote_port")
 
 
+def _row(face: Face, copy_id: str) -> Any:
+    rows = table(face.station, "copies").rows
+    row = next((row for row in rows if row.get("copy_id") == copy_id), None)
+    return lenient(row or copies.row(face.station, copies.status(face.station, copy_id)))
+
+
 def _copy_page(
     face: Face, request: Request, copy_id: str, *, digests: Any = None, refusals: Sequence[Any] = ()
 ) -> Response:
-    rows = table(face.station, "copies").rows
-    row = next((row for row in rows if row.get("copy_id") == copy_id), None)
-    row = lenient(row or copies.row(face.station, copies.status(face.station, copy_id)))
+    row = _row(face, copy_id)
     with suppress(*REFUSALS):
         record = copies.record_of(face.station, copy_id)
         row |= {"remote_array": record.remote_array, "remote_volume": record.remote_volume}

@@ -10,11 +10,13 @@ from urllib.parse import quote
 from fastapi import APIRouter, Request, Response
 
 from mgmt.http import ProblemError
+from mgmt.layouts import LAYOUTS
 from mgmt.station import groups
 from mgmt.station.groups import P_VOL, S_VOL, GroupWish
 from mgmt.station.inventory import LIVE_LIMIT
 from mgmt.web.commands import Command, get, post
 from mgmt.web.copies import needs
+from mgmt.web.downloads import download
 from mgmt.web.face import REFUSALS, Face, Submitted, as_problem
 from mgmt.web.forms import Form
 from mgmt.web.language import mark
@@ -149,6 +151,12 @@ def add(router: APIRouter, face: Face) -> None:
         """One group: its pairs at both ends, and what can be done with it."""
         return _page(face, request, name, face.query(request))
 
+    @router.get("/groups/{name}/{form}")
+    def take(name: str, form: str) -> Response:
+        """The pairs of one group at both ends, as CSV or JSON."""
+        made = _group(name, groups.rows(face.station, name).rows)
+        return download("group", form, [*made.primary, *made.secondary], LAYOUTS["groups"].fields)
+
     @router.post("/groups/{name}/{verb}")
     def act(request: Request, name: str, verb: str, submitted: Submitted) -> Response:
         """Split, resynchronise, swap, take over, dissolve."""
@@ -180,6 +188,15 @@ def gathered(rows: Iterable[Row]) -> list[Group]:
     return [Group(name, *two) for name, two in sorted(ends.items())]
 
 
+def _group(name: str, rows: Iterable[Row]) -> Group:
+    """Raises :class:`ProblemError` where the rows have none."""
+    made = next(iter(gathered(rows)), None)
+    if made is None:
+        detail = f"no array that answers has a group {name!r:.80}"
+        raise ProblemError("NOT_FOUND", detail, status=404, title="No such group")
+    return made
+
+
 def _page(
     face: Face,
     request: Request,
@@ -190,10 +207,7 @@ def _page(
     problem: Mapping[str, Any] | None = None,
 ) -> Response:
     found = groups.rows(face.station, name)
-    made = next(iter(gathered(found.rows)), None)
-    if made is None:
-        detail = f"no array that answers has a group {name!r:.80}"
-        raise ProblemError("NOT_FOUND", detail, status=404, title="No such group")
+    made = _group(name, found.rows)
     base = _base(request)
     status_of = Command(f"sancredit pair status {name}", f"curl -sS {base}/api/v1{_path(name)}")
     verbs = [post(base, ["pair", verb, name], f"{_path(name)[1:]}/{verb}", {}) for verb in made.verbs]

@@ -15,6 +15,7 @@ from mgmt.web.face import Face, Submitted, asker
 from mgmt.web.reading import lenient
 from mgmt.web.rendering import is_part, redirect
 from mgmt.web.table import Wish
+from mgmt.web.words import Words
 
 PAGE_ROWS = 50
 #: Events that a page and a download look at: the newest.
@@ -33,7 +34,7 @@ def add(router: APIRouter, face: Face) -> None:
     def show_events(request: Request) -> Response:
         """The newest events, the last first."""
         wish = Wish.of(request.query_params)
-        rows = _events(face, wish)
+        rows = _events(face, wish, Words(face.renderer.language(request)))
         pages = max(1, -(-len(rows) // PAGE_ROWS))
         page = min(max(1, wish.page), pages)
         base = str(request.base_url).rstrip("/")
@@ -70,7 +71,8 @@ def add(router: APIRouter, face: Face) -> None:
     @router.get("/events/{form}")
     def download_events(request: Request, form: str) -> Response:
         """The newest events as CSV or JSON."""
-        rows = [events.row(event) for event in _events(face, Wish.of(request.query_params))]
+        wish = Wish.of(request.query_params)
+        rows = [events.row(event) for event in _events(face, wish, Words(face.renderer.language(request)))]
         return download("events", form, rows, _EVENT_FIELDS)
 
     @router.get("/alarms")
@@ -119,10 +121,15 @@ def add(router: APIRouter, face: Face) -> None:
         return redirect("/alarms", all=form.text("all"))
 
 
-def _events(face: Face, wish: Wish) -> list[Event]:
+def _events(face: Face, wish: Wish, words: Words) -> list[Event]:
     found = reversed(events.newest(face.station, EVENTS))
     needle = wish.query.casefold()
-    return [event for event in found if not needle or needle in _said(event)]
+    # What stands in the list in the reader's language can be searched for, and what the command line shows of it.
+    return [
+        event
+        for event in found
+        if not needle or needle in _said(event) or needle in words.said(event.text).text.casefold()
+    ]
 
 
 def _said(event: Event) -> str:

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request, Response
 from credits.quantities import parse_delay
 from credits.targets import Target, TargetKind
 from mgmt.http import ProblemError
-from mgmt.station import policies
+from mgmt.station import policies, updates
 from mgmt.station.holders import with_pair
 from mgmt.station.policies import BOUNDS
 from mgmt.station.records import Policy, Sizing
@@ -59,7 +59,7 @@ def add(router: APIRouter, face: Face) -> None:
             wanted = _read(form, target, via)
             if wanted is None:
                 return _page(face, request, form, target, via, status=422)
-            policies.put(face.station, wanted, by=asker(request))
+            updates.put_policy(face.station, wanted, by=asker(request))
         except REFUSALS as error:
             found = as_problem(error)
             return _page(face, request, form, target, via, status=int(found["status"]), problem=found)

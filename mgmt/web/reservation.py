@@ -11,11 +11,13 @@ from fastapi import APIRouter, Request, Response
 
 from credits.targets import Target
 from mgmt.http import ProblemError
+from mgmt.layouts import LAYOUTS
 from mgmt.station import policies, reservations, sizes
 from mgmt.station.channels import COUNT_LIMIT
 from mgmt.station.holders import with_pair
 from mgmt.web.bars import Part, stacked
 from mgmt.web.commands import Command, get, post, target_body, target_words
+from mgmt.web.downloads import download
 from mgmt.web.face import REFUSALS, Face, Submitted, as_problem, asker
 from mgmt.web.forms import Form, Pair, named_target, target_fields
 from mgmt.web.reading import reservation_of
@@ -38,6 +40,17 @@ def add(router: APIRouter, face: Face) -> None:
     def show(request: Request) -> Response:
         """The reservation of the target that the URL names; with ``rtt`` and others, what if."""
         return _page(face, request, face.query(request))
+
+    @router.get("/reservation/{form}")
+    def take(request: Request, form: str) -> Response:
+        """Its row of table 101 as CSV or JSON."""
+        target, _ = named(face.query(request))
+        row = reservation_of(face.station, target)
+        if row is None:
+            raise ProblemError(
+                "NOT_FOUND", f"{target} has no reservation", status=404, title="No reservation"
+            )
+        return download("reservation", form, [row], LAYOUTS["reservations"].fields)
 
     @router.post("/reservation/release")
     def release(request: Request, submitted: Submitted) -> Response:

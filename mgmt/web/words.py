@@ -11,6 +11,7 @@ from credits.targets import TargetKind
 from mgmt.plain import to_plain
 from mgmt.station.records import AlarmKind
 from mgmt.web.language import Language, mark
+from mgmt.web.phrases import Phrases, Said
 
 #: The group of the navigation that is for those who may change something.
 DO = mark("Do")
@@ -137,6 +138,8 @@ HEADINGS: Mapping[str, str] = {
     "UNITS": mark("Units"),
     "UNITS IN USE": mark("Units in use"),
     "VOLUMES": mark("Volumes"),
+    "LIMITED BY": mark("Limited by"),
+    "SENT AGAIN": mark("Sent again"),
 }
 
 #: (table, heading) → what it is called there, where that is something else.
@@ -391,6 +394,10 @@ class Words:
     def alarm(self, kind: Any) -> str:
         """What an alarm is about."""
         return self.language(ALARMS[kind]) if kind in ALARMS else str(kind)
+
+    def said(self, text: Any) -> Said:
+        """A whole sentence as the station and the arrays say it."""
+        return Phrases(self.language, self.alarm).said(str(text))
 
     def term(self, name: str) -> str:
         """What a formula's term is called."""

@@ -14,6 +14,7 @@ from mgmt.api.security.gate import Security
 from mgmt.api.security.identity import Role
 from mgmt.api.security.tokens import TokenFile
 from mgmt.array.replication.pair_state import TRANSITIONS, PairInput
+from mgmt.messages import ReservedBufferUpdateRequest
 from mgmt.pair_messages import PairRequest
 from mgmt.station import policies, trail
 from mgmt.station.records import Sizing
@@ -186,6 +187,14 @@ def test_a_policy_is_edited_kept_shown_and_taken_away(fresh: Desk) -> None:
     fresh.post("/policy", TARGET | {"do": "remove"}, "/")
     assert policies.listed(fresh.place.station) == []
     assert fresh.post("/policy", TARGET | {"do": "remove"}, "/").status_code == 404
+
+
+def test_what_is_reserved_follows_a_policy_of_the_page_at_once(fresh: Desk) -> None:
+    body = {"target": TARGET, "size_bytes": 1 << 20}
+    fresh.client.post("/api/v1/reserve", json=body).raise_for_status()
+    fresh.post("/policy", TARGET | POLICY | {"sizing": "manual", "size_bytes": "2MiB"}, "/")
+    (asked,) = fresh.place.master.messages(ReservedBufferUpdateRequest)
+    assert asked.recommended_bytes == 2 << 20
 
 
 @pytest.mark.parametrize(

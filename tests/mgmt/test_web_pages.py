@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import click
 import pytest
@@ -24,7 +25,17 @@ from mgmt.messages import BufferReserveRequest, CopyStartRequest, ReservationRel
 from mgmt.station import alarms, channels
 from mgmt.station.records import AlarmKind
 from tests.mgmt.station_stand_ins import LOCAL, REMOTE, UNIT
-from tests.mgmt.web_desk import PAIR, TARGET, Desk, commands, desk, error_at, reservation
+from tests.mgmt.web_desk import (
+    PAIR,
+    TARGET,
+    Desk,
+    commands,
+    desk,
+    error_at,
+    pair_row,
+    reservation,
+    running_copy,
+)
 
 COUNTS = {"sessions": "2", "connections_per_session": "3"}
 #: A policy as its form sends it.
@@ -114,6 +125,33 @@ def test_everything_that_a_page_offers_to_take_away_is_there(lasting: Desk) -> N
         answer = lasting.client.get(link)
         assert answer.status_code == 200, link
         assert answer.headers["content-type"].partition(";")[0] in ("text/csv", "application/json"), link
+
+
+def test_one_reservation_copy_or_group_is_taken_away_from_its_page(fresh: Desk) -> None:
+    array = fresh.place.master
+    array.rows["reservations"] = [reservation(9), reservation(7) | {"target": TARGET}]
+    array.rows["copies"] = [running_copy(0.3, "copying"), running_copy(0.9, "failed")]
+    array.rows["pairs"] = [pair_row("M", "vol0", "PAIR"), pair_row("M", "vol1", "PAIR")]
+    for page, name, values in (
+        (f"/reservation?{urlencode(TARGET)}", "reserved_units", [7]),
+        ("/copies/copy-failed", "copy_id", ["copy-failed"]),
+        ("/groups/db", "volume", ["vol0", "vol1"]),
+    ):
+        links = re.findall(r'href="([^"]+)" download', fresh.get(page).text)
+        csv, rows = (fresh.get(html.unescape(link)) for link in links)
+        assert [row[name] for row in rows.json()] == values
+        lines = csv.text.splitlines()
+        column = lines[0].split(",").index(name)
+        assert [line.split(",")[column] for line in lines[1:]] == list(map(str, values)), csv.text
+    gone = urlencode(TARGET | {"remote_port": "9.9.9.9"})
+    for link in (
+        f"/reservation/csv?{gone}",
+        "/reservation/csv",
+        "/copies/x/csv",
+        "/groups/x/csv",
+        "/groups/db/xml",
+    ):
+        assert fresh.get(link).status_code in (404, 422), link
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -356,6 +394,11 @@ def test_what_a_failing_or_changing_channel_would_mean_is_told_before_it_does(fr
     shown = fresh.get("/what-if", **PAIR, ask="1", what="changes", rtt="560ms").text
     assert "1 reservation would run short" in shown and "2,051" in shown  # twice the delay, twice the size
     assert f"preview --channel {LOCAL},{REMOTE} --if rtt=560ms" in shown
+    taken = re.search(r'href="(/what-if/json[^"]+)" download', shown)
+    assert taken is not None
+    (step,) = fresh.get(html.unescape(taken[1])).json()
+    assert (step["target"]["kind"], step["reserved_units"], step["wanted_units"]) == ("port_pair", 1026, 2051)
+    assert fresh.get("/what-if/json").status_code == 404
     (row,) = fresh.place.station.store.channels()
     assert row.rtt_ns == 280_000_000
     nothing = fresh.get("/what-if", **PAIR, ask="1", what="changes")
@@ -492,7 +535,7 @@ _NAMES = (
 )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     path=st.sampled_from(
         [

@@ -76,6 +76,10 @@
   document.addEventListener("htmx:before:request", (event) => {
     if (paused() && event.target.id === "live") event.preventDefault();
   });
+  document.addEventListener("htmx:before:swap", (event) => {
+    // What was asked for before the pause, and answered after it.
+    if (paused() && event.target.id === "live") event.preventDefault();
+  });
 
   // -- keys -----------------------------------------------------------------------------------------------------
   const places = {
@@ -93,13 +97,13 @@
       return;
     }
     const typing = event.target.closest("input, select, textarea, [contenteditable]");
+    const went = going;
+    going = false; // "g" counts for the key after it, however long that takes
     if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (going) {
-      going = false;
+    if (went) {
       if (places[event.key]) { event.preventDefault(); location.assign(places[event.key]); }
     } else if (event.key === "g") {
       going = true;
-      setTimeout(() => { going = false; }, 1500);
     } else if (event.key === "/") {
       const filter = document.querySelector("input[type=search]");
       if (filter) { event.preventDefault(); filter.focus(); filter.select(); }
@@ -126,5 +130,9 @@
   }
   settle(document);
   document.addEventListener("htmx:after:swap", () => label());
-  document.querySelector("[data-focus]")?.focus();
+  // A refusal takes the focus. An autofocus waits for the first picture of the page, for which a busy browser may take
+  // longer than a reader who types at once; who has gone elsewhere meanwhile is left there.
+  const refused = document.querySelector("[data-focus]");
+  if (refused) refused.focus();
+  else if (!location.hash && document.activeElement === body) document.querySelector("[autofocus]")?.focus();
 })();
