@@ -77,6 +77,10 @@ def _refused(error: Any) -> tuple[int, str]:
         )
     if code == "NOT_RESERVED" and "`" not in str(error):
         return FAILED, f"{_line(str(error))}; what is reserved: `sancredit get reservations`"
+    if code == "STALE" and "revision" in str(error):
+        return FAILED, (
+            f"{_line(str(error))} (`sancredit get reservations`), then give --if-revision as it is now, or leave it out"
+        )
     if code in ("UNREACHABLE", "STOPPING"):
         return UNREACHABLE, _line(str(error))
     return (USAGE if code in _BAD_VALUES else FAILED), _line(str(error))

@@ -389,12 +389,13 @@ def _losing(end: dict[str, Any]) -> Lose | None:
     frames, r_rdys, word = end["lose_frames"], end["lose_r_rdys"], R_RDY.encode()
     if not frames and not r_rdys:
         return None
-    chance = random.Random(end["seed"])
+    # Apart, so that the seed decides which frames are lost, however many R_RDYs go in between.
+    of_frames, of_r_rdys = random.Random(end["seed"]), random.Random(f"R_RDY {end['seed']}")
 
     def lose(record: bytes, _moment_ps: int) -> bool:
         if len(record) > ORDERED_SET_BYTES:
-            return bool(chance.random() < frames)
-        return record == word and bool(chance.random() < r_rdys)
+            return bool(of_frames.random() < frames)
+        return record == word and bool(of_r_rdys.random() < r_rdys)
 
     return lose
 

@@ -138,10 +138,11 @@ def update(
 ) -> None:
     """Bring the reservation of a target to another size: grow from the free list, shrink back to it."""
     wanted = make_target(**named)
+    request = body(wanted, size_bytes=size, expected_revision=if_revision)
     if dry_run:
-        _preview(station, output, body(wanted, size_bytes=size), wanted.target)
+        _preview(station, output, request, wanted.target, path="/api/v1/update?dry_run=true")
         return
-    request = body(wanted, size_bytes=size, expected_revision=if_revision, request_id=uuid.uuid4().hex)
+    request = {**request, "request_id": uuid.uuid4().hex}
     with open_station(station, _TIMEOUT_S) as peer:
         answer = checked(peer, peer.post("/api/v1/update", request), **_CHANGE)
     show_one(answer, output, _changed("now reserved", wanted.target, answer))
@@ -250,24 +251,34 @@ def release(
     with open_station(station) as peer:
         answer = peer.post("/api/v1/release", request)
         checked(peer, answer, array=str, released_units=int, draining_units=int)
-    sentence = f"released {answer['released_units']} units of {wanted.target} on array {answer['array']}"
-    if answer["draining_units"]:
-        sentence += f"; {answer['draining_units']} more follow as they become free"
-    show_one(answer, output, sentence)
+    sentence = f"released {_units(answer['released_units'])} of {wanted.target} on array {answer['array']}"
+    show_one(answer, output, sentence + _rest(answer["draining_units"]))
 
 
 def _would_release(target: Target, answer: Mapping[str, Any]) -> str:
     later = answer["pending_shrink_units"]
-    sentence = (
-        f"would release {answer['previous_units'] - later} units of {target} on array {answer['array']}: "
-        f"free {answer['free_units_before']} -> {answer['free_units_after']}"
+    return (
+        f"would release {_units(answer['previous_units'] - later)} of {target} on array {answer['array']}: "
+        f"free {answer['free_units_before']} -> {answer['free_units_after']}{_rest(later)}"
     )
-    return f"{sentence}; {later} more as they become free" if later else sentence
 
 
-def _preview(station: str, output: str, request: Mapping[str, Any], target: Target) -> None:
+def _rest(in_use: int) -> str:
+    """What a release leaves for later."""
+    if not in_use:
+        return ""
+    return f"; {in_use} in use {'returns as it becomes' if in_use == 1 else 'return as they become'} free"
+
+
+def _units(count: int) -> str:
+    return "1 unit" if count == 1 else f"{count} units"
+
+
+def _preview(
+    station: str, output: str, request: Mapping[str, Any], target: Target, *, path: str = "/api/v1/preview"
+) -> None:
     with open_station(station) as peer:
-        answer = checked(peer, peer.post("/api/v1/preview", request), **_PREVIEW)
+        answer = checked(peer, peer.post(path, request), **_PREVIEW)
     show_one(answer, output, _would_reserve(target, answer))
     _warn(answer)
 
@@ -291,9 +302,7 @@ def _would_reserve(target: Target, answer: Mapping[str, Any]) -> str:
     )
     if answer["expanded_units"]:
         sentence += f", {answer['expanded_units']} split from pages"
-    if answer["pending_shrink_units"]:
-        sentence += f", {answer['pending_shrink_units']} in use return as they become free"
-    return sentence
+    return sentence + _rest(answer["pending_shrink_units"])
 
 
 def _changed(verb: str, target: Target, answer: Mapping[str, Any]) -> str:
@@ -301,17 +310,15 @@ def _changed(verb: str, target: Target, answer: Mapping[str, Any]) -> str:
         f"buffer ID {answer['buffer_id']} ({target})" if answer.get("buffer_id") is not None else str(target)
     )
     sentence = (
-        f"{verb} {size_text(answer['reserved_bytes'])} ({answer['reserved_units']} units) for {who} "
+        f"{verb} {size_text(answer['reserved_bytes'])} ({_units(answer['reserved_units'])}) for {who} "
         f"on array {answer['array']}"
     )
     if changed := answer.get("buffer_ids"):
         noun = "connection" if len(changed) == 1 else "connections"
         sentence += f", the sum of its {len(changed)} {noun}: buffer ID {', '.join(map(str, changed))}"
     if answer["previous_units"]:
-        sentence += f"; before: {answer['previous_units']} units"
-    if answer["pending_shrink_units"]:
-        sentence += f"; {answer['pending_shrink_units']} units in use return as they become free"
-    return sentence
+        sentence += f"; before: {_units(answer['previous_units'])}"
+    return sentence + _rest(answer["pending_shrink_units"])
 
 
 def _warn(answer: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import re
 import signal
 import stat
 import sys
@@ -216,7 +217,11 @@ def _with_faults(settings: ServeConfig, path: Path) -> ServeConfig:
 
 
 def control_address(text: str) -> str:
-    """``--control``: a path is that of a Unix socket."""
+    """``--control``: a path is that of a Unix socket. Raises click.UsageError for what looks like a port."""
+    if re.fullmatch(r"[^/]*:\d{1,5}", text) and not text.startswith("unix:"):
+        raise click.UsageError(
+            f"--control {text}: write http://{text} for a TCP port, ./{text} for a socket's file"
+        )
     return text if text.startswith(("unix:", "http://", "https://")) else f"unix:{text}"
 
 

@@ -21,7 +21,7 @@ _PROBLEMS: dict[str, tuple[int, str]] = {
     Code.INVALID_TARGET: (422, "Not a valid reservation target"),
     Code.NOT_RESERVED: (404, "The target has no reservation"),
     Code.OVER_RESERVATION: (409, "The reservation is used up"),
-    Code.BUSY: (409, "Units are in use"),
+    Code.BUSY: (409, "In use, or being changed"),
     Code.STALE: (412, "The state has changed since it was read"),
     Code.UNREACHABLE: (502, "The other side could not be reached"),
     Code.UNAUTHORIZED: (403, "Not allowed"),

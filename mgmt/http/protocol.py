@@ -8,7 +8,10 @@ peer does not read is cut off. One address has at most :data:`CONNECTIONS_OF_ONE
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from collections import Counter
+from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import Any, cast
 
@@ -23,6 +26,13 @@ HEAD_TIMEOUT_S = 10.0
 STALL_TIMEOUT_S = 10.0
 #: Connections of one address that is not this machine.
 CONNECTIONS_OF_ONE_ADDRESS = 128
+#: So often at most a server's log has the same warning, in seconds.
+WARNING_EVERY_S = 60.0
+_OURS: Mapping[object, str] = {
+    "Exceeded concurrency limit.": (
+        "all connections are taken: requests on more of them get the answer 503 until some end"
+    )
+}
 #: Bytes of an answer that wait for a client before its sender does.
 UNREAD_BYTES = 64 * 1024
 #: What a scope's state calls the :class:`mgmt.http.tls.CertifiedName` of a client.
@@ -62,15 +72,39 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
+class SparingLog(logging.LoggerAdapter[logging.Logger]):
+    """The log of one server: what uvicorn warns of for each request that a peer sends wrong comes once a minute."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        super().__init__(logger)
+        self._next_s: dict[object, float] = {}
+
+    @property
+    def level(self) -> int:
+        """What uvicorn looks at."""
+        return self.logger.level
+
+    def log(self, level: int, msg: object, *arguments: Any, **keywords: Any) -> None:
+        """Log, in words of ours where all connections are taken."""
+        if level == logging.WARNING:  # one of a handful of sentences; errors are not of a peer's making
+            now_s = time.monotonic()
+            if now_s < self._next_s.get(msg, 0.0):
+                return
+            self._next_s[msg] = now_s + WARNING_EVERY_S
+        super().log(level, _OURS.get(msg, msg), *arguments, **keywords)
+
+
 class BoundedProtocol(H11Protocol):
-    """One connection. Made by :func:`bounded` with the counts of its server."""
+    """One connection. Made by :func:`bounded` with the counts and the log of its server."""
 
     counts: ConnectionCounts
+    log: SparingLog
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The connection is there: its client's certificate is noted, and the clock of its first request runs."""
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=UNREAD_BYTES)
+        self.logger = self.log  # type: ignore[assignment]
         self._head_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
         self._host = str(self.client[0]) if self.client else ""
@@ -147,8 +181,9 @@ class BoundedProtocol(H11Protocol):
 
 
 def bounded(counts: ConnectionCounts) -> type[asyncio.Protocol]:
-    """The protocol class of one server, which knows that server's ``counts``."""
-    return cast("type[asyncio.Protocol]", type("ServersProtocol", (BoundedProtocol,), {"counts": counts}))
+    """The protocol class of one server, which knows that server's ``counts`` and has a log of its own."""
+    own = {"counts": counts, "log": SparingLog(logging.getLogger("uvicorn.error"))}
+    return cast("type[asyncio.Protocol]", type("ServersProtocol", (BoundedProtocol,), own))
 
 
 def certified_of(scope: Any) -> Any:

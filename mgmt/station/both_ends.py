@@ -34,6 +34,7 @@ from mgmt.station.records import Record, Stage
 from mgmt.station.reservations import Reserved, check_size, inputs_of
 from mgmt.station.sizes import Advice, advise
 from mgmt.station.store import OpenEnd
+from mgmt.station.turns import on_target
 
 _log = logging.getLogger(__name__)
 
@@ -73,10 +74,19 @@ def reserve_both_ends(
     mirrored = port_pair(target.remote_port, target.local_port)
     inputs = inputs_of(size_bytes, advice) | ({} if lease_ns is None else {"lease_ns": lease_ns})
     asked = _Asked(attempt, target, size_bytes, lease_ns, by, inputs)
-    with _alone(station, target), station.attempts.work_on(attempt):
+    targets = (target, mirrored)
+    sites = [station.arrays.with_port(str(end.local_port)) for end in targets]
+    claims: dict[str, bool] = {}
+    for site, end_target in zip(sites, targets, strict=True):
+        claims |= on_target(site.array, end_target)
+    with (
+        _alone(station, target),
+        station.turns.take(f"both ends of {target}", claims),
+        station.attempts.work_on(attempt),
+    ):
         record = station.store.database.write(lambda t: _record(t, station, asked, Stage.ASKED))
         asked = replace(asked, number=record.number)
-        ends = _hold_both(station, asked, (target, mirrored))
+        ends = _hold_both(station, asked, sites, targets)
         answers = _confirm_both(station, asked, ends, automatic=advice is not None)
     for end in ends:
         station.inventory.mark_changed(end.array)
@@ -128,9 +138,10 @@ class _Asked:
     """Of the record in the trail that says what is asked."""
 
 
-def _hold_both(station: Station, asked: _Asked, targets: Sequence[Target]) -> list[OpenEnd]:
+def _hold_both(
+    station: Station, asked: _Asked, sites: Sequence[Site], targets: Sequence[Target]
+) -> list[OpenEnd]:
     """The holds, written down; or neither."""
-    sites = [station.arrays.with_port(str(target.local_port)) for target in targets]
     ends: list[OpenEnd] = []
     try:
         for site, target in zip(sites, targets, strict=True):

@@ -32,6 +32,7 @@ from mgmt.station.events import STATION
 from mgmt.station.records import AlarmKind, Cause, Severity, Sizing, Stage
 from mgmt.station.reservations import bring_to, inputs_of
 from mgmt.station.sizes import Advice, advise
+from mgmt.station.turns import on_cache
 
 if TYPE_CHECKING:
     from mgmt.station.context import Station
@@ -74,6 +75,11 @@ def free(station: Station, array: str) -> CacheFree:
 def set_threshold(station: Station, array: str, threshold_bytes: int, *, by: str) -> CacheFree:
     """M16 (paragraph 104): how little free cache is a shortage. In the audit trail before and after it is sent."""
     peer = station.arrays[array]
+    with station.turns.take(f"the cache of array {array}", on_cache(array)):
+        return _set_threshold(station, array, peer, threshold_bytes, by)
+
+
+def _set_threshold(station: Station, array: str, peer: Peer, threshold_bytes: int, by: str) -> CacheFree:
     before = _cache_of(peer, CacheFreeQuery())
     request_id = uuid.uuid4().hex
     record = partial(
@@ -189,6 +195,7 @@ def _enlarge(station: Station, array: str, target: Target, advice: Advice) -> bo
                 cause=Cause.CACHE,
                 verb="enlarge",
                 message=ReservedBufferEnlargeRequest(target=target, size_bytes=size),
+                resizes=True,
             )
         except PeerRefused as refusal:
             text = f"the cache of array {array} is low, and it cannot enlarge its reservation: {refusal}"
@@ -197,7 +204,7 @@ def _enlarge(station: Station, array: str, target: Target, advice: Advice) -> bo
             )
             station.store.database.write(lambda t: alarms.raise_alarm(t, station, cause))
             return False
-        except (PeerUnreachable, InvalidRequest, StationStoreError) as error:
+        except (PeerUnreachable, CreditError, StationStoreError) as error:
             _log.warning("the cache of array %s is low, and %s stays as it is: %s", array, target, error)
             return False
     return True

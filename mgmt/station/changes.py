@@ -3,6 +3,7 @@
 The order makes SIGKILL harmless. Before the message leaves, the audit trail says durably what is asked; the array makes
 its part durable before it answers; after that the trail, the reservation as the station knows it, its policy and an
 event are written together. Whatever is asked and has no end in the trail is settled by :mod:`mgmt.station.reconcile`.
+Changes of one target take turns (:mod:`mgmt.station.turns`), from the first writing down to the last.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from credits.errors import Code, Refused
 from credits.targets import Target
 from mgmt.http import PeerRefused, PeerUnreachable
 from mgmt.plain import to_plain
@@ -20,6 +22,7 @@ from mgmt.station.context import Station
 from mgmt.station.database import Transaction
 from mgmt.station.lifecycle import Input
 from mgmt.station.records import Cause, Record, Severity, Stage
+from mgmt.station.turns import on_target
 
 T = TypeVar("T")
 
@@ -36,6 +39,8 @@ class Asked:
     cause: Cause = Cause.USER
     request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     inputs: Mapping[str, Any] = field(default_factory=dict)
+    resizes: bool = False
+    """Only while there is a reservation: what was decided for one that has been released since is not made anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +61,16 @@ class Done:
 
 
 def carry_out(station: Station, asked: Asked, send: Callable[[], T], read: Callable[[T], Done]) -> T:
-    """Write down, send, write down. Raises what ``send`` does; the trail then says refused, or unknown."""
-    with station.attempts.work_on(under_way(asked.array, asked.request_id)):
+    """Write down, send, write down. Raises what ``send`` does; the trail then says refused, or unknown.
+
+    Raises :class:`Refused` where nothing is asked: BUSY as the changes before it take too long, NOT_RESERVED for what
+    ``resizes`` and has been released meanwhile.
+    """
+    claims = on_target(asked.array, asked.target, makes=asked.wish is Input.RESERVE)
+    with (
+        station.turns.take(f"{asked.target} on array {asked.array}", claims),
+        station.attempts.work_on(under_way(asked.array, asked.request_id)),
+    ):
         record, before = station.store.database.write(lambda transaction: _ask(transaction, station, asked))
         try:
             answer = send()
@@ -90,6 +103,8 @@ def state_of(values: Mapping[str, Any] | None, units: int | None) -> Mapping[str
 def _ask(transaction: Transaction, station: Station, asked: Asked) -> tuple[Record, Mapping[str, Any] | None]:
     known = lifecycle.known(transaction, asked.array, asked.target)
     before = lifecycle.summary(known)
+    if asked.resizes and known is not None and known.state in lifecycle.OVER:
+        raise Refused(Code.NOT_RESERVED, f"{asked.target} on array {asked.array} has been released meanwhile")
     record = trail.append(
         transaction,
         station,

@@ -144,8 +144,7 @@ def unregister(
     """
     local_port, remote_port = pair_of(target)
     key = (local_port, remote_port, target.remote_port_number)
-    row = station.store.channel(*key)
-    if row is None:
+    if station.store.channel(*key) is None:
         raise not_registered(local_port, remote_port)
     gathered = station.arrays.gather("/v1/reservations")
     held = [found for found in gathered.rows if row_key(found.get("target")) == key]
@@ -156,7 +155,11 @@ def unregister(
             else f"array {gathered.down[0].array}, which may hold a reservation for it, does not answer"
         )
         raise Refused(Code.BUSY, f"the row of {local_port},{remote_port} stays in table 108: {why}")
-    station.store.remove_channel(row, lambda t: _note_register(t, station, row, None, by, cause, inputs))
+    with station.store.exclusive():
+        row = station.store.channel(*key)  # as it is by now
+        if row is None:
+            raise not_registered(local_port, remote_port)
+        station.store.remove_channel(row, lambda t: _note_register(t, station, row, None, by, cause, inputs))
     return row
 
 
@@ -353,6 +356,9 @@ def take_notice(station: Station, notice: ChannelChangeNotify) -> list[Channel]:
                 row,
                 bandwidth_bps=notice.bandwidth_bps,
                 rtt_ns=notice.rtt_ns,
+                jitter_ns=_told(notice.jitter_ns, _RTT_LIMIT_NS),
+                loss_ppm=_told(notice.loss_ppm, _MILLION),
+                credit_zero_ppm=None,
                 measured_at=_utc(notice.measured_at, station.utc_now()),
                 method="notified",
                 failed=False,

@@ -18,6 +18,7 @@ from mgmt.station.events import Feed
 from mgmt.station.inventory import Inventory
 from mgmt.station.resize import Memory
 from mgmt.station.store import Store
+from mgmt.station.turns import Turns
 
 #: Who asks without a name of their own: everything that reaches a socket only its owner can.
 LOCAL_USER = "local"
@@ -99,6 +100,7 @@ class Station:
     fresh_s: float = 600.0
     stale_after_s: float = 24 * 3600.0
     attempts: Attempts = field(default_factory=Attempts)
+    turns: Turns = field(default_factory=Turns)
     feed: Feed = field(default_factory=Feed)
     due: Due = field(default_factory=Due)
     low_caches: set[str] = field(default_factory=set)

@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Sequence
 
-from credits.errors import Code, InvalidRequest
+from credits.errors import Code, InvalidRequest, Refused
 from credits.targets import Target, port_pair
 from mgmt.http import Peer, PeerRefused, PeerUnreachable
 from mgmt.messages import (
@@ -23,6 +23,7 @@ from mgmt.station.context import Station
 from mgmt.station.database import StationStoreError, Transaction
 from mgmt.station.records import AlarmKind, Cause, Record, Severity, Stage
 from mgmt.station.store import OpenEnd
+from mgmt.station.turns import Claims, on_target
 
 _log = logging.getLogger(__name__)
 
@@ -73,11 +74,15 @@ def void_holds(station: Station, record: Record) -> bool:
             return True
         try:
             site = station.arrays.with_port(str(end.local_port))
-            held = site.peer.send(hold_request(end, size, lease_ns), hold_id(record.request_id, number))
-            if isinstance(held, BufferHoldResponse):
-                site.peer.send(HoldVoidRequest(hold=held.hold), f"{record.request_id}-void-{number}")
+            with station.turns.take(str(end), on_target(site.array, end)):
+                held = site.peer.send(hold_request(end, size, lease_ns), hold_id(record.request_id, number))
+                if isinstance(held, BufferHoldResponse):
+                    site.peer.send(HoldVoidRequest(hold=held.hold), f"{record.request_id}-void-{number}")
         except (PeerRefused, InvalidRequest) as refusal:
             _log.info("nothing is held for %s: %s", end, refusal)
+        except Refused as busy:
+            _log.info("what is held for %s is voided later: %s", end, busy)
+            certain = False
         except PeerUnreachable as error:
             _log.info("what is held for %s ends later: %s", end, error)
             certain = False
@@ -91,8 +96,15 @@ def settle(station: Station) -> int:
     """
     for attempt in {end.attempt for end in station.store.open_ends()}:
         with station.attempts.work_on(attempt) as mine:
-            if mine:  # read again: it may have been finished since
-                settle_ends(station, [end for end in station.store.open_ends() if end.attempt == attempt])
+            if not mine:
+                continue
+            # Read again: it may have been finished since.
+            ends = [end for end in station.store.open_ends() if end.attempt == attempt]
+            try:
+                with station.turns.take("what an attempt has left open", _claims(ends)):
+                    settle_ends(station, ends)
+            except Refused as busy:
+                _log.info("%s", busy)
     left = station.store.open_ends()
     alarms.bring_to(
         station,
@@ -100,6 +112,13 @@ def settle(station: Station) -> int:
         [_cause(end) for end in left if end.attempt not in station.attempts.under_way()],
     )
     return len(left)
+
+
+def _claims(ends: Sequence[OpenEnd]) -> Claims:
+    claims: dict[str, bool] = {}
+    for end in ends:
+        claims |= on_target(end.array, port_pair(end.local_port, end.remote_port))
+    return claims
 
 
 def _cause(end: OpenEnd) -> alarms.Cause:

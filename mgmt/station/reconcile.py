@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from credits.errors import Refused
 from credits.targets import Target
 from mgmt.http import PeerError
 from mgmt.station import alarms, cache, events, lifecycle, trail
@@ -20,6 +21,7 @@ from mgmt.station.lifecycle import Input
 from mgmt.station.open_ends import VERB as BOTH_ENDS
 from mgmt.station.open_ends import void_holds
 from mgmt.station.records import AlarmKind, Cause, Holding, HoldingState, Record, Severity, Stage
+from mgmt.station.turns import on_cache, on_target
 
 if TYPE_CHECKING:
     from mgmt.station.context import Station
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 _PATH = "/v1/reservations"
 #: Lines that one comparison writes at most; what is beyond comes with the next.
 _LINES = 500
+#: How long settling waits for the changes of a target that are under way; it is tried again.
+_TURN_S = 1.0
 
 
 def settle_trail(station: Station) -> int:
@@ -57,27 +61,37 @@ def _settle(station: Station, record: Record) -> bool:
     with station.attempts.work_on(under_way(record.array, record.request_id)) as mine:
         if not mine:
             return False
-        if record.array not in station.arrays.names():
-            _end(station, record, None, "the array is not of this station any more")
-            return True
-        if record.target is None:
-            try:
-                now = cache.free(station, record.array).threshold_bytes
-            except PeerError:
-                return False
-            _end(station, record, None, f"the cache of the array warns at {now} bytes")
-            return True
-        answer = station.arrays.ask([record.array], _PATH).get(record.array)
-        if answer is None or isinstance(answer, Down):
-            return False
-        found = _rows(answer).get(target_key(record.target))
-        detail = (
-            "the array has no reservation for it"
-            if found is None
-            else f"the array has {_units(found)} units reserved for it"
-        )
-        _end(station, record, found, detail)
+        claims = on_cache(record.array) if record.target is None else on_target(record.array, record.target)
+        try:
+            with station.turns.take(record.subject, claims, wait_s=_TURN_S):
+                return _look(station, record, record.array)
+        except Refused:
+            return False  # a later change of it has not ended yet
+
+
+def _look(station: Station, record: Record, array: str) -> bool:
+    """End a change by what its array has now; nobody changes that meanwhile."""
+    if array not in station.arrays.names():
+        _end(station, record, None, "the array is not of this station any more")
         return True
+    if record.target is None:
+        try:
+            now = cache.free(station, array).threshold_bytes
+        except PeerError:
+            return False
+        _end(station, record, None, f"the cache of the array warns at {now} bytes")
+        return True
+    answer = station.arrays.ask([array], _PATH).get(array)
+    if answer is None or isinstance(answer, Down):
+        return False
+    found = _rows(answer).get(target_key(record.target))
+    detail = (
+        "the array has no reservation for it"
+        if found is None
+        else f"the array has {_units(found)} units reserved for it"
+    )
+    _end(station, record, found, detail)
+    return True
 
 
 def _end(station: Station, record: Record, found: Mapping[str, Any] | None, detail: str) -> None:

@@ -266,9 +266,13 @@ def bring_to(
     expected_revision: int | None = None,
     epoch: int | None = None,
     request_id: str | None = None,
+    resizes: bool = False,
     also: Also = _nothing,
 ) -> ReservedBufferUpdateResponse:
-    """Steps 1206-1208 on an array that is known: M10 (or another ``message`` that M11 answers), and what it left."""
+    """Steps 1206-1208 on an array that is known: M10 (or another ``message`` that M11 answers), and what it left.
+
+    With ``resizes`` not for what has been released meanwhile: M10 would reserve it anew (step 1303).
+    """
     request = message or ReservedBufferUpdateRequest(
         target=target, recommended_bytes=size_bytes, expected_revision=expected_revision, epoch=epoch
     )
@@ -281,6 +285,7 @@ def bring_to(
         cause=cause,
         request_id=request_id or uuid.uuid4().hex,
         inputs=inputs,
+        resizes=resizes,
     )
 
     def read(answer: ReservedBufferUpdateResponse) -> Done:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from credits.errors import CreditError, InvalidRequest
+from credits.errors import Code, CreditError, InvalidRequest, Refused
 from credits.sizing import ceil_div
 from mgmt.http import PeerError, PeerRefused, ProblemError
 from mgmt.messages import InterfaceInfoGetResponse
@@ -138,14 +138,15 @@ def _make(station: Station, step: Step, *, by: str, cause: Cause) -> Step:
             },
             by=by,
             cause=cause,
+            resizes=True,
         )
     except PeerRefused as refusal:
         short = step.units - wish.reserved_units
         if refusal.shortage is not None:
             short = max(1, short - refusal.shortage.grantable_units)
         return replace(step, action=Action.SHORT, units=wish.reserved_units, short_units=short)
-    except PeerError as error:
-        _log.info("%s is updated later: %s", wish.target, error)
+    except (PeerError, CreditError) as error:
+        _log.info("%s is updated later, if it is still to be: %s", wish.target, error)
     return step
 
 
@@ -189,10 +190,13 @@ def _bring_by_hand(station: Station, policy: Policy, *, by: str) -> None:
             inputs={"requested_bytes": size_bytes, "unit_bytes": interface.unit_bytes},
             by=by,
             cause=Cause.POLICY,
+            resizes=True,
         )
     except InvalidRequest as error:
         _log.info("nothing is resized for the policy of %s: %s", target, error)
-    except (PeerError, ProblemError) as error:
+    except (PeerError, ProblemError, Refused) as error:
+        if isinstance(error, Refused) and error.code is Code.NOT_RESERVED:
+            return  # released meanwhile
         alarm = alarms.Cause(
             kind=AlarmKind.SHORTAGE,
             subject=str(target),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from credits.errors import CreditError
+from credits.errors import CreditError, Refused
 from mgmt.http import PeerError, PeerRefused, PeerUnreachable, ProblemError
 from mgmt.messages import BufferReserveRequest
 from mgmt.station import alarms, cache, events, history, lifecycle, policies, reconcile, trail, updates
@@ -21,6 +21,7 @@ from mgmt.station.database import StationStoreError, Transaction
 from mgmt.station.inventory import round_s
 from mgmt.station.open_ends import Settler
 from mgmt.station.records import AlarmKind, Holding, HoldingState, Severity
+from mgmt.station.turns import on_target
 
 if TYPE_CHECKING:
     from mgmt.station.context import Station
@@ -146,7 +147,7 @@ def renew_leases(station: Station) -> int:
             _log.warning(
                 "the lease of %s on array %s is not renewed: %s", holding.target, holding.array, answer
             )
-        else:
+        elif answer:
             kept[key] = now
             renewed += 1
     station.renewed.clear()
@@ -154,12 +155,21 @@ def renew_leases(station: Station) -> int:
     return renewed
 
 
-def _renew(station: Station, holding: Holding, lease_s: int) -> object:
-    return station.arrays[holding.array].send(
-        BufferReserveRequest(
-            target=holding.target, requested_bytes=holding.requested_bytes, lease_ns=lease_s * 10**9
-        )
-    )
+def _renew(station: Station, holding: Holding, lease_s: int) -> bool:
+    """Whether it is renewed; not what is being changed now or has been since it was read, which the next round sees."""
+    array, target = holding.array, holding.target
+    try:
+        with station.turns.take(f"{target} on array {array}", on_target(array, target), wait_s=0.0):
+            with station.store.database.read() as connection:
+                if lifecycle.find(connection, array, target) != holding:
+                    return False
+            request = BufferReserveRequest(
+                target=target, requested_bytes=holding.requested_bytes, lease_ns=lease_s * 10**9
+            )
+            station.arrays[array].send(request)
+    except Refused:
+        return False
+    return True
 
 
 def thin(station: Station) -> None:

@@ -22,6 +22,8 @@ from mgmt.station.store import Store, open_store
 
 PASSWORD = "for this test run alone"
 _USERS = ("postgres", "nobody")
+#: A server that has not started or ended by then never does: below the time-out of a test, whose end would hide why.
+START_S = 100
 _FAST = (
     "fsync=off",
     "full_page_writes=off",
@@ -89,7 +91,7 @@ def server() -> Iterator[Server]:
         finally:
             process.send_signal(signal.SIGINT)
             try:
-                process.wait(20)
+                process.wait(START_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -113,14 +115,15 @@ def _as_user(directory: Path) -> list[str]:
 
 
 def _wait(directory: Path, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(600):
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
         try:
             psycopg.connect(host=str(directory), user="station", password=PASSWORD, dbname="postgres").close()
             return
         except psycopg.OperationalError:
             assert process.poll() is None, (directory / "log").read_text()
             time.sleep(0.05)
-    pytest.fail("PostgreSQL did not start in 30 s: " + (directory / "log").read_text())
+    pytest.fail(f"PostgreSQL did not start in {START_S} s: " + (directory / "log").read_text())
 
 
 #: Opens the store of a test, again and again the same.

@@ -41,6 +41,8 @@ from mgmt.station.store import open_store
 
 LOCAL, REMOTE = "211.19.1.20", "133.185.12.20"
 UNIT = 2048
+#: How long the station of a test waits for an answer: a busy machine is no array that is down.
+PATIENCE_S = 60.0
 
 
 class StandInArray:
@@ -78,7 +80,7 @@ class StandInArray:
         self.seen.append(envelope)
         message = envelope.message
         if self.gather is not None and isinstance(message, CopyStartRequest):
-            self.gather.wait(10)
+            self.gather.wait(PATIENCE_S)
         if self.refuse(message):
             raise Refused(Code.NO_MEMORY, "no memory", Shortage(9, self.free_units, 0, self.free_units))
         if self.answer_instead is not None:
@@ -185,8 +187,10 @@ class Site:
         """Another station on the same state, as after a restart; the caller closes the first."""
         return Station(
             store=open_store(self.directory / "state"),
-            arrays=Arrays({name: Peer(self.address(name), name=f"array {name}", retries=0) for name in "MR"}),
-            probes=(Peer(self.address("probe"), retries=0, name="the measuring device"),),
+            arrays=Arrays(
+                {name: Peer(self.address(name), PATIENCE_S, name=f"array {name}", retries=0) for name in "MR"}
+            ),
+            probes=(Peer(self.address("probe"), PATIENCE_S, retries=0, name="the measuring device"),),
             utc_now=self.clock,
         )
 

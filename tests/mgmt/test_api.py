@@ -42,7 +42,7 @@ def client(place: Site) -> Iterator[httpx.Client]:
     transport = httpx.HTTPTransport(uds=path)
     with (
         ServerThread(make_app(place.station), f"unix:{path}"),
-        httpx.Client(transport=transport, base_url="http://localhost", timeout=20) as made,
+        httpx.Client(transport=transport, base_url="http://localhost", timeout=60) as made,
     ):
         yield made
 
@@ -257,7 +257,7 @@ FIELDS = [
 ]
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(
     path=st.sampled_from(
         [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from mgmt.messages import (
     ReservationPreviewRequest,
     ReservationReleaseRequest,
 )
-from mgmt.station import alarms, cache, channels, reconcile, trail
-from mgmt.station.records import AlarmKind, Cause, Stage
+from mgmt.station import alarms, cache, channels, policies, reconcile, trail
+from mgmt.station.records import AlarmKind, Cause, Policy, Stage
 from mgmt.station.store import open_store
 from mgmt.station.updates import Updater, run_pair
 from tests.mgmt.pool_arrays import LOCAL, REMOTE, UNIT, Yard, yard
@@ -42,7 +43,7 @@ def client(place: Yard) -> Iterator[httpx.Client]:
     transport = httpx.HTTPTransport(uds=path)
     with (
         ServerThread(make_app(place.station), f"unix:{path}"),
-        httpx.Client(transport=transport, base_url="http://localhost/api/v1", timeout=20) as made,
+        httpx.Client(transport=transport, base_url="http://localhost/api/v1", timeout=60) as made,
     ):
         yield made
 
@@ -117,6 +118,27 @@ def test_a_policy_is_changed_only_by_who_has_read_it(client: httpx.Client, place
     assert late.status_code == 412 and "has none" in late.json()["detail"]
 
 
+@pytest.mark.parametrize("others", [1, 99])
+def test_a_policy_that_others_change_meanwhile_is_changed_all_the_same_unless_they_never_stop(
+    client: httpx.Client, place: Yard, others: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find, left = policies.find, iter(range(others))
+
+    def changed_meanwhile(*asked: Any) -> Policy | None:
+        found = find(*asked)
+        for number in itertools.islice(left, 1):
+            policies.put(place.station, Policy(target=PAIR, priority=number), by="somebody else")
+        return found
+
+    monkeypatch.setattr(policies, "find", changed_meanwhile)
+    answer = client.post("/policies", json={"target": TARGET, "min_bytes": 7})
+    (policy,) = policies.listed(place.station)
+    if others == 1:
+        assert (answer.status_code, policy.min_bytes, policy.priority) == (200, 7, 0)
+    else:
+        assert (answer.status_code, answer.json()["code"], policy.min_bytes) == (412, "STALE", 0)
+
+
 def test_a_size_that_a_policy_sets_is_reserved_at_once_and_undone_with_it(
     client: httpx.Client, place: Yard
 ) -> None:
@@ -171,7 +193,7 @@ def test_a_policy_made_automatic_shrinks_at_once_and_waits_for_no_samples(
     flag = Flag()
     stop = place.station.feed.listen(lambda event: flag.set() if event.kind == "updated" else None)
     with Updater(place.station):
-        assert flag.wait(20)
+        assert flag.wait(60)
     stop()
     assert place.master.reserved() == {str(PAIR): 100}
 

@@ -86,7 +86,7 @@ def client(tmp_path: Path) -> Iterator[httpx.Client]:
         fill(place)
         with (
             ServerThread(make_app(place.station), "http://127.0.0.1:0") as thread,
-            httpx.Client(base_url=f"http://{thread.address.host_and_port}", timeout=20) as made,
+            httpx.Client(base_url=f"http://{thread.address.host_and_port}", timeout=60) as made,
         ):
             target = {"kind": "port_pair", "local_port": LOCAL, "remote_port": REMOTE}
             made.post("/api/v1/recommend", json={"target": target}).raise_for_status()

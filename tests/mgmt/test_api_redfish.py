@@ -33,7 +33,7 @@ def place(tmp_path: Path) -> Iterator[Site]:
 def client(place: Site) -> Iterator[httpx.Client]:
     with (
         ServerThread(make_app(place.station), "http://127.0.0.1:0") as thread,
-        httpx.Client(base_url=f"http://{thread.address.host_and_port}", timeout=20) as made,
+        httpx.Client(base_url=f"http://{thread.address.host_and_port}", timeout=60) as made,
     ):
         tcp = {"kind": "port_pair", "local_port": LOCAL, "remote_port": REMOTE}
         made.post("/api/v1/recommend", json={"target": tcp}).raise_for_status()

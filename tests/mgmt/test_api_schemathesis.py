@@ -29,27 +29,27 @@ def schemathesis(directory: Path, *, phases: str, examples: int, seconds: int) -
         command = [
             *(sys.executable, "-m", "schemathesis.cli", "run", f"{base}/api/v1/openapi.json"),
             *("--exclude-path", _WITHOUT, "--max-examples", str(examples), "--seed", "1", "--no-color"),
-            *("--request-timeout", "20", "--generation-database", ":memory:", "--workers", "2"),
+            *("--request-timeout", "60", "--generation-database", ":memory:", "--workers", "2"),
             *("--phases", phases, "--exclude-checks", _UNCHECKED),
         ]
         environment = {"PATH": os.environ["PATH"], "HOME": str(directory), "LANG": "C.UTF-8"}
-        done = subprocess.run(
-            command,
-            cwd=directory,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-            check=False,
-        )
-        (directory / "schemathesis.txt").write_text(done.stdout + done.stderr)
-        assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+        report = directory / "schemathesis.txt"
+        with (
+            report.open("wb") as out,
+            subprocess.Popen(command, cwd=directory, env=environment, stdout=out, stderr=out) as process,
+        ):
+            try:
+                code = process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                code = -1
+        assert code == 0, f"exit code {code}: {report.read_text()[-8000:]}"
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(330)
+@pytest.mark.timeout(630)
 def test_the_api_does_what_its_description_says_and_never_fails(tmp_path: Path) -> None:
-    schemathesis(tmp_path, phases="coverage,fuzzing", examples=3, seconds=300)
+    schemathesis(tmp_path, phases="coverage,fuzzing", examples=3, seconds=600)
 
 
 @pytest.mark.soak

@@ -66,7 +66,7 @@ class Guarded:
 def served(guarded: Guarded) -> Iterator[httpx.Client]:
     with (
         ServerThread(guarded.app, "http://127.0.0.1:0") as thread,
-        httpx.Client(base_url=f"http://{thread.address.host_and_port}", timeout=20) as made,
+        httpx.Client(base_url=f"http://{thread.address.host_and_port}", timeout=60) as made,
     ):
         yield made
 

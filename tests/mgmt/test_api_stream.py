@@ -14,7 +14,7 @@ import pytest
 
 from mgmt.api.app import make_app
 from mgmt.api.stream import Hub, encode_event
-from mgmt.http import ServerThread
+from mgmt.http import ServerThread, protocol
 from mgmt.station import events
 from mgmt.station.records import Event, Severity
 from tests.mgmt.station_stand_ins import LOCAL, REMOTE, Site, site
@@ -172,12 +172,12 @@ def register(client: httpx.Client, sessions: int) -> None:
 
 
 def test_a_change_is_heard_and_one_that_was_missed_is_heard_later(server: ServerThread) -> None:
-    with httpx.Client(base_url=base(server), timeout=20) as client:
+    with httpx.Client(base_url=base(server), timeout=60) as client:
         with client.stream("GET", "/api/v1/events/stream") as answer:
             assert answer.headers["content-type"].startswith("text/event-stream")
             stream = blocks(answer)
             assert next(stream) == {"retry": "1000"}
-            with httpx.Client(base_url=base(server), timeout=20) as other:
+            with httpx.Client(base_url=base(server), timeout=60) as other:
                 register(other, 2)
             first = next(stream)
             assert first["event"] == "registered" and json.loads(first["data"])["by"] == "local"
@@ -192,20 +192,21 @@ def test_a_change_is_heard_and_one_that_was_missed_is_heard_later(server: Server
 
 @pytest.mark.parametrize("headers", [{"last-event-id": "x"}, {"last-event-id": "-1"}])
 def test_a_senseless_last_event_id_is_refused(server: ServerThread, headers: dict[str, str]) -> None:
-    answer = httpx.get(f"{base(server)}/api/v1/events/stream", headers=headers, timeout=20)
+    answer = httpx.get(f"{base(server)}/api/v1/events/stream", headers=headers, timeout=60)
     assert answer.status_code == 422 and answer.json()["code"] == "BAD_MESSAGE"
 
 
 def test_a_client_that_does_not_read_is_cut_off_by_events_it_does_not_take(
-    server: ServerThread, place: Site
+    server: ServerThread, place: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(protocol, "STALL_TIMEOUT_S", 600.0)  # it is the events that cut it off, not the time
     with (
         socket.create_connection((server.address.host, server.address.port)) as idle,
-        httpx.Client(base_url=base(server), timeout=20) as client,
+        httpx.Client(base_url=base(server), timeout=60) as client,
     ):
         idle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         idle.sendall(b"GET /api/v1/events/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        idle.settimeout(20)
+        idle.settimeout(60)
         found = b""
         while b"retry" not in found:
             found += idle.recv(4096)
@@ -232,7 +233,7 @@ def _counts(client: httpx.Client) -> dict[str, float]:
 def test_a_server_that_stops_ends_its_streams(place: Site) -> None:
     thread = ServerThread(make_app(place.station), "http://127.0.0.1:0").start()
     with (
-        httpx.Client(base_url=base(thread), timeout=20) as client,
+        httpx.Client(base_url=base(thread), timeout=60) as client,
         client.stream("GET", "/api/v1/events/stream") as answer,
     ):
         stream = blocks(answer)
@@ -244,7 +245,7 @@ def test_a_server_that_stops_ends_its_streams(place: Site) -> None:
 def test_the_newest_events_come_without_a_number_and_pages_with_one(
     server: ServerThread, place: Site
 ) -> None:
-    with httpx.Client(base_url=base(server), timeout=20) as client:
+    with httpx.Client(base_url=base(server), timeout=60) as client:
         for sessions in range(2, 7):
             register(client, sessions)
         rows = events.listed(place.station)

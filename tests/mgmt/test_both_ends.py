@@ -66,11 +66,11 @@ class Place:
 
     def kill(self, name: str) -> None:
         self.arrays[name].process.kill()
-        self.arrays[name].process.wait(15)
+        self.arrays[name].process.wait(60)
 
     def open_station(self) -> Station:
         self.wires = {
-            name: Wire(f"unix:{self._directory}/{name}.sock", 10.0, name=f"array {name}", retries=0)
+            name: Wire(f"unix:{self._directory}/{name}.sock", 60.0, name=f"array {name}", retries=0)
             for name in self.arrays
         }
         return Station(

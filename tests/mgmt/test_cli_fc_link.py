@@ -38,12 +38,13 @@ def test_a_load_over_the_link_is_compared_and_its_rate_is_the_formulas(
 ) -> None:
     path, capture = tmp_path / "link", tmp_path / "link.pcapng"
     link = ["--speed", "8G", "--distance", "100km", "--credits", "64", "--bb-sc-n", "8", "--once"]
+    link += ["--time-scale", "100"]  # a machine that is busy now would choose a larger one, and take minutes
     with serving(str(path), *link, "--lun", "4MiB") as (child, line):
         assert line.startswith(f"listening fc-link://{path} 8G 100000 m, BB_Credit 64, link time ")
         words = ["fc", "link", "load", str(path), "--write", "2MiB", "--read", "2MiB", "--depth", "32"]
         words += ["--reserve", "48", "--capture", str(capture), "--bb-sc-n", "8", "--credits", "100"]
         assert main([*words, "-o", "json"]) == 0
-        assert child.wait(20) == 0
+        assert child.wait(60) == 0
     answer = json.loads(capsys.readouterr().out)
     assert (answer["bb_credit"], answer["rx_bb_credit"], answer["exact"]) == (64, 100, True)
     write, read = answer["runs"]
@@ -65,7 +66,7 @@ def test_lost_r_rdys_are_recovered_while_the_load_runs(
         words = ["fc", "link", "load", str(path), "--write", "1MiB", "--read", "64KiB", "--bb-sc-n", "4"]
         assert main([*words, "-o", "json"]) == 0
         child.terminate()
-        assert child.wait(20) == 0
+        assert child.wait(60) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["recovered_credits"] > 0
     assert answer["link_resets"] == 0
@@ -77,24 +78,15 @@ def test_a_load_whose_frames_get_lost_sends_commands_again_and_is_compared_all_t
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "link"
-    link = (
-        "--distance",
-        "1km",
-        "--bb-sc-n",
-        "6",
-        "--time-scale",
-        "100",
-        "--lose-frames",
-        "0.003",
-        "--seed",
-        "2",
-    )
-    with serving(str(path), *link):
-        words = ["fc", "link", "load", str(path), "--write", "1MiB", "--read", "1MiB", "--bb-sc-n", "6"]
-        assert main([*words, "--lose-frames", "0.003", "--seed", "1", "-o", "json"]) == 0
+    losing = ["--bb-sc-n", "6", "--lose-frames", "0.003"]
+    # With these seeds frames 26, 218, 245 and 443 of the initiator's get lost, and 130 and 422 of the target's.
+    with serving(str(path), "--distance", "1km", "--time-scale", "100", *losing, "--seed", "7"):
+        words = ["fc", "link", "load", str(path), "--write", "1MiB", "--read", "1MiB", *losing]
+        assert main([*words, "--seed", "5", "-o", "json"]) == 0
     answer = json.loads(capsys.readouterr().out)
-    # More than the 496 frames of the data, 32 commands and 16 flushes that it takes when nothing is lost.
-    assert answer["tx_frames"] > 540
+    # 549 go where nothing is lost: data, commands, a flush, logins. A WRITE of 33 that lost one goes again as a whole.
+    assert answer["tx_frames"] > 549 + 33
+    assert answer["recovered_credits"] > 0, "of the target's lost frames; BB_SCs told"
     assert [run["payload_bytes"] for run in answer["runs"]] == [1 << 20, 1 << 20]
 
 

@@ -35,7 +35,7 @@ def serving(lines: int, *words: str) -> Iterator[list[str]]:
     try:
         yield [process.stdout.readline().strip() for _ in range(lines)]
         process.terminate()
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=60)
         assert (process.returncode, errors) == (0, ""), words
     finally:
         if process.poll() is None:
@@ -69,7 +69,7 @@ class Desk:
             [sys.executable, "-m", "mgmt.cli", *line.split()],
             capture_output=True,
             text=True,
-            timeout=90,
+            timeout=110,
             env=os.environ | {"SANCREDIT_STATION": self.station},
             check=False,
         )
@@ -237,7 +237,7 @@ def test_an_application_is_reserved_for_and_copied_by_and_released_by_its_name(d
 
 
 def test_both_ends_are_reserved_by_one_command_and_lapse_with_their_lease(desk: Desk) -> None:
-    words = f"reserve --port-pair {PAIR} --both-ends --size 1MiB --lease 3s"
+    words = f"reserve --port-pair {PAIR} --both-ends --size 1MiB"
     told = desk.type(words)
     assert (told.code, told.err) == (0, "")
     assert told.out.splitlines() == [
@@ -246,7 +246,9 @@ def test_both_ends_are_reserved_by_one_command_and_lapse_with_their_lease(desk: 
     ]
     rows = desk.type("get reservations -o json").json
     assert [(row["array"], row["target"]["local_port"]) for row in rows] == [("M", LOCAL), ("R", REMOTE)]
-    deadline = time.monotonic() + 30
+    told = desk.type(f"{words} --lease 1s")
+    assert [line.partition("; ")[2] for line in told.out.splitlines()] == ["before: 64 units"] * 2
+    deadline = time.monotonic() + 60
     while rows := desk.type("get reservations -o json").json:
         assert time.monotonic() < deadline, rows
     assert desk.master_pool()["free_units"] == UNITS

@@ -23,7 +23,7 @@ def finished(*words: str, **environment: str) -> subprocess.CompletedProcess[str
         env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8", **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
 
@@ -43,7 +43,7 @@ def process(*words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     finally:
         if started.poll() is None:
             started.send_signal(signal.SIGTERM)
-            started.communicate(timeout=30)
+            started.communicate(timeout=120)
 
 
 def test_a_token_is_made_listed_rotated_and_revoked(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_a_station_on_tls_serves_who_shows_a_token_and_writes_no_secret_anywhere
         for answer in (nobody, untrusted, viewer, broken):
             said += answer.stdout + answer.stderr
         served.send_signal(signal.SIGTERM)
-        out, err = served.communicate(timeout=30)
+        out, err = served.communicate(timeout=120)
         said += out + err + command_line.decode(errors="replace")
     assert text not in said and text.rpartition("_")[2] not in said and "Traceback" not in said
 

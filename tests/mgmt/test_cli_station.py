@@ -229,7 +229,13 @@ def test_what_is_tried_out_is_said_and_not_done(desk: Desk) -> None:
     )
     assert desk.place.master.reserved() == {str(PAIR): 4}
     revision = json.loads(desk("release", *NAMED, "--dry-run", "-o", "json"))["revision"]
-    desk("release", *NAMED, "--if-revision", str(revision - 1), code=1)
-    assert "generation" in desk.said or "revision" in desk.said
+    late = [*NAMED, "--if-revision", str(revision - 1)]
+    size = ["--size", f"{9 * UNIT}"]
+    for words in (["release"], ["release", "--dry-run"], ["update", *size], ["update", *size, "--dry-run"]):
+        desk(*words, *late, code=1)
+        assert desk.said == (
+            f"sancredit: the reservations have changed: revision {revision - 1} was expected, it is {revision} now; "
+            "read them again (`sancredit get reservations`), then give --if-revision as it is now, or leave it out\n"
+        )
     desk("release", *NAMED, "--if-revision", str(revision))
     assert desk.place.master.reserved() == {}

@@ -49,6 +49,16 @@ def test_a_portal_that_is_taken_is_named_once(capsys: pytest.CaptureFixture[str]
     )
 
 
+@pytest.mark.parametrize("words", [["serve", "--portal", "127.0.0.1:0"], ["faults", "list"]])
+def test_a_control_address_that_looks_like_a_port_is_no_socket_of_that_name(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["target", *words, "--control", "127.0.0.1:0"]) == 2
+    told = capsys.readouterr().err
+    assert "--control 127.0.0.1:0: write http://127.0.0.1:0 for a TCP port" in told and told.count("\n") == 1
+    assert not Path("127.0.0.1:0").exists()
+
+
 @pytest.mark.parametrize(("secret", "warned"), [("elevenbytes", True), ("twelve bytes", False)])
 def test_a_secret_below_96_bits_gets_a_warning(
     secret: str, warned: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -256,8 +256,8 @@ def test_a_plain_post_is_not_sent_again() -> None:
 
 def test_a_silent_server_ends_in_a_timeout_that_is_not_repeated() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        peer = Peer(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout_s=0.2)
-        with peer, pytest.raises(PeerUnreachable, match=r"no whole answer in 0\.2 s") as caught:
+        peer = Peer(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout_s=1.0)
+        with peer, pytest.raises(PeerUnreachable, match=r"no whole answer in 1 s") as caught:
             peer.send(VolumeDigestRequest(volume="v"))
         assert caught.value.timed_out
         silent.setblocking(False)
@@ -293,8 +293,8 @@ class Dripping:
 def test_a_server_that_drips_bytes_is_not_waited_for_longer_than_a_silent_one() -> None:
     with (
         Dripping() as server,
-        Peer(server.address, timeout_s=0.2) as peer,
-        pytest.raises(PeerUnreachable, match=r"no whole answer in 0\.2 s"),
+        Peer(server.address, timeout_s=1.0) as peer,
+        pytest.raises(PeerUnreachable, match=r"no whole answer in 1 s"),
     ):
         peer.get("/x")
 

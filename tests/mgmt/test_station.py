@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -178,6 +179,18 @@ def test_a_notified_change_is_taken_over_and_an_older_one_is_dropped(place: Site
     assert channels.take_notice(place.station, notice(2, 1)) == []
     assert channels.take_notice(place.station, notice(1, 1)) == []
     assert place.station.store.channels()[0].rtt_ns == 140_000_000
+
+
+def test_a_notified_change_brings_its_jitter_and_loss_and_leaves_none_of_an_earlier_measurement(
+    place: Site,
+) -> None:
+    channels.register(place.station, PAIR)
+    channels.take_notice(place.station, replace(notice(2, 140_000_000), jitter_ns=300_000, loss_ppm=25))
+    (row,) = place.station.store.channels()
+    assert (row.jitter_ns, row.loss_ppm, row.method) == (300_000, 25, "notified")
+    channels.take_notice(place.station, replace(notice(3, 150_000_000), loss_ppm=-1))
+    (row,) = place.station.store.channels()
+    assert (row.rtt_ns, row.jitter_ns, row.loss_ppm) == (150_000_000, None, None)
 
 
 # --- 805-808: available and recommended ---------------------------------------------------------------------

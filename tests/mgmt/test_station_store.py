@@ -283,7 +283,7 @@ def test_the_newest_migration_is_the_version_that_is_read() -> None:
 def test_changes_that_come_together_are_all_made_and_a_refused_one_spoils_no_other(open_it: Opener) -> None:
     store = open_it()
     gate = threading.Event()
-    first = store.database.submit(lambda _: gate.wait(10))  # the others gather behind it: one batch
+    first = store.database.submit(lambda _: gate.wait(60))  # the others gather behind it: one batch
 
     def put(number: int) -> Future[None]:
         row = replace(ROW, local_port=f"p{number:02}")
@@ -299,9 +299,9 @@ def test_changes_that_come_together_are_all_made_and_a_refused_one_spoils_no_oth
 
     waiting = {number: put(number) for number in range(12)}
     gate.set()
-    assert first.result(10) is True
+    assert first.result(60) is True
     for number, future in waiting.items():
-        error = future.exception(10)
+        error = future.exception(60)
         expected = {0: ValueError, 1: StationStoreError, 2: None}[number % 3]
         assert (error is None) if expected is None else isinstance(error, expected), (number, error)
     store = reopened(open_it, store)
@@ -318,18 +318,18 @@ def test_more_changes_than_may_wait_are_refused_and_none_that_waited_is_lost(
 
     def hold(_: Transaction) -> None:
         busy.set()
-        gate.wait(10)
+        gate.wait(60)
 
     first = store.database.submit(hold)
-    assert busy.wait(10)
+    assert busy.wait(60)
     waiting = [
         store.database.submit(lambda t, n=n: put_channel(t, replace(ROW, local_port=n))) for n in "abcd"
     ]
     with pytest.raises(StationStoreError, match="too many changes are waiting"):
         store.put_copy(copy(1))
     gate.set()
-    first.result(10)
-    assert [future.result(10) for future in waiting] == [None] * 4
+    first.result(60)
+    assert [future.result(60) for future in waiting] == [None] * 4
     assert len(store.channels()) == 4
     store.close()
 

@@ -95,7 +95,7 @@ def test_a_thread_runs_figure_9_without_being_asked(place: Yard) -> None:
     stop = grown.listen(lambda event: flag.set() if event.kind == "updated" else None)
     with Updater(place.station):
         notify(place, 160, 1)
-        assert flag.wait(20)
+        assert flag.wait(60)
     stop()
     assert place.master.reserved() == {str(PAIR): 200}
 
@@ -248,7 +248,7 @@ def test_what_became_due_before_the_station_ended_is_done_by_the_next(place: Yar
     flag = Flag()
     station.feed.listen(lambda event: flag.set() if event.kind == "updated" else None)
     with Keeper(station):
-        assert flag.wait(20)
+        assert flag.wait(60)
     assert place.master.reserved() == {str(PAIR): 200}
 
 
@@ -492,7 +492,7 @@ def test_an_array_that_asks_gets_its_answer_and_then_the_units(place: Yard) -> N
     )
     answer = cache.automate(place.station, request)
     assert answer.enlarges and answer.recommended_bytes == 200 * UNIT
-    assert flag.wait(20)
+    assert flag.wait(60)
     assert place.master.reserved() == {str(PAIR): 200}
     again = cache.automate(place.station, request)
     assert not again.enlarges, "no request when what is recommended is reserved (GAP-21)"

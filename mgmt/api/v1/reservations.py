@@ -210,7 +210,8 @@ def _based_on(expected: int | None, found: dict[str, Any]) -> dict[str, Any]:
     if expected is not None and found["revision"] != expected:
         raise ProblemError(
             Code.STALE,
-            f"the generation is {found['revision']}, not {expected}",
+            f"the reservations have changed: revision {expected} was expected, it is {found['revision']} now; "
+            "read them again",
             status=412,
             title="The state has changed since it was read",
         )
