@@ -15,12 +15,13 @@ from tools.lab.machine import Machine
 #: Where packages and the image are; a pytest that a test starts has another home directory.
 CACHE = str(cache_directory().parent)
 
-#: slow: real kernels take their time; the group keeps them in one worker; the time-out covers building the image.
+#: slow: real kernels take their time; the group keeps them in one worker. The time-out covers fetching the packages
+#: (7 minutes at most), building the image and booting (5 at most), which the first test waits for.
 MARKS = [
     pytest.mark.slow,
     pytest.mark.lab,
     pytest.mark.xdist_group("lab"),
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1200),
 ]
 
 

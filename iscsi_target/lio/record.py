@@ -49,6 +49,11 @@ class Record:
             self.description = document["description"]
         except FileNotFoundError:
             return
+        except PermissionError:
+            raise KernelUnavailable(
+                f"{self.path} says what sancredit has made here, and only its owner may read it",
+                "run it as root",
+            ) from None
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise LioError(
                 f"{self.path} does not say what was made here ({error}): remove it, and what it was for stays in the"
@@ -74,9 +79,7 @@ class Record:
                 json.dump(document, file)
             beside.replace(self.path)
         except OSError as error:
-            raise KernelUnavailable(
-                f"{self.path}: {(error.strerror or '').lower()}", "say where with --state"
-            ) from None
+            raise _unwritable(self.path, error) from None
 
     def add(self, keys: Iterable[Key]) -> None:
         """These are ours, or about to be."""
@@ -94,11 +97,16 @@ def locked(path: Path) -> Iterator[None]:
     lock = path.with_name(f"{path.name}.lock")
     try:
         lock.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = lock.open("w")
+        # Who may open it may hold it, and with that every run up: it is its owner's alone.
+        file = os.fdopen(os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "w")
     except OSError as error:
-        raise KernelUnavailable(
-            f"{lock}: {(error.strerror or '').lower()}", "say where with --state"
-        ) from None
+        raise _unwritable(lock, error) from None
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _unwritable(path: Path, error: OSError) -> KernelUnavailable:
+    if isinstance(error, PermissionError) and os.geteuid() != 0:
+        return KernelUnavailable(f"{path}: only root may configure the kernel's target", "run it as root")
+    return KernelUnavailable(f"{path}: {(error.strerror or '').lower()}", "say where with --state")

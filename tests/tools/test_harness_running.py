@@ -28,7 +28,7 @@ def factory(tmp_path: Path) -> Iterator[TargetFactory]:
         node_id="tests/test_x.py::test_x[a/b c]",
         seed=3,
         run_seed=1,
-        timeout_s=10,
+        timeout_s=60,
         artifacts=str(tmp_path / "kept"),
         temporary=lambda: tmp_path,
         root=tmp_path,
@@ -83,10 +83,11 @@ def test_a_command_that_gets_no_answer_ends_with_a_timeout_and_the_session_lives
     factory: TargetFactory,
 ) -> None:
     target = factory()
-    session = target.initiator(timeout_s=0.2)
+    session = target.initiator()
     session.test_unit_ready()
+    read = bytes.fromhex("8800 0000000000000000 00000001 0000")  # READ(16) of block 0
     with target.faults.add(Latency(Fixed(600_000_000_000)), command="read-16"), pytest.raises(TimeoutError):
-        session.read(0)
+        session.execute(read, data_in_length=512, timeout_s=0.2)
     assert session.read(0) == bytes(512)
 
 
@@ -118,6 +119,11 @@ def test_sessions_of_an_asyncio_test_and_of_the_harness_live_side_by_side(factor
     assert target.statistics().targets[0].sessions == 1
 
 
+def test_an_option_that_there_is_not_is_named_with_those_there_are(factory: TargetFactory) -> None:
+    with pytest.raises(HarnessError, match=r"a target has no option 'lun'; there are luns, iqn, "):
+        factory(lun="1MiB")
+
+
 def test_a_portal_that_is_taken_is_an_error_and_leaves_nothing(factory: TargetFactory) -> None:
     before = set(threading.enumerate())
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(HarnessError, match="cannot listen"):
@@ -133,7 +139,7 @@ def test_a_slow_command_is_not_waited_for_when_the_target_stops(factory: TargetF
     future = session.submit(lambda asyncio_session: asyncio_session.read(0, 0, 1))
     target.log.wait_for(command="read-16")
     factory.stop()
-    assert future.exception(timeout=5) is not None
+    assert future.exception(timeout=60) is not None
 
 
 def test_artefacts_are_written_twice_without_harm(factory: TargetFactory, tmp_path: Path) -> None:
@@ -158,12 +164,14 @@ def test_a_capture_can_be_left_out(factory: TargetFactory, tmp_path: Path) -> No
 
 
 def test_a_loop_that_stands_still_is_shown_with_its_stack() -> None:
-    loop, go_on = LoopThread("stuck"), threading.Event()
+    loop, stands, go_on = LoopThread("stuck"), threading.Event(), threading.Event()
 
     async def stand_still() -> None:
-        go_on.wait(30)
+        stands.set()
+        go_on.wait(100)
 
     future = loop.submit(stand_still())
+    assert stands.wait(60)
     try:
         with pytest.raises(
             Hung, match=r"the call: no end within 0.1 s; the thread stuck is at(.|\n)*in stand_still"
@@ -173,5 +181,5 @@ def test_a_loop_that_stands_still_is_shown_with_its_stack() -> None:
             loop.stop(0.1)
     finally:
         go_on.set()
-        loop.stop(10)
+        loop.stop(60)
     assert "is gone" in loop.stack()

@@ -14,6 +14,7 @@ from tools.harness.foreign import READING, Location, parse_location
 from tools.harness.pair import parse_loss
 
 pytest_plugins = ["pytester"]
+pytestmark = pytest.mark.timeout(400)  # whole processes, on a machine with other work
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 __all__ = ["run"]  # the fixture
 
@@ -141,8 +142,8 @@ class TestInTheLab:
     pytestmark = lab_guest.MARKS
 
     def test_the_examples_work_on_the_kernels_target(self, run, lab_at_hand):
-        run(example("lio_target") + example("lab"), timeout_s=240).assert_outcomes(passed=2)
-        run(example("any_target"), "--target=lio", "--target=emulator", timeout_s=240).assert_outcomes(
+        run(example("lio_target") + example("lab"), timeout_s=400).assert_outcomes(passed=2)
+        run(example("any_target"), "--target=lio", "--target=emulator", timeout_s=400).assert_outcomes(
             passed=2
         )
 
@@ -152,7 +153,7 @@ class TestInTheLab:
             "    assert lio_target.machine is lab  # one lock, taken once\n"
             "    lio_target.initiator().read(0, 1)\n    assert False\n"
         )
-        run(text, f"--target-artifacts={tmp_path}", timeout_s=240).assert_outcomes(failed=1)
+        run(text, f"--target-artifacts={tmp_path}", timeout_s=400).assert_outcomes(failed=1)
         found = artifacts(tmp_path)
         assert '"iqn.2003-10.example.sancredit:lio"' in found["lio-saveconfig.json"].read_text()
         assert found["lio-dmesg.txt"].stat().st_size > 0

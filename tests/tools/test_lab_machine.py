@@ -13,16 +13,17 @@ import socket
 import subprocess
 import sys
 import threading
+from dataclasses import asdict
 
 import pytest
 
 from tests import lab_guest
-from tools.lab import accelerator, guest_agent, image, keeper, packages
+from tools.lab import accelerator, guest_agent, image, keeper, packages, session
 from tools.lab.agent import Agent
 from tools.lab.cpio import newc
 from tools.lab.errors import LabFailed, LabUnavailable
 from tools.lab.image import Image
-from tools.lab.machine import check_name, running, up
+from tools.lab.machine import Machine, check_name, running, up
 
 
 def command(*words, **environment):
@@ -31,7 +32,7 @@ def command(*words, **environment):
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
         check=False,
     )
     return done.returncode, done.stdout, done.stderr
@@ -70,6 +71,105 @@ def test_a_mirror_that_cannot_be_reached_is_one_line(tmp_path, monkeypatch):
         LabUnavailable, match="packages cannot be had: Could not resolve the mirror; look at the mirror"
     ):
         packages.Packages(tmp_path / "cache").download(["python3"], (), "linux-image-amd64")
+
+
+def test_a_mirror_that_never_answers_is_given_up_in_time(tmp_path, monkeypatch):
+    for name, script in (
+        ("apt-get", "exec sleep 600"),
+        ("apt-cache", "echo ' Depends: linux-image-6.1.0-1-amd64'"),
+        ("dpkg-deb", "exit 1"),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(packages, "_DOWNLOAD_S", 0.1)
+    with pytest.raises(LabUnavailable, match=r"cannot be had: they have not come within 0\.1 s; look at"):
+        packages.Packages(tmp_path / "cache").download(["python3"], (), "linux-image-amd64")
+
+
+def test_a_machine_of_another_kind_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(image.platform, "machine", lambda: "aarch64")
+    with pytest.raises(LabUnavailable, match="is built on an x86-64 machine, and this is aarch64; copy"):
+        image.build(lambda text: None, cache=tmp_path)
+    assert [path.name for path in (tmp_path / "images").iterdir()] == []
+
+
+# -- the session: one guest for all, one caller at a time -----------------------------------------------------------
+
+_HOLDER = """
+import os, sys
+from tools.lab import session
+session.machines.running = lambda name: "a guest"  # no machine is booted here; what is looked at is the turn
+os.environ[session.VARIABLE] = sys.argv[1]
+with session.guest() as machine:
+    print(machine, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_session_that_is_killed_leaves_nothing_and_holds_nobody_up(tmp_path):
+    cache, temporary = tmp_path / "cache", tmp_path / "tmp"
+    temporary.mkdir()
+    environment = os.environ | {"SANCREDIT_CACHE": str(cache), "TMPDIR": str(temporary)}
+
+    def holder():
+        return subprocess.Popen(
+            [sys.executable, "-c", _HOLDER, f"pytest-{os.getpid()}-0000"],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    with holder() as first, holder() as second:
+        ready, _, _ = select.select([first.stdout, second.stdout], [], [], 60)
+        (has,) = ready  # the turn is one process's
+        (waits,) = {first.stdout, second.stdout} - {has}
+        assert has.readline() == "a guest\n"
+        assert select.select([waits], [], [], 0.5)[0] == []
+        killed, other = (first, second) if has is first.stdout else (second, first)
+        killed.kill()
+        assert waits.readline() == "a guest\n"
+        other.stdin.close()
+        assert other.wait(60) == 0
+    assert list(temporary.iterdir()) == []
+    assert [path.name for path in cache.rglob("*") if path.is_file()] == [
+        "sessions.lock"
+    ]  # for all, for good
+
+
+def test_what_a_guest_leaves_that_ended_by_itself_goes_with_the_session(tmp_path, monkeypatch):
+    monkeypatch.setenv("SANCREDIT_CACHE", str(tmp_path))
+    monkeypatch.setenv(session.VARIABLE, "pytest-1-0000")
+    with subprocess.Popen(["true"]) as ended_process:
+        pass
+    (tmp_path / "guest").mkdir()
+    (tmp_path / "lab/machines").mkdir(parents=True)
+    left = Machine("pytest-1-0000", ended_process.pid, str(tmp_path / "guest"), "tcg", 1.0, start_ticks=1)
+    (tmp_path / "lab/machines/pytest-1-0000.json").write_text(json.dumps(asdict(left)))
+    assert running("pytest-1-0000") is None
+    session.end()
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["lab", "lab/machines"]
+
+
+def test_what_one_test_has_waited_for_in_vain_the_next_one_need_not(tmp_path, monkeypatch):
+    asked = []
+
+    def up(name, settings):
+        asked.append(name)
+        raise LabUnavailable("the mirror is silent", "wait")
+
+    monkeypatch.setenv("SANCREDIT_CACHE", str(tmp_path))
+    monkeypatch.setenv("SANCREDIT_LAB_REFUSED", "")  # so that it is put back
+    monkeypatch.delenv("SANCREDIT_LAB_REFUSED")
+    monkeypatch.setenv(session.VARIABLE, "pytest-1-0000")
+    monkeypatch.setattr(session.machines, "up", up)
+    for _ in range(2):
+        with pytest.raises(LabUnavailable, match="the mirror is silent; wait"), session.guest():
+            pass
+    assert asked == ["pytest-1-0000"]
+    session.end()
+    assert "SANCREDIT_LAB_REFUSED" not in os.environ
 
 
 def test_a_guest_that_is_not_there_is_exit_code_3(tmp_path):
@@ -146,7 +246,11 @@ def kept(tmp_path):
         script = "echo $$; trap '' HUP; exec sleep 600"
         command = [sys.executable, "-I", "-S", keeper.__file__, *words, "--", "sh", "-c", script]
         begun.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
-        return begun[0], os.pidfd_open(int(begun[0].stdout.readline())), owner
+        guest = int(begun[0].stdout.readline())
+        try:
+            return begun[0], os.pidfd_open(guest), owner
+        except ProcessLookupError:  # its time is over already
+            return begun[0], None, owner
 
     yield start
     for process in (owner, *begun):
@@ -156,9 +260,11 @@ def kept(tmp_path):
 
 
 def ended(pidfd):
-    """Whether the process behind it ends within 20 s."""
+    """Whether the process behind it ends within a minute; None: it has."""
+    if pidfd is None:
+        return True
     try:
-        return bool(select.select([pidfd], [], [], 20)[0])
+        return bool(select.select([pidfd], [], [], 60)[0])
     finally:
         os.close(pidfd)
 
@@ -171,7 +277,7 @@ def test_a_guest_does_not_outlive_its_session_and_leaves_nothing(kept, tmp_path,
     elif how == "it is asked to end":
         process.terminate()
     assert ended(guest)
-    assert process.wait(20) == 124
+    assert process.wait(60) == 124
     assert not (tmp_path / "guest").exists()
     assert not (tmp_path / "record").exists()
 
@@ -216,7 +322,7 @@ def agent(tmp_path):
     yield Agent(path)
     listener.shutdown(socket.SHUT_RDWR)
     listener.close()
-    thread.join(10)
+    thread.join(60)
 
 
 def test_a_command_ends_with_its_status_and_its_words(agent):
@@ -231,9 +337,13 @@ def test_a_command_that_runs_too_long_is_killed_with_all_its_children(agent):
     assert outcome.status == guest_agent.KILLED
 
 
-def test_a_running_command_can_be_asked_about_and_signalled(agent):
-    job = agent.spawn("trap 'echo ended; exit 3' TERM; echo begun; while :; do sleep 0.01; done")
-    assert job.poll(0.2) is None
+def test_a_running_command_can_be_asked_about_and_signalled(agent, tmp_path):
+    os.mkfifo(tmp_path / "begun")
+    job = agent.spawn(
+        f"trap 'echo ended; exit 3' TERM; echo begun; : > {tmp_path}/begun; while :; do sleep 0.01; done"
+    )
+    (tmp_path / "begun").read_bytes()  # until its trap is set
+    assert job.poll(0.1) is None
     job.signal(signal.SIGTERM)
     outcome = job.wait()
     assert outcome.status == 3
@@ -263,6 +373,26 @@ def test_an_agent_that_is_not_there_or_silent_is_one_line(tmp_path):
         Agent(tmp_path / "silent").call({"wait": 1}, 0.1)
 
 
+def test_callers_wait_for_one_another_where_the_queue_is_short(tmp_path):
+    path = tmp_path / "agent"
+    with socket.create_server(str(path), family=socket.AF_UNIX, backlog=0) as listener:
+        listener.settimeout(60)
+        answers = []
+        callers = [
+            threading.Thread(target=lambda: answers.append(Agent(path).call({"wait": 1}))) for _ in range(6)
+        ]
+        for caller in callers:
+            caller.start()
+        for _ in callers:  # one client at a time, as qemu has them
+            link, _address = listener.accept()
+            with link, link.makefile("rw") as lines:
+                request = json.loads(next(line for line in lines if line.strip()))
+                lines.write(json.dumps({"id": request["id"], "rc": None}) + "\n")
+        for caller in callers:
+            caller.join(60)
+    assert [answer["rc"] for answer in answers] == [None] * 6
+
+
 def test_the_answer_is_bound_to_the_request(agent):
     assert base64.b64decode(agent.call({"get": "/proc/self/comm", "offset": 0, "size": 3})["data"])
 
@@ -286,8 +416,8 @@ class TestInTheLab:
         with pytest.raises(LabFailed, match="runs already"):
             up(lab.name)
         port = lab.forward(7777)
-        listening = lab.agent.spawn("echo hello from inside | nc -l -p 7777", timeout_s=30)
-        lab.run("for i in $(seq 100); do netstat -lnt | grep -q 7777 && exit 0; usleep 20000; done; exit 1")
-        with socket.create_connection(("127.0.0.1", port), timeout=20) as link, link.makefile() as lines:
+        listening = lab.agent.spawn("echo hello from inside | nc -l -p 7777")
+        lab.run("until netstat -lnt | grep -q 7777; do usleep 20000; done")
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as link, link.makefile() as lines:
             assert lines.readline() == "hello from inside\n"
         assert listening.wait().status == 0

@@ -9,10 +9,11 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from tools.harness.errors import Hung
+from tools.harness.errors import HarnessError, Hung
 from tools.harness.running import RunningTarget, TargetOptions
 
 LAST_PDUS = 20
@@ -47,7 +48,14 @@ class TargetFactory:
         self._captures: Path | None = None
 
     def __call__(self, **options: Any) -> RunningTarget:
-        """A running target; the options are those of :class:`~tools.harness.running.TargetOptions`."""
+        """A running target; the options are those of :class:`~tools.harness.running.TargetOptions`.
+
+        Raises :class:`HarnessError` for an option that there is not.
+        """
+        known = [field.name for field in fields(TargetOptions)]
+        unknown = [name for name in options if name not in known]
+        if unknown:
+            raise HarnessError(f"a target has no option {unknown[0]!r}; there are {', '.join(known)}")
         if self._captures is None:
             self._captures = Path(tempfile.mkdtemp(prefix="target-captures-", dir=self._temporary()))
         number = len(self.targets) + 1

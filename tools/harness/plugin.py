@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import tempfile
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -110,7 +110,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """The lab's guest ends with the session, whichever of its processes started it."""
     if not config.stash.get(_OWNS_GUEST, False):
         return
-    if not (Path(tempfile.gettempdir()) / f"sancredit-{os.environ[_GUEST]}.lock").exists():
+    workers = getattr(config.option, "numprocesses", None)  # of pytest-xdist: one of them may have started it
+    if not workers and "tools.lab.session" not in sys.modules:
         del os.environ[_GUEST]  # nobody has asked for it: nothing to load for its end
         return
     from tools.lab import session

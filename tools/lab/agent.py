@@ -19,7 +19,11 @@ from typing import Any
 from tools.lab.errors import LabFailed
 
 _SLICE_S = 1.0
-_PATIENCE_S = 30.0
+_PATIENCE_S = 90.0
+"""For an answer that comes at once: while another guest boots beside it, an emulated one may stand still for long."""
+COMMAND_S = 180.0
+"""For a command unless told, with the same in mind."""
+_QUEUE_FULL_S = 0.02
 _CHUNK_BYTES = 1 << 20
 _LARGEST_ANSWER = 24 << 20
 
@@ -51,7 +55,7 @@ class Agent:
         try:
             with socket.socket(socket.AF_UNIX) as link:
                 link.settimeout(timeout_s)
-                link.connect(str(self._path))
+                self._connect(link, deadline)
                 link.sendall(b"\n" + json.dumps(request).encode() + b"\n")
                 answer = self._answer(link, request["id"], deadline)
         except TimeoutError:
@@ -63,6 +67,16 @@ class Agent:
         if "error" in answer:
             raise LabFailed(f"the guest: {answer['error']}")
         return answer
+
+    def _connect(self, link: socket.socket, deadline: float) -> None:
+        """Until there is room in qemu's short queue: a Unix socket says EAGAIN at once where TCP would wait."""
+        while True:
+            try:
+                return link.connect(str(self._path))
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise TimeoutError from None
+                time.sleep(_QUEUE_FULL_S)
 
     @staticmethod
     def _answer(link: socket.socket, ident: str, deadline: float) -> dict[str, Any]:
@@ -91,11 +105,11 @@ class Agent:
                 if isinstance(found, dict) and found.get("id") == ident:
                     return found
 
-    def run(self, command: str, *, timeout_s: float = 60.0) -> Outcome:
+    def run(self, command: str, *, timeout_s: float = COMMAND_S) -> Outcome:
         """Run a shell command to its end; it is killed after ``timeout_s``."""
         return self.spawn(command, timeout_s=timeout_s).wait()
 
-    def spawn(self, command: str, *, timeout_s: float = 60.0) -> Running:
+    def spawn(self, command: str, *, timeout_s: float = COMMAND_S) -> Running:
         """Start a shell command; it is killed after ``timeout_s``."""
         answer = self.call({"spawn": command, "timeout": timeout_s})
         return Running(self, int(answer["job"]), timeout_s)

@@ -11,6 +11,7 @@ from tools.lab.errors import LabFailed
 from tools.lab.machine import Machine
 from tools.lab.project import HOME, LIBRARIES
 
+_DRIVE_S = 300.0
 _SCRIPT = """
 import json, sys
 sys.path[:0] = {path!r}
@@ -41,7 +42,7 @@ def drive(
         machine.agent.put(saveconfig.dumps(description).encode(), f"/tmp/{name}")
     path = [HOME, *([f"{LIBRARIES}/rtslib"] if pypi else [])]
     machine.agent.put(_SCRIPT.format(body=body, path=path).encode(), "/tmp/drive.py")
-    before, mark, found = machine.run("python3 /tmp/drive.py", timeout_s=120).rpartition("ANSWER ")
+    before, mark, found = machine.run("python3 /tmp/drive.py", timeout_s=_DRIVE_S).rpartition("ANSWER ")
     if not mark:
         raise LabFailed(f"the driver gave no answer: {before[-500:]}")
     return dict(json.loads(found))

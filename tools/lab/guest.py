@@ -12,6 +12,7 @@ PACKAGES = (
     "python3-tabulate",
     "python3-wcwidth",
     "targetcli-fb",
+    "tcmu-runner",
     "open-iscsi",
     "multipath-tools",
     "iproute2",
@@ -145,18 +146,20 @@ echo {UP} $(cut -d' ' -f1 /proc/uptime)
 while :; do wait; sleep 1; done
 """
 
-#: open-iscsi gives up a target that is not there after 2 minutes; the lab's tests have less patience.
+#: A target that is not there is given up sooner than open-iscsi does, which tries for 2 minutes. One that is slow is
+#: not: next to other work, an emulated guest and its target may each stand still for seconds, and an answer that is
+#: merely late must not look like a lost path.
 _ISCSID = """iscsid.startup = /usr/sbin/iscsid
 node.startup = manual
 node.leading_login = No
-node.session.timeo.replacement_timeout = 60
-node.conn[0].timeo.login_timeout = 5
-node.conn[0].timeo.logout_timeout = 5
-node.conn[0].timeo.noop_out_interval = 2
-node.conn[0].timeo.noop_out_timeout = 2
-node.session.err_timeo.abort_timeout = 5
-node.session.err_timeo.lu_reset_timeout = 5
-node.session.err_timeo.tgt_reset_timeout = 5
+node.session.timeo.replacement_timeout = 240
+node.conn[0].timeo.login_timeout = 30
+node.conn[0].timeo.logout_timeout = 15
+node.conn[0].timeo.noop_out_interval = 10
+node.conn[0].timeo.noop_out_timeout = 60
+node.session.err_timeo.abort_timeout = 30
+node.session.err_timeo.lu_reset_timeout = 30
+node.session.err_timeo.tgt_reset_timeout = 30
 node.session.initial_login_retry_max = 2
 node.session.cmds_max = 128
 node.session.queue_depth = 32

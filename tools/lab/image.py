@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import lzma
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -117,6 +118,11 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _build(work: Path, packages: Packages, say: Say) -> None:
+    if platform.machine() != "x86_64":  # the guest's own depmod and python3 run here
+        raise LabUnavailable(
+            f"the lab's guest is built on an x86-64 machine, and this is {platform.machine()}",
+            "copy ~/.cache/sancredit/lab from a machine that has built it",
+        )
     mke2fs = tool("mke2fs", "e2fsprogs")
     say("resolving and downloading packages")
     debs, kernel_deb = packages.download(guest.PACKAGES, guest.UNWANTED, guest.KERNEL)

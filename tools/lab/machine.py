@@ -13,12 +13,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tools.lab import accelerator
-from tools.lab.agent import Agent
+from tools.lab.agent import COMMAND_S, Agent
 from tools.lab.errors import LabFailed, LabUnavailable
 from tools.lab.guest import UP
 from tools.lab.guest_agent import PORT
@@ -28,7 +29,10 @@ HOST_ADDRESS = "10.0.2.2"
 """Where the guest reaches what listens on this machine's 127.0.0.1."""
 DEFAULT_NAME = "lab"
 _KEEPER = Path(__file__).with_name("keeper.py")
-_BOOT_S = 120.0
+_BOOT_S = 300.0
+"""Fifty times what it takes: an emulated processor on a machine with other work is slow, and nobody waits in vain for
+what has ended."""
+_MONITOR_S = 60.0
 _KERNEL_WORDS = (
     "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check nokaslr "
     "rcupdate.rcu_expedited=1 net.ifnames=0 audit=0"
@@ -73,7 +77,7 @@ class Machine:
         """What the kernel said."""
         return Path(self.directory) / "console"
 
-    def run(self, command: str, *, timeout_s: float = 60.0) -> str:
+    def run(self, command: str, *, timeout_s: float = COMMAND_S) -> str:
         """What a shell command wrote. Raises :class:`LabFailed` when its exit status is not 0."""
         return self.agent.run(command, timeout_s=timeout_s).check(command.strip().splitlines()[0][:120])
 
@@ -92,7 +96,7 @@ class Machine:
         """Qemu's answer to a command of its monitor."""
         try:
             with socket.socket(socket.AF_UNIX) as link:
-                link.settimeout(10)
+                link.settimeout(_MONITOR_S)
                 link.connect(str(Path(self.directory) / "qmp"))
                 lines = link.makefile("rw")
                 for request in (
@@ -115,13 +119,15 @@ class Machine:
     def down(self) -> None:
         """Switch it off at once and remove what it left."""
         if self.alive():
-            os.kill(self.pid, signal.SIGTERM)
+            with suppress(ProcessLookupError):  # it has ended since
+                os.kill(self.pid, signal.SIGTERM)
             deadline = time.monotonic() + 10
             while self.alive() and time.monotonic() < deadline:
                 _reap(self.pid)
                 time.sleep(0.02)
             if self.alive():
-                os.kill(self.pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.kill(self.pid, signal.SIGKILL)
                 _reap(self.pid, wait=True)
         shutil.rmtree(self.directory, ignore_errors=True)
         _record(self.name).unlink(missing_ok=True)
@@ -166,13 +172,18 @@ def check_name(name: str) -> str:
     return name
 
 
-def running(name: str = DEFAULT_NAME) -> Machine | None:
-    """The guest of that name, if it runs."""
+def recorded(name: str = DEFAULT_NAME) -> Machine | None:
+    """The guest that was booted last under that name, though it may have ended by itself since."""
     try:
-        machine = Machine(**json.loads(_record(check_name(name)).read_text()))
+        return Machine(**json.loads(_record(check_name(name)).read_text()))
     except (OSError, ValueError, TypeError):
         return None
-    return machine if machine.alive() else None
+
+
+def running(name: str = DEFAULT_NAME) -> Machine | None:
+    """The guest of that name, if it runs."""
+    machine = recorded(name)
+    return machine if machine is not None and machine.alive() else None
 
 
 def qemu() -> str:
@@ -199,8 +210,11 @@ def up(
     """
     check_name(name)
     program = qemu()
-    if running(name) is not None:
-        raise LabFailed(f"a guest called {name} runs already; sancredit lab down --name {name}")
+    before = recorded(name)
+    if before is not None:
+        if before.alive():
+            raise LabFailed(f"a guest called {name} runs already; sancredit lab down --name {name}")
+        before.down()  # what it left when it ended by itself
     image = build(say, rebuild=rebuild)
     chosen = accelerator.choose(program, image)
     say(f"booting {name} ({chosen})")
@@ -266,7 +280,8 @@ def _await_boot(machine: Machine, process: subprocess.Popen[bytes], began: float
             raise LabFailed(f"qemu ended with {process.returncode}: {said[-300:] or _last_words(machine)}")
         try:
             if UP in machine.console.read_text(errors="replace"):
-                machine.agent.call({"get": "/proc/uptime", "offset": 0, "size": 64}, 20.0)
+                left = max(1.0, began + _BOOT_S - time.monotonic())
+                machine.agent.call({"get": "/proc/uptime", "offset": 0, "size": 64}, left)
                 return
         except FileNotFoundError:
             pass  # qemu has not opened the console's file yet
