@@ -16,14 +16,15 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from heapq import heappop, heappush
 from itertools import islice
 from typing import assert_never
 
 from iscsi_target.admission import OpenConnection, refusal
 from iscsi_target.buffers import ConnectionInfo, ReceiveBuffers, SendBuffers, UnlimitedBuffers
+from iscsi_target.command_threads import CommandThreads
 from iscsi_target.errors import reason_of
 from iscsi_target.executor import Deferred, LogicalUnits, ScsiCommand, ScsiResult
 from iscsi_target.server_connection import ServerConnection
@@ -109,7 +110,7 @@ class TargetServer:
         self._deferred: list[tuple[int, int, TargetSession, Task, ScsiResult]] = []
         self._deferrals = 0
         self._deferred_timer: asyncio.TimerHandle | None = None
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool: CommandThreads | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._housekeeping: asyncio.TimerHandle | None = None
         self._poll_timer: asyncio.TimerHandle | None = None
@@ -142,7 +143,7 @@ class TargetServer:
             self._close_listeners()
             raise
         self.node.portals = tuple(portal for _, portal in self._listeners)
-        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="iscsi-io")
+        self._pool = CommandThreads(self._threads, "iscsi-io")
         for listener, portal in self._listeners:
             self._loop.add_reader(listener.fileno(), self._accept, listener, portal)
         self._housekeeping = self._loop.call_later(_HOUSEKEEPING_S, self._keep_house)
@@ -163,7 +164,7 @@ class TargetServer:
             await asyncio.sleep(0.001)
             self._take_completed()
         if self._pool is not None:
-            self._pool.shutdown(wait=True)
+            self._pool.stop()
             self._pool = None
         self.report_events()
 
@@ -345,6 +346,11 @@ class TargetServer:
         self.crowded_out.setdefault(connection)
         return False
 
+    @property
+    def threads_at_work(self) -> bool:
+        """Whether a command is being executed in a thread."""
+        return self._running > 0
+
     def execute(self, connection: ServerConnection, task: Task) -> None:
         """Run one task, here or in a thread."""
         session = connection.core.session
@@ -361,7 +367,7 @@ class TargetServer:
         task.state = TaskState.EXECUTING
         self._running += 1
         assert self._pool is not None
-        self._pool.submit(self._execute_in_thread, session, task)
+        self._pool.submit(partial(self._execute_in_thread, session, task), self._running)
 
     def _execute_in_thread(self, session: TargetSession, task: Task) -> None:
         assert session.target is not None

@@ -130,6 +130,8 @@ class ServerConnection:
                 busy_reads, looks = busy_reads + 1, _LOOKS
             elif size or not looks:
                 return
+            if self._server.threads_at_work:
+                return  # every look takes the interpreter from them once more
             looks -= 1
             missing = self.core.missing
             if missing is not None and len(missing) > _LONG_BYTES:

@@ -118,6 +118,7 @@ class ReservedTcpConnection:
         self._gate = FlightGate(self._chain.size)
         widen_send_buffer(sock, self._chain.size)
         self._stall_timeout_s = stall_timeout_s
+        self._received = memoryview(bytearray(_READ_BYTES))  # a new one for each read is slow
         self._lock = asyncio.Lock()
         self._lost: str | None = None
         self._poll_s = _POLL_SHORTEST_S
@@ -272,7 +273,8 @@ class ReservedTcpConnection:
         """What has come, at least one byte; empty at the end of the stream. Raises ConnectionLost."""
         self._check()
         try:
-            return await asyncio.get_running_loop().sock_recv(self._sock, _READ_BYTES)
+            size = await asyncio.get_running_loop().sock_recv_into(self._sock, self._received)
+            return bytes(self._received[:size])
         except OSError as error:
             raise self._fail(reason_of(error)) from error
 

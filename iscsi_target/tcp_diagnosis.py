@@ -64,6 +64,8 @@ class Diagnosis:
     peer_percent: int
     retransmitted: int
     """Segments sent again in the span."""
+    total_retransmitted: int
+    """Segments sent again since the connection began."""
     snd_cwnd_bytes: int
     """The kernel's congestion window at its end."""
     rtt_ns: int
@@ -86,6 +88,7 @@ def diagnose(before: Sample, now: Sample) -> Diagnosis:
         reservation_percent=waited,
         peer_percent=peer,
         retransmitted=retransmitted,
+        total_retransmitted=now.info.total_retrans,
         snd_cwnd_bytes=now.info.snd_cwnd * now.info.snd_mss,
         rtt_ns=now.info.rtt_ns,
     )

@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
-import os
+import signal
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
+from hypothesis.internal.constants_ast import Constants
 
 from tools.lab import session
 
 ROOT = Path(__file__).resolve().parent.parent
 _OWNS_GUEST = pytest.StashKey[bool]()
 
-# Wall-clock deadlines make property tests fail on busy machines; CI repeats the same examples every time.
-settings.register_profile("local", deadline=None)
-settings.register_profile("ci", deadline=None, derandomize=True)
-settings.load_profile("ci" if os.environ.get("CI") else "local")
+# Wall-clock deadlines and the check of the speed make property tests fail on busy machines. The examples are the same
+# in every run; new ones are for the soak (tests/test_random_examples.py), or for who asks for them with
+# --hypothesis-profile=random.
+_BUSY = (HealthCheck.too_slow,)
+settings.register_profile("same", deadline=None, derandomize=True, suppress_health_check=_BUSY)
+settings.register_profile("random", deadline=None, print_blob=True, suppress_health_check=_BUSY)
+settings.load_profile("same")
+_CONSTANTS = "hypothesis.internal.conjecture.providers._get_local_constants"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Stop when a compiled kernel is older than its source: the tests would judge yesterday's code."""
+    """Have property tests see the same examples in every run. Stop when a compiled kernel is older than its source: the
+    tests would judge yesterday's code."""
+    if config.getoption("--hypothesis-profile") in (None, "same"):
+        # Hypothesis draws constants from the modules that are imported: which they are depends on the other tests.
+        pytest.MonkeyPatch().setattr(_CONSTANTS, Constants)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # In the background of a shell, or under nohup: programs that tests start would ignore it too.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for head in ("fcsim", "iscsi_target", "tools"):
         for source in (ROOT / head).rglob("*_kernel.p*"):
             for suffix in EXTENSION_SUFFIXES:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from iscsi_target.executor import ScsiResult
 from iscsi_target.session.serial import before
-from iscsi_target.session.task import Task
+from iscsi_target.session.task import Task, TaskState
 
 if TYPE_CHECKING:
     from iscsi_target.session.target_connection import TargetConnection
@@ -77,7 +77,8 @@ class ResponseFence:
         session = self._session
         session.fence = None
         for task, result in self._held:
-            session.complete(task, result)
+            if task.state is TaskState.DEFERRED:  # not ended meanwhile
+                session.give(task, result)
         for connection, send in self._next:
             raise_fence(session, connection, send)
 

@@ -319,11 +319,15 @@ class TargetSession:
             self.node.touched.update(self.connections.values())  # they may have waited for it
             return
         if self.fence is not None:
+            task.state = TaskState.DEFERRED
             self.fence.hold(task, result)
-            return
-        if self.allegiance.keep(task, result):
-            return
-        self.answer(task, result)
+        else:
+            self.give(task, result)
+
+    def give(self, task: Task, result: ScsiResult) -> None:
+        """Answer a task, or keep the answer until there is a connection for it."""
+        if not self.allegiance.keep(task, result):
+            self.answer(task, result)
 
     def answer(self, task: Task, result: ScsiResult, *, first_data_sn: int = 0) -> None:
         """Send Data-In and status; with `first_data_sn` only the Data-In from that DataSN on (reassigned task).
@@ -386,6 +390,7 @@ class TargetSession:
         task.connection.forget_task(task)
         if executing:
             self.management.still_executing.add(task)
+            self.task_set.still_executing.add(task)
             if self.target is not None:
                 self.target.logical_units.abandon(task.command)
 

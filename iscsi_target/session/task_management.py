@@ -4,7 +4,8 @@
 A function that ends many tasks is answered when (section 4.2.3.3)
 
 - every command sent before it has come (for the functions on a whole target what is missing counts as received),
-- the device server works on none of its tasks any more,
+- the device server works on none of its tasks any more, also not on those that were ended before (by another function,
+  or with their connection or session): a WRITE among them must not land after the answer,
 - the initiator has answered the R2Ts of those of its own tasks that end, unless TaskReporting is FastAbort
   (section 4.2.3.4), when asynchronous messages tell the other connections instead.
 
@@ -63,7 +64,7 @@ class ReportsAttentions(Protocol):
         ...
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class PendingFunction:
     """A function whose answer waits: for commands, for tasks in the device server, or for Data-Out on its way."""
 
@@ -84,13 +85,14 @@ class TaskManagement:
         """Functions that came before commands that were sent before them."""
         self.pending: list[PendingFunction] = []
         self.still_executing: set[Task] = set()
-        """Tasks ended while the device server works on them."""
+        """Tasks of this session ended while the device server works on them."""
 
     # -- facts --------------------------------------------------------------------------------------------------
 
     def task_ended(self, task: Task) -> None:
         """The device server has returned from a task that had been ended before."""
         self.still_executing.discard(task)
+        self._session.task_set.still_executing.discard(task)
         for session in self._session.node.sessions_of(self._session.target):
             session.management.forget(task)
 
@@ -117,11 +119,17 @@ class TaskManagement:
                 self._start(function)
 
     def session_ended(self) -> None:
-        """Neither commands nor data will come any more."""
+        """Neither commands nor data will come any more, and nobody will be there when what executes returns.
+
+        What waited only for data is answered, what executes is not called done; a cold reset ends the other sessions.
+        """
         self.early.clear()
-        for function in list(self.pending):
-            function.transfers.clear()
-            self._settle(function)
+        pending, self.pending = self.pending, []
+        for function in pending:
+            if not function.tasks:
+                self._answer(function)
+            elif function.request.function == TaskFunction.TARGET_COLD_RESET:
+                self._end_all()
 
     def handle_timer(self, now_ns: int) -> None:
         """Time has passed: go on without commands and data that do not come."""
@@ -161,9 +169,7 @@ class TaskManagement:
             return
         elif request.function == TaskFunction.ABORT_TASK:
             response = self._abort_task(connection, request)
-        elif len(self.early) + sum(bool(function.transfers) for function in self.pending) >= (
-            session.node.limits.queued_commands
-        ):
+        elif self._crowded:
             response = TaskResponse.FUNCTION_REJECTED
         else:
             response = None
@@ -175,6 +181,12 @@ class TaskManagement:
                 self._start(function)
         if response is not None:
             connection.send_task_management_response(request.initiator_task_tag, response)
+
+    @property
+    def _crowded(self) -> bool:
+        """True when no function may wait any more that ends no task of its own, and so could be sent without end."""
+        limit = self._session.node.limits.queued_commands
+        return len(self.early) >= limit or len(self.pending) >= 2 * limit
 
     def _query(self, connection: TargetConnection, request: TaskManagementRequest) -> None:
         """QUERY TASK, QUERY TASK SET, QUERY ASYNCHRONOUS EVENT (RFC 7144 section 5)."""
@@ -208,9 +220,20 @@ class TaskManagement:
         self, connection: TargetConnection, request: TaskManagementRequest
     ) -> TaskResponse | None:
         session = self._session
-        task = session.tasks.get(request.referenced_task_tag)
-        if task is not None and task.command.lun == lun_from_bytes(request.lun):
+        tag, lun = request.referenced_task_tag, lun_from_bytes(request.lun)
+        task = session.tasks.get(tag)
+        if task is not None and task.command.lun == lun:
             self._run(PendingFunction(connection, request, 0), [task])
+            return None
+        ended = {
+            task
+            for task in self.still_executing
+            if task.initiator_task_tag == tag and task.command.lun == lun
+        }
+        if ended:
+            if self._crowded:
+                return TaskResponse.FUNCTION_REJECTED
+            self._run(PendingFunction(connection, request, 0, ended), [])
             return None
         # Section 11.6.1: a task that is not there but whose CmdSN lies in the window counts as received and aborted.
         plugged = (
@@ -224,6 +247,7 @@ class TaskManagement:
     def _start(self, function: PendingFunction) -> None:
         """All commands are there: end the tasks of a function that ends many."""
         session, request = self._session, function.request
+        function.tasks |= self._ended_before(request)
         if request.function == TaskFunction.I_T_NEXUS_RESET:
             self._run(function, list(session.tasks.values()))
             return
@@ -258,6 +282,20 @@ class TaskManagement:
         if unit is None:
             return affected
         return [task for task in affected if session.task_set.unit_of(task) == unit]
+
+    def _ended_before(self, request: TaskManagementRequest) -> set[Task]:
+        """Tasks that `request` is about, which were ended before and execute still, whatever session they were in."""
+        session = self._session
+        found = set(session.task_set.still_executing)
+        if request.function not in _OTHER_SESSIONS:
+            nexus = session.initiator_port, session.portal_group_tag
+            found = {
+                task for task in found if (task.command.initiator_port, task.command.target_port) == nexus
+            }
+        if request.function in _OF_A_UNIT:
+            unit = session.task_set.unit_at(session.view, lun_from_bytes(request.lun))
+            found = {task for task in found if session.task_set.unit_of(task) == unit}
+        return found
 
     def preempt(self, result: PreemptingResult) -> None:
         """End the tasks of preempted nexuses, whatever session of the target they are in (SPC-4 5.13.11.2.6)."""
@@ -316,7 +354,11 @@ class TaskManagement:
             return
         send()
         if request.function == TaskFunction.TARGET_COLD_RESET:
-            for other in session.node.sessions_of(session.target):
-                other.end("target cold reset")
+            self._end_all()
         elif request.function == TaskFunction.I_T_NEXUS_RESET:
             session.end("I_T nexus reset")
+
+    def _end_all(self) -> None:
+        """The end of a cold reset: every session with the target ends."""
+        for session in self._session.node.sessions_of(self._session.target):
+            session.end("target cold reset")

@@ -41,6 +41,8 @@ class TaskSet:
         """ORDERED and HEAD OF QUEUE tasks that have not ended, with their unit. Empty: nobody waits for anybody."""
         self.waiting: dict[Task, set[Task]] = {}
         """Tasks that may not begin, and the tasks that each of them waits for."""
+        self.still_executing: set[Task] = set()
+        """Tasks ended while the device server works on them; their session may have ended too."""
 
     def enter(self, session: TargetSession, task: Task) -> None:
         """A task with an attribute of its own came, or any task while there are such."""

@@ -331,7 +331,7 @@ class PduLog:
             found.append(record)
         return found
 
-    def wait_for(self, count: int = 1, *, timeout_s: float = 5.0, **selection: Any) -> list[PduRecord]:
+    def wait_for(self, count: int = 1, *, timeout_s: float = 30.0, **selection: Any) -> list[PduRecord]:
         """Wait until `count` PDUs are there, and return them; AssertionError after `timeout_s`."""
         return self.expect(at_least=count, timeout_s=timeout_s, **selection)
 

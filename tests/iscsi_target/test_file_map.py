@@ -38,7 +38,7 @@ def ends() -> Any:
         receiver, _ = server.accept()
         with sender, receiver:
             sender.setblocking(False)
-            receiver.settimeout(10)
+            receiver.settimeout(60)
             yield sender, receiver
 
 

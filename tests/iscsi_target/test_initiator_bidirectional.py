@@ -196,4 +196,4 @@ def test_the_shell_runs_bidirectional_commands_and_long_cdbs() -> None:
             with pytest.raises(ValueError, match="1 to 260"):
                 await session.execute(0, bytes(261))
 
-    asyncio.run(asyncio.wait_for(body(), 30))
+    asyncio.run(asyncio.wait_for(body(), 90))

@@ -32,7 +32,7 @@ NO_WAIT = Parameters(default_time2wait=0, max_connections=4)
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.005)
 

@@ -32,7 +32,7 @@ from tests.iscsi_target.imaginary_wire import BLOCK, TARGET, Pair2Ends, RamDisk,
 
 
 def run(body: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(asyncio.wait_for(body(), 30))
+    asyncio.run(asyncio.wait_for(body(), 90))
 
 
 @asynccontextmanager
@@ -312,7 +312,7 @@ def test_a_command_that_takes_too_long_is_aborted_at_the_target() -> None:
 
         gate = threading.Event()
         execute = disk.execute
-        disk.execute = lambda command: (gate.wait(10), execute(command))[1]  # type: ignore[method-assign]
+        disk.execute = lambda command: (gate.wait(60), execute(command))[1]  # type: ignore[method-assign]
         async with serving(disk) as server, await log_in(server) as session:
             with pytest.raises(TimeoutError):
                 await session.execute(0, bytes(6), timeout_s=0.05)
@@ -355,7 +355,7 @@ LEVEL_2 = Parameters(
     error_recovery_level=2,
     max_connections=3,
     default_time2wait=0,
-    default_time2retain=5,
+    default_time2retain=60,
     max_burst_length=65536,
     first_burst_length=4096,
 )

@@ -6,7 +6,6 @@ import asyncio
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -20,18 +19,12 @@ from iscsi_target.initiator import Initiator
 from iscsi_target.session.chap import Chap, Credentials
 from iscsi_target.session.parameters import Parameters
 from iscsi_target.wire.opcodes import TaskFunction
+from tools.ports import free_port
 
 pytestmark = pytest.mark.slow
 
 IQN = "iqn.2026-11.example:tgtd"
 BLOCK = 512
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture
@@ -56,10 +49,10 @@ def tgtd(tmp_path: Path) -> Iterator[int]:
 
     def tell(*words: str) -> int:
         argv = [admin, "-C", control, "--lld", "iscsi", *words]
-        return subprocess.run(argv, capture_output=True, timeout=10, env=environment).returncode
+        return subprocess.run(argv, capture_output=True, timeout=60, env=environment).returncode
 
     try:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while tell("--mode", "target", "--op", "new", "--tid", "1", "-T", IQN):
             assert process.poll() is None, f"tgtd ended with {process.returncode}"
             assert time.monotonic() < deadline, "tgtd does not answer"
@@ -74,7 +67,7 @@ def tgtd(tmp_path: Path) -> Iterator[int]:
         yield port
     finally:
         process.send_signal(signal.SIGKILL)
-        process.wait(10)
+        process.wait(60)
 
 
 @pytest.mark.parametrize("digest", ["None", "CRC32C"])
@@ -97,7 +90,7 @@ def test_our_initiator_works_against_tgtd(tgtd: int, digest: str, immediate: boo
             await session.synchronize_cache(1)
             assert await session.nop(b"ping") == b"ping"
 
-    asyncio.run(asyncio.wait_for(body(), 30))
+    asyncio.run(asyncio.wait_for(body(), 90))
 
 
 def test_tgtd_refuses_what_it_should_and_we_say_so(tgtd: int) -> None:
@@ -108,7 +101,7 @@ def test_tgtd_refuses_what_it_should_and_we_say_so(tgtd: int) -> None:
         with pytest.raises(LoginFailed):
             await Initiator.login("127.0.0.1", tgtd, IQN, chap=chap)
 
-    asyncio.run(asyncio.wait_for(body(), 30))
+    asyncio.run(asyncio.wait_for(body(), 90))
 
 
 def test_resets_and_discovery_at_several_portals_with_tgtd(tgtd: int) -> None:
@@ -121,4 +114,4 @@ def test_resets_and_discovery_at_several_portals_with_tgtd(tgtd: int) -> None:
             (found,) = await discover_at([("127.0.0.1", tgtd)] * 2)
             assert found.portals[0].port == tgtd
 
-    asyncio.run(asyncio.wait_for(body(), 30))
+    asyncio.run(asyncio.wait_for(body(), 90))

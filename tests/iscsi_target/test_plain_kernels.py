@@ -21,6 +21,6 @@ def test_a_variable_keeps_compiled_kernels_out_of_a_whole_process(variable: str)
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=100,
     )
     assert done.stdout.strip() == str(fast_path_kernel.COMPILED and not variable)

@@ -123,7 +123,7 @@ class _HeldStore(MemoryStore):
     def discard(self, offset: int, length: int) -> None:
         if offset >= 1 << 20:
             self.reached.set()
-            assert self.go_on.wait(30)
+            assert self.go_on.wait(90)
         super().discard(offset, length)
 
 
@@ -132,7 +132,7 @@ def test_while_it_runs_in_the_background_other_commands_are_refused_with_the_pro
     lab = rig(store=store)
     host, other = lab.initiator(), lab.initiator()
     assert _sanitize(host, BLOCK_ERASE, immed=True).status == 0
-    assert store.reached.wait(30)
+    assert store.reached.wait(90)
     for each in (host, other):
         answer = each.send("00" * 6)
         assert answer.sense == IN_PROGRESS
@@ -148,7 +148,7 @@ def test_while_it_runs_in_the_background_other_commands_are_refused_with_the_pro
     running = lab.unit().sanitize
     assert running is not None
     store.go_on.set()
-    assert running.wait(30)
+    assert running.wait(90)
     assert host.send("00" * 6).status == 0
 
 
@@ -228,17 +228,17 @@ def test_a_sanitize_goes_on_when_its_command_is_abandoned() -> None:
     results: list[ScsiResult] = []
     thread = threading.Thread(target=lambda: results.append(lab.device.execute(command)))
     thread.start()
-    assert store.reached.wait(30)
+    assert store.reached.wait(90)
     lab.device.abandon(dataclasses.replace(command))  # another command: nothing happens to ours
     assert not results
     lab.device.abandon(command)
-    thread.join(30)
+    thread.join(90)
     assert [result.status for result in results] == [0x40]
     assert host.send("00" * 6).sense == IN_PROGRESS
     running = lab.unit().sanitize
     assert running is not None
     store.go_on.set()
-    assert running.wait(30)
+    assert running.wait(90)
     assert host.send("00" * 6).status == 0
 
 
@@ -279,7 +279,7 @@ def test_a_sanitize_that_a_power_loss_interrupts_is_resumed(
     assert (tmp_path / "disk").read_bytes()[-1:] == b"s", "it was not done"
     again = _device(tmp_path)
     running = again.units[0].sanitize
-    assert running is None or running.wait(30)
+    assert running is None or running.wait(90)
     assert _ask(again, bytes(6))[0] == 0
     assert bytes(again.units[0].store.read(0, size)[0]) == left * size
     again.close()

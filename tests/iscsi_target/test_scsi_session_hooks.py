@@ -147,7 +147,7 @@ class _HeldStore(MemoryStore):
 
     def discard(self, offset: int, length: int) -> None:
         self.reached.set()
-        assert self.go_on.wait(30)
+        assert self.go_on.wait(90)
         super().discard(offset, length)
 
 
@@ -165,7 +165,7 @@ def test_a_sanitize_outlives_the_reset_and_the_session_that_ended_its_command(lo
             port = server.portals[0].port
             async with await Initiator.login("127.0.0.1", port, TARGET) as host:
                 await host.execute(0, TUR, check=False)  # takes the unit attention
-                running = asyncio.ensure_future(host.execute(0, SANITIZE_BLOCK_ERASE, timeout_s=30))
+                running = asyncio.ensure_future(host.execute(0, SANITIZE_BLOCK_ERASE, timeout_s=90))
                 await asyncio.to_thread(store.reached.wait, 30)
                 if lost:
                     await host.abort()
@@ -184,7 +184,7 @@ def test_a_sanitize_outlives_the_reset_and_the_session_that_ended_its_command(lo
                     assert sanitizing is None or await asyncio.to_thread(sanitizing.wait, 30)
                     await other.test_unit_ready(0)
 
-    asyncio.run(asyncio.wait_for(body(), 60))
+    asyncio.run(asyncio.wait_for(body(), 100))
     device.close()
 
 
@@ -195,7 +195,7 @@ def test_a_task_that_is_aborted_before_a_thread_took_it_never_begins() -> None:
 
     def held(command: ScsiCommand) -> ScsiResult:
         began.set()
-        assert gate.wait(30)
+        assert gate.wait(90)
         return execute(command)
 
     disk.execute = held  # type: ignore[method-assign]
@@ -205,9 +205,9 @@ def test_a_task_that_is_aborted_before_a_thread_took_it_never_begins() -> None:
             TargetServer([Target(name=TARGET, logical_units=disk)], threads=1) as server,
             await Initiator.login("127.0.0.1", server.portals[0].port, TARGET) as host,
         ):
-            first = asyncio.ensure_future(host.execute(0, TUR, timeout_s=30))
+            first = asyncio.ensure_future(host.execute(0, TUR, timeout_s=90))
             await asyncio.to_thread(began.wait, 30)
-            second = asyncio.ensure_future(host.execute(0, read_16(0, 1), data_in_length=BLOCK, timeout_s=30))
+            second = asyncio.ensure_future(host.execute(0, read_16(0, 1), data_in_length=BLOCK, timeout_s=90))
             await host.nop(b"both are there")
             reset = asyncio.ensure_future(host.task_management(TaskFunction.LOGICAL_UNIT_RESET))
             await asyncio.sleep(0)
@@ -220,4 +220,4 @@ def test_a_task_that_is_aborted_before_a_thread_took_it_never_begins() -> None:
             assert [cdb[0] for cdb in disk.executed] == [0x00], "the second one never ran"
             assert await host.nop(b"alive") == b"alive"
 
-    asyncio.run(asyncio.wait_for(body(), 60))
+    asyncio.run(asyncio.wait_for(body(), 100))

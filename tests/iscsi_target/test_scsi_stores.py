@@ -270,7 +270,7 @@ _STEP = st.tuples(
 
 
 @pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind.remembers])
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps=st.lists(_STEP, max_size=12))
 def test_a_store_behaves_as_a_bytearray_does(
     name: str, tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int, int, int]]

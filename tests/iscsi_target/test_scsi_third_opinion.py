@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def _said(*argv: str) -> str:
-    return subprocess.run(argv, capture_output=True, text=True, check=True, timeout=30).stdout
+    return subprocess.run(argv, capture_output=True, text=True, check=True, timeout=100).stdout
 
 
 def _decoded(sense: bytes) -> str:

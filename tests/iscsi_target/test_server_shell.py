@@ -26,7 +26,7 @@ LOOPS = pytest.mark.parametrize("loop", [asyncio.run, uvloop.run], ids=["asyncio
 
 
 def run(body: Callable[[], Coroutine[Any, Any, None]], runner: Callable[..., Any] = asyncio.run) -> None:
-    runner(asyncio.wait_for(body(), 30))
+    runner(asyncio.wait_for(body(), 90))
 
 
 @asynccontextmanager
@@ -40,7 +40,7 @@ async def log_in(server: TargetServer, **options: Any) -> Initiator:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.002)
 
@@ -125,7 +125,7 @@ def test_connections_beyond_the_limit_are_closed_at_once(caplog: pytest.LogCaptu
 
 def test_a_peer_that_never_logs_in_is_closed(caplog: pytest.LogCaptureFixture) -> None:
     async def body() -> None:
-        async with serving(limits=Limits(login_timeout_ns=10_000_000)) as server:
+        async with serving(limits=Limits(login_timeout_ns=200_000_000)) as server:
             reader, writer = await asyncio.open_connection("127.0.0.1", server.portals[0].port)
             writer.write(b"\x43")  # one byte, and then nothing
             assert await reader.read() == b""
@@ -162,7 +162,7 @@ def test_a_silent_session_is_pinged_and_answers(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(InitiatorConnection, "_answer_ping", counted)
 
     async def body() -> None:
-        limits = Limits(idle_ping_ns=1, ping_timeout_ns=1_000_000_000)
+        limits = Limits(idle_ping_ns=1, ping_timeout_ns=60_000_000_000)
         async with serving(limits=limits) as server, await log_in(server) as session:
             await until(lambda: len(pings) >= 2)
             assert session.lost is None

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from iscsi_target.executor import ResetKind, ScsiResult
+from iscsi_target.executor import PreemptingResult, ResetKind, ScsiResult
 from iscsi_target.session.limits import Limits
 from iscsi_target.session.parameters import Parameters
-from iscsi_target.session.task import Task
+from iscsi_target.session.task import Task, TaskState
 from iscsi_target.wire.codec import Pdu
 from iscsi_target.wire.lun import lun_to_bytes
 from iscsi_target.wire.opcodes import AsyncEvent, TaskFunction, TaskResponse
@@ -446,3 +446,172 @@ def test_functions_that_wait_are_bounded_and_end_with_the_session() -> None:
     conversation.target.eof()
     assert not management.early
     assert not management.pending
+
+
+# -- tasks that execute on after they were ended -------------------------------------------------------------------
+
+
+def begin(conversation: Conversation, tag: int, **fields: Any) -> Task:
+    """A command that the device server has begun with and is not done."""
+    conversation.send(conversation.command(TUR, tag=tag, **fields), execute=False)
+    task = conversation.target.ready.popleft()
+    hold(task)
+    return task
+
+
+def returns(task: Task) -> None:
+    """The device server is done with a task."""
+    session = task.connection.session
+    assert session is not None
+    session.complete(task, ScsiResult(0))
+
+
+@pytest.mark.parametrize("function", [*MANY, TaskFunction.TARGET_WARM_RESET])
+def test_a_function_waits_for_tasks_that_an_earlier_one_ended(function: TaskFunction) -> None:
+    conversation = logged_in()
+    task = begin(conversation, 1)
+    for _ in range(2):
+        assert manage(conversation, function) == [], "the device server has not returned"
+    returns(task)
+    assert [pdu.response for pdu in conversation.answers() if isinstance(pdu, TaskManagementResponse)] == [
+        0,
+        0,
+    ]
+    conversation.assert_alive()
+
+
+def test_a_second_abort_waits_for_the_task_as_the_first_does() -> None:
+    conversation = logged_in()
+    task = begin(conversation, 1)
+    for _ in range(2):
+        assert manage(conversation, TaskFunction.ABORT_TASK, referenced_task_tag=1, ref_cmd_sn=1) == []
+    returns(task)
+    assert [pdu.response for pdu in conversation.answers() if isinstance(pdu, TaskManagementResponse)] == [
+        0,
+        0,
+    ]
+
+
+@pytest.mark.parametrize("function", [*MANY, TaskFunction.TARGET_WARM_RESET])
+def test_a_reset_waits_for_what_executes_of_a_session_that_is_gone(function: TaskFunction) -> None:
+    """A host that lost its session logs in again and resets the unit: no old WRITE may land after the answer."""
+    node = make_node()
+    before, after = Conversation(node), Conversation(node)
+    before.log_in()
+    task = begin(before, 1)
+    before.target.eof()
+    after.log_in()
+    assert manage(after, function) == []
+    returns(task)
+    assert code(after.answers()) == 0
+    assert not node.sessions[after.tsih].task_set.still_executing
+
+
+def test_what_executes_for_others_does_not_hold_up_a_function_that_leaves_them_alone() -> None:
+    node = make_node()
+    one, other = Conversation(node), Conversation(node, isid=bytes(6))
+    one.log_in()
+    other.log_in()
+    begin(other, 1)
+    other.target.eof()
+    assert code(manage(one, TaskFunction.ABORT_TASK_SET)) == 0
+    assert manage(one, TaskFunction.CLEAR_TASK_SET) == []
+
+
+def test_functions_that_wait_for_one_task_are_bounded() -> None:
+    conversation = Conversation(make_node(limits=Limits(queued_commands=4)))
+    conversation.log_in()
+    begin(conversation, 1)
+    abort = {"function": TaskFunction.ABORT_TASK, "referenced_task_tag": 1, "ref_cmd_sn": 1}
+    for _ in range(4):
+        assert manage(conversation, **abort) == []
+        assert manage(conversation, TaskFunction.LOGICAL_UNIT_RESET) == []
+    for again in (abort, {"function": TaskFunction.LOGICAL_UNIT_RESET}):
+        assert code(manage(conversation, **again)) == TaskResponse.FUNCTION_REJECTED
+    assert len(conversation.node.sessions[conversation.tsih].management.pending) == 8
+
+
+def test_a_cold_reset_ends_the_session_whose_other_functions_still_wait() -> None:
+    """Found by fuzzing: what waited for a task of its own stayed in the ended session."""
+    conversation = logged_in()
+    session = conversation.node.sessions[conversation.tsih]
+    first = begin(conversation, 1)
+    assert manage(conversation, TaskFunction.TARGET_COLD_RESET) == []
+    second = begin(conversation, 2)
+    assert manage(conversation, TaskFunction.CLEAR_TASK_SET) == []
+    returns(first)
+    assert code(conversation.answers()) == 0, (
+        "the cold reset is done, the other function is not and never will be"
+    )
+    assert session.ended
+    assert not session.management.pending
+    returns(second)
+    assert conversation.answers() == []
+    assert not session.management.still_executing
+
+
+def test_a_cold_reset_ends_the_others_though_its_own_session_is_gone_before() -> None:
+    node = make_node()
+    one, other = Conversation(node), Conversation(node, isid=bytes(6))
+    one.log_in()
+    other.log_in()
+    begin(one, 1)
+    assert manage(one, TaskFunction.TARGET_COLD_RESET) == []
+    one.target.eof()
+    assert not node.sessions
+    assert other.target.closing
+
+
+def fenced() -> tuple[Conversation, Conversation, Task]:
+    """Two connections of one session; its reset has been answered and waits to be acknowledged, and the device server
+    is done with a task of the second connection."""
+    one, two = sessions("ResponseFence", connections=2)
+    one.cmd_sn = 1
+    manage(one, TaskFunction.LOGICAL_UNIT_RESET)
+    two.cmd_sn = 1
+    task = begin(two, 1)
+    returns(task)
+    session = one.node.sessions[one.tsih]
+    assert session.fence is not None
+    assert two.answers() == [] or all(isinstance(pdu, NopIn) for pdu in two.answers())
+    return one, two, task
+
+
+def test_a_result_held_by_a_fence_holds_up_no_function_of_another_session() -> None:
+    """The device server is done with it: the other host need not wait until this one acknowledges its responses."""
+    one, two, _ = fenced()
+    other = Conversation(one.node, isid=bytes(6))
+    other.log_in()
+    assert code(manage(other, TaskFunction.LOGICAL_UNIT_RESET)) == 0
+    acknowledge(one, one.target.next_stat_sn)
+    acknowledge(two, two.target.next_stat_sn)
+    acknowledge(one, one.target.next_stat_sn)
+    assert one.node.sessions[one.tsih].fence is None
+    assert not [pdu for pdu in two.answers() if isinstance(pdu, ScsiResponse)], "it was ended meanwhile"
+
+
+def test_a_session_that_ends_with_a_fence_leaves_nothing_that_seems_to_execute() -> None:
+    one, _, task = fenced()
+    session = one.node.sessions[one.tsih]
+    one.node.drop_session(one.tsih)
+    assert session.ended
+    assert not session.management.still_executing
+    assert not session.task_set.still_executing
+    assert task.state is TaskState.ENDED
+
+
+def test_a_preemption_held_by_a_fence_ends_only_the_tasks_of_its_time() -> None:
+    one, two = sessions("ResponseFence", connections=2)
+    session = one.node.sessions[one.tsih]
+    other = Conversation(one.node, isid=bytes(6))
+    other.log_in()
+    nexus = other.node.sessions[other.tsih].initiator_port, 1, 0
+    manage(one, TaskFunction.LOGICAL_UNIT_RESET)
+    two.cmd_sn = 1
+    session.complete(begin(two, 1), PreemptingResult(0, preempted=(nexus,)))
+    other.send(other.command(TUR, tag=5), execute=False)
+    for conversation in (one, two, one):
+        acknowledge(conversation, conversation.target.next_stat_sn)
+    assert session.fence is None
+    (answer,) = other.answers()
+    assert isinstance(answer, ScsiResponse), "it came after the preemption"

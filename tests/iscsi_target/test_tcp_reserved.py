@@ -50,7 +50,7 @@ async def receive(peer: socket.socket, size: int) -> bytes:
 
 
 def run(body: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(asyncio.wait_for(body(), 30))
+    asyncio.run(asyncio.wait_for(body(), 90))
 
 
 def test_bytes_arrive_in_order_through_a_ring_of_several_runs() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import signal
@@ -296,7 +297,9 @@ def test_a_filter_that_cannot_be_is_refused_in_one_line(text: str, words: str) -
 # --- fuzz: nothing that a file holds may crash, hang or fill the memory ---
 
 SECONDS = 20.0
-"""Of each fuzz test; `make soak` takes ten minutes."""
+"""Of each fuzz test, or so many rounds, whichever comes first: the same damage in every run. `make soak` takes ten
+minutes and other damage each time."""
+ROUNDS, FILTERS = 2_000, 1_000_000
 KERNELS = ("header", "row", "stream", "frame", "peaks", "packet")
 
 
@@ -380,67 +383,74 @@ def read_everything(path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("kind", range(3))
 def test_damaged_captures_crash_nothing_and_both_forms_of_the_kernels_agree(
-    tmp_path: Path, seed: int
+    tmp_path: Path, kind: int
 ) -> None:
-    fuzz_files(tmp_path, seed, SECONDS)
+    fuzz_files(tmp_path, kind, seed=1, seconds=SECONDS, limit=ROUNDS)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("seed", range(3))
-def test_captures_damaged_for_ten_minutes_crash_nothing(tmp_path: Path, seed: int) -> None:
-    fuzz_files(tmp_path, seed, 600)
+@pytest.mark.parametrize("kind", range(3))
+def test_captures_damaged_for_ten_minutes_crash_nothing(tmp_path: Path, kind: int) -> None:
+    fuzz_files(tmp_path, kind, seed=time.time_ns() % 1_000_000_000, seconds=600)
 
 
-def fuzz_files(tmp_path: Path, seed: int, seconds: float) -> None:
-    chance = random.Random(f"capture {seed}")
+def fuzz_files(tmp_path: Path, kind: int, *, seed: int, seconds: float, limit: float = math.inf) -> None:
+    """A failure says the seed and the round, and leaves the damaged capture behind."""
+    chance, base, path = random.Random(seed), seeds()[kind], tmp_path / "a"
+    end, rounds = time.monotonic() + seconds, 0
+    while (time.monotonic() < end or rounds < 20) and rounds < limit:
+        rounds += 1
+        path.write_bytes(damaged(base, chance))
+        try:
+            read_everything(path)
+            if rounds % 5 == 0:
+                both_forms_agree(path.read_bytes())
+        except Exception as error:
+            error.add_note(f"capture {kind}, seed {seed}, round {rounds}: {path}")
+            raise
+
+
+def both_forms_agree(data: bytes) -> None:
+    """The compiled kernels and the plain ones make the same of `data`."""
     names = [f"tools.capture.{name}_kernel" for name in KERNELS]
     twin = plain("tools.capture.scan_kernel", *names)
-    (base, path), rounds = (seeds()[seed], tmp_path / "a"), 0
-    end = time.monotonic() + seconds
-    while time.monotonic() < end or rounds < 20:
-        rounds += 1
-        data = damaged(base, chance)
-        path.write_bytes(data)
-        read_everything(path)
-        if rounds % 5:
-            continue
-        found = []
-        for kernel in (sys.modules["tools.capture.scan_kernel"], twin):
-            scanner = kernel.Scanner((), False)
-            scanner.ports = frozenset((3260,))
-            scanner.begin()
-            at, parts = 0, []
-            while at < len(data):
-                before = at
-                at = scanner.feed(data, at, len(data), 0, True)
-                ready = scanner.take()
-                parts += ready
-                if at == before and not ready:
-                    break
-            scanner.end()
-            parts += scanner.take()
-            found.append(
-                ([bytes(part.octets()) for part in parts], [part.kept for part in parts], scanner.remarks)
-            )
-        assert found[0] == found[1]
+    found = []
+    for kernel in (sys.modules["tools.capture.scan_kernel"], twin):
+        scanner = kernel.Scanner((), False)
+        scanner.ports = frozenset((3260,))
+        scanner.begin()
+        at, parts = 0, []
+        while at < len(data):
+            before = at
+            at = scanner.feed(data, at, len(data), 0, True)
+            ready = scanner.take()
+            parts += ready
+            if at == before and not ready:
+                break
+        scanner.end()
+        parts += scanner.take()
+        found.append(
+            ([bytes(part.octets()) for part in parts], [part.kept for part in parts], scanner.remarks)
+        )
+    assert found[0] == found[1]
 
 
 @pytest.mark.slow
 def test_arbitrary_filters_are_understood_or_refused(tmp_path: Path) -> None:
-    fuzz_filters(tmp_path, SECONDS)
+    fuzz_filters(tmp_path, seed=1, seconds=SECONDS, limit=FILTERS)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_arbitrary_filters_for_ten_minutes_are_understood_or_refused(tmp_path: Path) -> None:
-    fuzz_filters(tmp_path, 600)
+    fuzz_filters(tmp_path, seed=time.time_ns() % 1_000_000_000, seconds=600)
 
 
-def fuzz_filters(tmp_path: Path, seconds: float) -> None:
-    chance = random.Random("filters")
+def fuzz_filters(tmp_path: Path, *, seed: int, seconds: float, limit: float = math.inf) -> None:
+    chance = random.Random(seed)
     words = [
         *FIELDS,
         "==",
@@ -464,7 +474,7 @@ def fuzz_filters(tmp_path: Path, seconds: float) -> None:
     rows = seen_of(tmp_path)
     end = time.monotonic() + seconds
     refused = understood = 0
-    while time.monotonic() < end or not (refused and understood):
+    while (time.monotonic() < end and refused + understood < limit) or not (refused and understood):
         text = " ".join(chance.choice(words) for _ in range(chance.randrange(1, 12)))
         try:
             passes = parse_filter(text)
@@ -473,7 +483,11 @@ def fuzz_filters(tmp_path: Path, seconds: float) -> None:
             continue
         understood += 1
         for seen in rows:
-            passes(seen)
+            try:
+                passes(seen)
+            except Exception as error:
+                error.add_note(f"filter {text!r}")
+                raise
 
 
 # --- live ---

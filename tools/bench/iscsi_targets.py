@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,8 +14,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tools.ports import free_port
+
 _IQN = "iqn.2026-11.example.bench:disk"
-_START_S = 15.0
+_START_S = 60.0
 _LISTENING = re.compile(rb"^listening (iscsi://\S+)$", re.MULTILINE)
 
 
@@ -138,7 +139,7 @@ def tgtd(directory: Path, core: int, lun_bytes: int) -> Iterator[MeasuredTarget]
         undo.callback(disk.unlink, missing_ok=True)
         with disk.open("wb") as file:
             file.truncate(lun_bytes)
-        control, port = str(1_000 + os.getpid() % 30_000), _free_port()  # the control port is a short in tgtd
+        control, port = str(1_000 + os.getpid() % 30_000), free_port()  # the control port is a short in tgtd
         environment = os.environ | {"TGT_IPC_SOCKET": str(directory / "tgtd.socket")}
         process = subprocess.Popen(
             [*pin(core), daemon, "-f", "-C", control, "--iscsi", f"portal=127.0.0.1:{port}"],
@@ -167,10 +168,3 @@ def tgtd(directory: Path, core: int, lun_bytes: int) -> Iterator[MeasuredTarget]
         for key in ("HeaderDigest", "DataDigest"):
             tell("--mode", "target", "--op", "update", "--tid", "1", "-n", key, "-v", "CRC32C,None")
         yield MeasuredTarget("tgtd", process.pid, "127.0.0.1", port, _IQN, 1)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

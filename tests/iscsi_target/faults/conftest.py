@@ -37,7 +37,7 @@ def session(target: RunningTarget) -> Callable[[Callable[[Initiator], Coroutine[
             await initiator.test_unit_ready(0)
             await initiator.test_unit_ready(1)
             try:
-                return await asyncio.wait_for(use(initiator), 30)
+                return await asyncio.wait_for(use(initiator), 90)
             finally:
                 target.faults.clear()
                 await initiator.abort()

@@ -29,7 +29,7 @@ class RawInitiator:
 
     def __init__(self, host: str, port: int, iqn: str, *, log_in: bool = True, **keys: str) -> None:
         self.iqn = iqn
-        self.socket = socket.create_connection((host, port), timeout=10)
+        self.socket = socket.create_connection((host, port), timeout=60)
         self.framer = Framer(1 << 20)
         self.frames: list[Frame] = []
         self.cmd_sn = 1

@@ -18,6 +18,7 @@ def main() -> int:
     parser.add_argument("target", choices=("pdu", "text", "session"))
     parser.add_argument("data", nargs="?", default="", help="replay: the input in hexadecimal")
     parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--inputs", type=int, help="no more than so many beyond the seeds")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
         "--keep", action="store_true", help="store the inputs worth keeping in tests/vectors/fuzz_corpus"
@@ -39,7 +40,7 @@ def main() -> int:
         print(failure[1] if failure else "survived")
         return int(failure is not None or bool(unraisable))
     fuzzer = Fuzzer(target, seed=options.seed)
-    outcome = fuzzer.run(options.seconds)
+    outcome = fuzzer.run(options.seconds, options.inputs)
     if isinstance(outcome, Finding):
         print(f"seed {options.seed}: {outcome}")
         return 1

@@ -250,15 +250,19 @@ class Fuzzer:
         self.inputs = 0
         self.worst_s = 0.0
 
-    def run(self, seconds: float) -> Report | Finding:
-        """Fuzz for so long."""
+    def run(self, seconds: float, inputs: int | None = None) -> Report | Finding:
+        """Fuzz for so long, or for so many inputs beyond the seeds, whichever comes first.
+
+        The inputs follow from the seed alone, given one PYTHONHASHSEED: a slow machine only gets less far.
+        """
         rng, target = random.Random(self.seed), self.target
         begin = time.monotonic()
         for data in [*target.seeds(), *read_corpus(target.name)]:
             finding = self._one(data)
             if finding is not None:
                 return finding
-        while time.monotonic() < begin + seconds:
+        end = None if inputs is None else self.inputs + inputs
+        while self.inputs != end and time.monotonic() < begin + seconds:
             population = self.population
             # The newest third gets half of the turns: what is new is where the next edges are.
             start = rng.choice((0, len(population) * 2 // 3))

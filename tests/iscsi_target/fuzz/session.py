@@ -322,6 +322,9 @@ class _Run:
             assert len(session.held_commands()) <= LIMITS.queued_commands
             assert 0 <= session.solicited_bytes <= LIMITS.solicited_bytes
             assert len(session.waiting_for_budget) <= 2 * LIMITS.queued_commands
+            management = session.management
+            assert len(management.early) <= LIMITS.queued_commands
+            assert len(management.pending) <= 3 * LIMITS.queued_commands + len(management.still_executing)
             assert len(session.allegiance.suspended) <= session.agreed.max_connections
             assert len(session.allegiance.answered) <= 4 * LIMITS.queued_commands * (
                 1 + session.agreed.max_connections
@@ -353,6 +356,9 @@ class _Run:
             assert session.solicited_bytes == 0, "Data-Out stays accounted"
             assert not session.management.pending
             assert not session.management.still_executing
+            assert not session.task_set.still_executing
+            assert not session.task_set.waiting
+            assert not session.task_set.bars
             assert not session.held_commands()
         assert not self.device.units[0].nexuses, "a nexus outlived its session"
         self.device.interrupt()

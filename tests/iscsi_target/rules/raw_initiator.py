@@ -33,7 +33,7 @@ HOST = "iqn.2026-11.example:host"
 ISID = bytes.fromhex("800001020304")
 BLOCK = 512
 CHECK_CONDITION = 2
-TIMEOUT_S = 10
+TIMEOUT_S = 60
 
 TEST_UNIT_READY = bytes(6)
 INQUIRY = bytes((0x12, 0, 0, 0, 36, 0))

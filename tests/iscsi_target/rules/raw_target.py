@@ -41,7 +41,7 @@ from iscsi_target.wire.text import Pair, decode_text, encode_text
 from tests.iscsi_target.rules.raw_initiator import BLOCK
 
 Kind = TypeVar("Kind", bound=Pdu)
-_PATIENCE_S = 5
+_PATIENCE_S = 60
 _UNNUMBERED = (DataOut, SnackRequest)
 _DECLARED = ("InitiatorName", "TargetName", "SessionType", "InitiatorAlias")
 

@@ -13,7 +13,7 @@ from iscsi_target.session.limits import Limits
 from tests.iscsi_target.rules.raw_initiator import ISID, TARGET, VERIFY_10, RawInitiator
 
 LUN_BYTES = 1 << 20
-_PATIENCE_S = 10
+_PATIENCE_S = 60
 
 
 class HeldUnits:
@@ -49,7 +49,8 @@ class RealTarget:
         self.server = TargetServer(
             [Target(name=TARGET, logical_units=cast(LogicalUnits, self.units), **target)],
             (Portal("127.0.0.1", 0),),
-            limits=limits,
+            # A peer that is held up on a busy machine is waited for all the same.
+            limits=limits or Limits(abort_wait_ns=_PATIENCE_S * 1_000_000_000),
         )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="target under test")

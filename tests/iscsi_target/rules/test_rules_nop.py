@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from iscsi_target import server_connection
-from iscsi_target.session.limits import Limits
 from iscsi_target.wire.lun import lun_to_bytes
 from iscsi_target.wire.opcodes import RESERVED_TAG
 from iscsi_target.wire.requests import NopOut
 from iscsi_target.wire.responses import NopIn
-from tests.iscsi_target.rules.raw_initiator import TEST_UNIT_READY, pattern
+from tests.iscsi_target.rules.raw_initiator import TEST_UNIT_READY, RawInitiator, pattern
 from tests.iscsi_target.rules.real_target import RealTarget
 
-IMPATIENT = Limits(idle_ping_ns=100_000_000, ping_timeout_ns=400_000_000)
+SECOND_NS = 1_000_000_000
+
+
+def make_impatient(target: RealTarget, peer: RawInitiator, ping_timeout_ns: int) -> None:
+    """Have `target` ping `peer` after a tenth of a second: only now, when the login and its commands are over."""
+    impatient = replace(
+        target.server.node.limits, idle_ping_ns=SECOND_NS // 10, ping_timeout_ns=ping_timeout_ns
+    )
+    target.call(setattr, target.server.node, "limits", impatient)
+    # The silence begins anew with whatever comes; a bare confirmation is not answered.
+    peer.send(NopOut(immediate=True, cmd_sn=peer.session.cmd_sn, exp_stat_sn=peer.exp_stat_sn))
 
 
 def test_the_answer_to_a_ping_carries_its_task_tag(target: RealTarget) -> None:
@@ -97,13 +106,14 @@ def test_a_ping_without_data_is_answered_without_data(target: RealTarget) -> Non
     peer.assert_alive()
 
 
-def test_the_target_pings_a_silent_initiator_and_takes_its_answer(serve: Callable[..., RealTarget]) -> None:
+def test_the_target_pings_a_silent_initiator_and_takes_its_answer(target: RealTarget) -> None:
     """After a silence the target pings (reserved task tag, own transfer tag); an answer keeps the session alive.
 
     UNH-IOL FFP 15.2
     RFC 7143 11.19, 11.19.1, 11.18.2
     """
-    peer = serve(limits=IMPATIENT).log_in()
+    peer = target.log_in()
+    make_impatient(target, peer, 60 * SECOND_NS)
     ping = peer.expect(NopIn, initiator_task_tag=RESERVED_TAG)
     assert ping.target_transfer_tag != RESERVED_TAG
     peer.send(
@@ -120,9 +130,7 @@ def test_the_target_pings_a_silent_initiator_and_takes_its_answer(serve: Callabl
     peer.assert_alive()
 
 
-def test_an_unanswered_ping_ends_the_connection(
-    serve: Callable[..., RealTarget], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unanswered_ping_ends_the_connection(target: RealTarget, monkeypatch: pytest.MonkeyPatch) -> None:
     """A target whose ping is not answered in time gives the connection up and serves others.
 
     UNH-IOL FFP 15.2
@@ -130,10 +138,12 @@ def test_an_unanswered_ping_ends_the_connection(
     """
     # The end has to come with the time-out itself, not when the target has waited for the initiator to close.
     monkeypatch.setattr(server_connection, "_LINGER_NS", 10**15)
-    target = serve(limits=IMPATIENT)
     peer = target.log_in()
+    patient = target.server.node.limits
+    make_impatient(target, peer, SECOND_NS // 10)
     peer.expect(NopIn, initiator_task_tag=RESERVED_TAG)
     peer.expect_closed()
+    target.call(setattr, target.server.node, "limits", patient)
     target.assert_serves()
 
 

@@ -227,7 +227,7 @@ def test_a_function_is_answered_when_the_tasks_it_ends_have_left_the_device(targ
     peer = target.log_in()
     held = peer.command(bytes((0x2F, 0, 0, 0, 0, 0, 0, 0, 1, 0)))
     peer.send(held)
-    assert target.units.begun.wait(10)
+    assert target.units.begun.wait(60)
     abort = peer.task_management(TaskFunction.ABORT_TASK_SET)
     ping = peer.nop(immediate=True)
     peer.send(abort, ping)
