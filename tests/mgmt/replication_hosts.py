@@ -129,7 +129,7 @@ class Hosts(threading.Thread):
     def end(self) -> None:
         """Stop writing, and wait for what is under way."""
         self._ending.set()
-        self.join(30)
+        self.join(120)
         assert not self.is_alive()
         if self.failure is not None:
             raise self.failure
@@ -151,7 +151,7 @@ class Hosts(threading.Thread):
         while not self._ending.is_set():
             session = None
             with contextlib.suppress(IscsiError, OSError, TimeoutError):
-                session = await Initiator.login(*self._place, timeout_s=3.0)
+                session = await Initiator.login(*self._place, timeout_s=10.0)
                 while not self._ending.is_set():
                     await self._write(session, rng.choice(mine))
                     await asyncio.sleep(0.002)
@@ -222,13 +222,13 @@ class Channel(threading.Thread):
 
     def __enter__(self) -> Channel:
         self.start()
-        assert self._up.wait(10)
+        assert self._up.wait(60)
         return self
 
     def __exit__(self, *_: Any) -> None:
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self._ended_async.set)
-        self.join(10)
+        self.join(60)
         assert not self.is_alive()
 
     def cut(self, *, stays: bool = False) -> None:

@@ -15,6 +15,7 @@ from mgmt.http import Peer
 from mgmt.messages import GroupStatus, PairCreateRequest, PairRequest
 from mgmt.pair_messages import PairMember, RemoteEnd
 from tests.mgmt.array_processes import MASTER, REMOTE, ArrayProcess, Start, cold, served, serving
+from tools.ports import free_port
 
 MIB = 1 << 20
 GROUP = "g1"
@@ -94,7 +95,7 @@ class Site:
     def status(self) -> GroupStatus:
         return self.tell("status")
 
-    def wait_for(self, reached: Callable[[GroupStatus], bool], seconds: float = 30) -> GroupStatus:
+    def wait_for(self, reached: Callable[[GroupStatus], bool], seconds: float = 120) -> GroupStatus:
         """Poll until ``reached``; fails with the last status."""
         deadline = time.monotonic() + seconds
         while not reached(status := self.status()):
@@ -102,7 +103,7 @@ class Site:
             time.sleep(0.01)
         return status
 
-    def wait_for_group(self, group: str, state: str, seconds: float = 30) -> None:
+    def wait_for_group(self, group: str, state: str, seconds: float = 120) -> None:
         """Poll until another group than ``g1`` is in a state, and its remote image is a point in time."""
         deadline = time.monotonic() + seconds
         while True:
@@ -143,15 +144,6 @@ def two_sites(
             ending.callback(site.end)
             site.up()
         yield east, west
-
-
-def free_port() -> int:
-    """A TCP port that nobody has now; an array that is killed has to come back to it."""
-    import socket
-
-    with socket.socket() as sock:
-        sock.bind((MASTER, 0))
-        return int(sock.getsockname()[1])
 
 
 def create(

@@ -17,7 +17,7 @@ from mgmt.cli.pair import until_paired
 from tests.mgmt.array_processes import MASTER, REMOTE, command
 from tests.mgmt.replication_processes import MIB, two_sites
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 PORTS = f"{MASTER},{REMOTE}"
 
@@ -47,7 +47,7 @@ def type_line(address: str, line: str) -> tuple[int, str, str]:
         [sys.executable, "-m", "mgmt.cli", *line.split()],
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=300,
         env=os.environ | {"SANCREDIT_STATION": address},
         check=False,
     )

@@ -110,8 +110,16 @@ class Site:
     """One copy with two connections, and everything around it."""
 
     def __init__(
-        self, remote: Remote, volume: Volume, connections: int = 2, gather_ns: int = 60 * 10**9
+        self,
+        remote: Remote,
+        volume: Volume,
+        connections: int = 2,
+        gather_ns: int = 60 * 10**9,
+        *,
+        ticking: bool = True,
     ) -> None:
+        self.ticking = ticking
+        self._began_ns = time.monotonic_ns()
         config = PoolConfig(name="tcp0", kind=UnitKind.TCP, unit_bytes=UNIT, total_units=10)
         self.pool = DurablePool.open(None, config)
         self.remote = remote
@@ -122,9 +130,13 @@ class Site:
             extent_bytes=UNIT,
             sessions=1,
             connections_per_session=connections,
-            gather_deadline_ns=time.monotonic_ns() + gather_ns,
+            gather_deadline_ns=self._began_ns + gather_ns,
         )
-        self.copy = RunningCopy(job, volume, Transport(self.pool, remote), self.executor)
+        self.copy = RunningCopy(job, volume, Transport(self.pool, remote), self.executor, self._now_ns)
+
+    def _now_ns(self) -> int:
+        """The time of the copy; it begins to pass when :attr:`ticking` is set."""
+        return time.monotonic_ns() if self.ticking else self._began_ns
 
     async def start(self, slots: Sequence[Slot] | None = None) -> list[BaseException | None]:
         async def one(slot: Slot) -> None:
@@ -135,7 +147,7 @@ class Site:
         return await asyncio.gather(*(one(slot) for slot in wanted), return_exceptions=True)
 
     async def end(self) -> None:
-        await asyncio.wait_for(self.copy.finished.wait(), 10)
+        await asyncio.wait_for(self.copy.finished.wait(), 60)
         self.executor.shutdown()
         assert self.pool.statistics().free_units == 10
 
@@ -145,9 +157,11 @@ def run(
     remote: Remote | None = None,
     volume: Volume | None = None,
     gather_ns: int = 60 * 10**9,
+    *,
+    ticking: bool = True,
 ) -> Site:
     async def main() -> Site:
-        site = Site(remote or Remote(), volume or Volume(), gather_ns=gather_ns)
+        site = Site(remote or Remote(), volume or Volume(), gather_ns=gather_ns, ticking=ticking)
         await scenario(site)
         await site.end()
         return site
@@ -285,8 +299,9 @@ def test_a_remote_unit_that_is_too_small_is_refused_before_any_data() -> None:
 def test_half_a_copy_starts_when_the_wait_is_over() -> None:
     async def scenario(site: Site) -> None:
         await site.start(site.slots[:1])
+        site.ticking = True
 
-    site = run(scenario, gather_ns=20_000_000)
+    site = run(scenario, gather_ns=1_000_000, ticking=False)
     assert site.copy.state is State.DONE
     assert site.copy.progress().job.error.startswith("1 of 2 connections started")
 

@@ -21,7 +21,7 @@ from tests.mgmt.replication_processes import GROUP, MIB
 from tests.mgmt.test_replication_pairs import Desk, paired
 from tests.mgmt.warm_processes import Nursery
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 PORTS = {"east": "10:00:00:00:c9:00:00:01", "west": "10:00:00:00:c9:00:00:02"}
 FRAME, RESERVED, UNRESERVED = 2148, 24, 2
@@ -75,12 +75,12 @@ store = "{directory / name}.jnl:8MiB"
         self._stack.close()
 
     def status(self) -> GroupStatus:
-        answer = self.array.peer.send(PairRequest(group=GROUP, verb="status"), timeout_s=30)
+        answer = self.array.peer.send(PairRequest(group=GROUP, verb="status"), timeout_s=60)
         assert isinstance(answer, GroupStatus)
         return answer
 
     def wait_for(self, reached: Callable[[GroupStatus], bool]) -> GroupStatus:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not reached(status := self.status()):
             assert status.in_flight_bytes <= (RESERVED + UNRESERVED) * FRAME
             assert time.monotonic() < deadline, status

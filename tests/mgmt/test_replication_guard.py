@@ -203,36 +203,59 @@ def test_reads_come_through_a_shut_door() -> None:
     assert bench.send(struct.pack(">BxQIxx", 0x91, 0, 0), b"") == (GOOD, None)
 
 
-def test_no_pair_is_made_of_a_volume_that_is_being_sanitized(tmp_path: Path) -> None:
+class ReadOnlyStore(MemoryStore):
+    """A medium that cannot be written."""
+
+    read_only = True
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Iterator[tuple[Bench, Pairs]]:
+    """The pairs of an array with two volumes and one that can only be read; there are none yet."""
     bench = Bench()
-    volumes = {f"vol{lun}": PairVolume(f"vol{lun}", lun, store) for lun, store in enumerate(bench.stores)}
+    stores = [*bench.stores, ReplicatedStore(ReadOnlyStore(SIZE))]
+    volumes = {f"vol{lun}": PairVolume(f"vol{lun}", lun, store) for lun, store in enumerate(stores)}
 
     def no_links(record: GroupRecord) -> LinkSet:
         raise AssertionError("nothing is connected for a pair that is refused")
 
-    pairs = Pairs(
-        Identity(name="array", copy_iqn="iqn.2026-11.org.example:array:copy"),
-        volumes,
-        GroupFiles(tmp_path),
-        GroupSettings(),
-        no_links,
-        bench.devices.guards,
+    identity = Identity(name="array", copy_iqn="iqn.2026-11.org.example:array:copy")
+    made = Pairs(identity, volumes, GroupFiles(tmp_path), GroupSettings(), no_links, bench.devices.guards)
+    yield bench, made
+    made.close_files()
+
+
+def wish(volume: str = "vol0", iqn: str = "iqn.2026-11.org.example:other:copy") -> GroupRecord:
+    return record_of(
+        PairCreateRequest(
+            group="g1",
+            group_id="ab" * 16,
+            role="P-VOL",
+            mode="async",
+            fence="never",
+            members=(PairMember(volume=volume, remote_lun=0),),
+            remote=RemoteEnd(host="127.0.0.2", port_number=3260, iqn=iqn),
+            local_port="127.0.0.1",
+            remote_journal_lun=1,
+            sessions=1,
+            connections_per_session=1,
+        )
     )
-    request = PairCreateRequest(
-        group="g1",
-        group_id="ab" * 16,
-        role="P-VOL",
-        mode="async",
-        fence="never",
-        members=(PairMember(volume="vol0", remote_lun=0),),
-        remote=RemoteEnd(host="127.0.0.2", port_number=3260, iqn="iqn.2026-11.org.example:other:copy"),
-        local_port="127.0.0.1",
-        remote_journal_lun=1,
-        sessions=1,
-        connections_per_session=1,
-    )
-    pairs.check_new(record_of(request))
+
+
+def test_no_pair_is_made_of_a_volume_that_is_being_sanitized(pairs: tuple[Bench, Pairs]) -> None:
+    bench, made = pairs
+    made.check_new(wish())
     bench.devices.units[0].sanitize = SanitizeFailure(unrestricted=True)
     with pytest.raises(PairRefused, match="volume vol0 is busy: it is being sanitized"):
-        pairs.check_new(record_of(request))
-    pairs.close_files()
+        made.check_new(wish())
+
+
+def test_no_pair_is_made_of_a_volume_that_can_only_be_read(pairs: tuple[Bench, Pairs]) -> None:
+    with pytest.raises(PairRefused, match="volume vol2 can only be read"):
+        pairs[1].check_new(wish("vol2"))
+
+
+def test_an_array_is_not_its_own_remote_array(pairs: tuple[Bench, Pairs]) -> None:
+    with pytest.raises(PairRefused, match="both ends of the pair would be this array"):
+        pairs[1].check_new(wish(iqn="iqn.2026-11.org.example:array:copy"))

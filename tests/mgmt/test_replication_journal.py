@@ -189,6 +189,22 @@ def test_an_applied_epoch_is_what_its_writes_in_order_make(writes: list[tuple[in
     assert secondary.apply(area, stores, superblock) == 0, "it is noted that it is applied"
 
 
+@pytest.mark.parametrize(("count", "least", "most"), [(7, 0, 0), (80, 10, 10), (4096, 32, 64)])
+def test_an_epoch_is_built_and_applied_with_breaths_in_between_and_a_long_one_not_held_up(
+    count: int, least: int, most: int
+) -> None:
+    """Each of the two passes over its records: hosts' threads wait for the interpreter no longer than a step."""
+    records = [Record(seq, 0, seq * 512, 512, b"x" * 512, 0, 0, 0) for seq in range(count)]
+    breaths: list[None] = []
+    epoch = remote_log.build(records, lambda: breaths.append(None))
+    assert 2 * least <= len(breaths) <= 2 * most
+    store, area = MemoryStore(count * 512), MemoryStore(8 << 20)
+    put(area, epoch)
+    breaths.clear()
+    assert secondary.apply(area, [store], named(epoch), lambda: breaths.append(None)) == count * 512
+    assert 2 * least <= len(breaths) <= 2 * most
+
+
 def test_a_damaged_epoch_is_never_applied_even_in_part(tmp_path: Path) -> None:
     records = [Record(seq, 0, seq * 4096, 4096, bytes([seq]) * 4096, 0, 0, 0) for seq in range(1, 5)]
     epoch = remote_log.build(records)

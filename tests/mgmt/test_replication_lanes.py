@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from iscsi_target.executor import Buffer
-from iscsi_target.scsi.errors import StatusOnly
+from iscsi_target.scsi.errors import StatusOnly, StoreError
 from iscsi_target.scsi.status import Status
 from iscsi_target.scsi.stores.memory import MemoryStore
 from mgmt.array.replication.bitmap import ChangeBitmap
@@ -26,14 +28,18 @@ class StandIn:
         self.fails = ""
         self.sent: list[tuple[int, int]] = []
 
-    def replicate(self, index: int, offset: int, data: Buffer | None, length: int, *, durable: bool) -> None:
-        if self.fails:
-            raise Suspended(self.fails)
-        self.sent.append((offset, length))
+    def replicate(
+        self, index: int, offset: int, data: Buffer | None, length: int, *, durable: bool
+    ) -> Callable[[], None]:
+        return lambda: self._end((offset, length))
 
-    def flush_remote(self, index: int) -> None:
+    def flush_remote(self, index: int) -> Callable[[], None]:
+        return self._end
+
+    def _end(self, *sent: tuple[int, int]) -> None:
         if self.fails:
             raise Suspended(self.fails)
+        self.sent += sent
 
 
 class Bench:
@@ -101,6 +107,54 @@ def test_a_synchronous_write_is_cleared_only_at_a_checkpoint(bench: Bench) -> No
     assert (bench.channel.sent, bench.dirty) == ([(0, 4096)], 4096)
     bench.tracker.checkpoint_done(bench.tracker.checkpoint_begins())
     assert bench.dirty == 0
+    bench.close()
+
+
+class Watched(MemoryStore):
+    """Tells when it is written; ``fails``: it cannot be."""
+
+    def __init__(self, events: list[str], *, fails: bool = False) -> None:
+        super().__init__(SIZE)
+        self._events = events
+        self._fails = fails
+
+    def write(self, offset: int, data: Buffer, *, durable: bool = False) -> None:
+        self._events.append("written here")
+        if self._fails:
+            raise StoreError("no room")
+        super().write(offset, data, durable=durable)
+
+
+class WatchedChannel(StandIn):
+    def __init__(self, events: list[str]) -> None:
+        super().__init__()
+        self._events = events
+
+    def replicate(
+        self, index: int, offset: int, data: Buffer | None, length: int, *, durable: bool
+    ) -> Callable[[], None]:
+        self._events.append("sent")
+        ended = super().replicate(index, offset, data, length, durable=durable)
+
+        def wait() -> None:
+            self._events.append("waited")
+            ended()
+
+        return wait
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_synchronous_write_is_on_its_way_while_the_volume_here_is_written_and_waited_for_in_any_case(
+    tmp_path: Path, fails: bool
+) -> None:
+    bench, events = Bench(tmp_path), list[str]()
+    lane = PrimaryLane(0, bench.tracker, bench.side, WatchedChannel(events), bench.slots)
+    lane.capture = Capture.SYNC
+    with pytest.raises(StoreError) if fails else contextlib.nullcontext():
+        lane.write(Watched(events, fails=fails), 0, b"x" * 4096, durable=False)
+    assert events == ["sent", "written here", "waited"]
+    bench.tracker.checkpoint_done(bench.tracker.checkpoint_begins())
+    assert bench.dirty == (4096 if fails else 0), "what is not known to be at both ends stays set"
     bench.close()
 
 

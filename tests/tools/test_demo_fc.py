@@ -10,16 +10,20 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+from fcsim.speeds import MAX_FRAME_BYTES
+from tools.demo.fc import LEFT_CREDITS
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 def demo(*flags: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "mgmt.cli", "demo", "--transport", "fc", *flags]
-    return subprocess.run(command, capture_output=True, text=True, timeout=170, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
 
 
 def test_the_demo_over_fibre_channel_starves_without_a_reservation_and_not_with_it(tmp_path: Path) -> None:
     told = demo("--size", "6MiB", "--distance", "200km", "--report", str(tmp_path), "-o", "json")
+    assert told.stdout, told.stderr
     verdict = json.loads(told.stdout)
     assert verdict == json.loads((tmp_path / "demo.json").read_text())
     claims = {claim["claim"]: claim["holds"] for claim in verdict["claims"]}
@@ -39,9 +43,13 @@ def test_the_demo_over_fibre_channel_starves_without_a_reservation_and_not_with_
     assert baseline["refused"] is True
     assert "does not let this port log in" in baseline["refusal"]
     assert reserved["connections"] == 6
-    assert reserved["channel_utilisation"] > 0.5, "a loaded machine may miss the bar, but not by so much"
     assert reserved["sha256_match"] is True
-    assert 0 < reserved["max_in_flight_bytes"] <= verdict["reserved_bytes"]
+    # Judged by frames without R_RDY: how fast they leave is the machine's business as much as the reservation's.
+    pipe = channel["bandwidth_bps"] * channel["rtt_ns"] // 8_000_000_000
+    least = max(
+        pipe // 2, 10 * LEFT_CREDITS * MAX_FRAME_BYTES
+    )  # ten times what there is without a reservation
+    assert least < reserved["max_in_flight_bytes"] <= verdict["reserved_bytes"]
     assert verdict["conservation_ok"] is True
     assert (tmp_path / "demo.png").stat().st_size > 10_000
     tshark = shutil.which("tshark")

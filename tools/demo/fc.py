@@ -31,6 +31,9 @@ PORTS = {"master": "10:00:00:00:c9:00:00:01", "remote": "10:00:00:00:c9:00:00:02
 LEFT_CREDITS = 2
 HOST_PORTS = 3
 _FRAME_PAYLOAD = 2048
+_FC_2_WITH_FRAME_DELIMS = 225  # the link type of the capture
+_SOLICITED_DATA, _COMMAND = 0x01, 0x06  # R_CTL of FCP_DATA and FCP_CMND (FCP-4)
+_FRAME_OVERHEAD = 4 + 24 + 4 + 4  # SOF, header, CRC, EOF
 #: Frames that both ends together, in Python on one machine, carry in a second, with room.
 _FRAMES_PER_SECOND = 1800
 _MIB = 1 << 20
@@ -198,6 +201,7 @@ class FcStage(Stage):
         if not progress:
             return None
         first, last = progress[0], progress[-1]
+        carried, line_ns = _carried(path, self._settings.time_scale)
         rows = self.peers["master"].get("/v1/copies")
         (row,) = [one for one in rows if one["copy_id"] == last.copy_id]
         return InFlightReport(
@@ -207,7 +211,28 @@ class FcStage(Stage):
             acknowledged_bytes=last.acknowledged_bytes,
             first_data_ns=first.at_ns,
             last_acknowledgement_ns=last.at_ns,
-            goodput_bps=None,
+            goodput_bps=last.acknowledged_bytes * 8e9 / line_ns if line_ns else None,
             series=tuple((one.at_ns - first.at_ns, one.in_flight_bytes) for one in progress),
-            acknowledged_series=tuple((one.at_ns - first.at_ns, one.acknowledged_bytes) for one in progress),
+            acknowledged_series=carried,
         )
+
+
+def _carried(path: Path, time_scale: int) -> tuple[tuple[tuple[int, int], ...], int]:
+    """(nanoseconds of the world since the first, data bytes that have crossed the line) for every FCP_DATA frame, and
+    the line's nanoseconds from the first of them to the last frame of all, which answers for the last bytes.
+
+    The array hears of whole commands only, and the commands of all connections end together.
+    """
+    points: list[tuple[int, int]] = []
+    first_ns, last_ns, total, initiator = None, 0, 0, b""
+    for packet in read_file(path):
+        if packet.link_type != _FC_2_WITH_FRAME_DELIMS:
+            continue
+        last_ns, r_ctl, s_id = packet.time_ns, packet.data[4], packet.data[9:12]
+        if r_ctl == _COMMAND:
+            initiator = s_id
+        elif r_ctl == _SOLICITED_DATA and s_id == initiator:
+            first_ns = packet.time_ns if first_ns is None else first_ns
+            total += len(packet.data) - _FRAME_OVERHEAD
+            points.append(((packet.time_ns - first_ns) * time_scale, total))
+    return tuple(points), 0 if first_ns is None else last_ns - first_ns

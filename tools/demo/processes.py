@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-_STOP_SECONDS = 5.0
+_STOP_SECONDS = 15.0
 
 
 class ProcessFailed(Exception):
@@ -52,11 +52,11 @@ class Cast:
         arguments: Sequence[str],
         *,
         ready_lines: int = 1,
-        timeout_s: float = 20.0,
+        timeout_s: float = 120.0,
     ) -> Process:
         """Run ``python -m <arguments>`` and wait for ``ready_lines`` lines on its standard output.
 
-        Raises :class:`ProcessFailed` when it ends or stays silent.
+        Raises :class:`ProcessFailed` when it ends, or stays silent for longer than the slowest machine would.
         """
         log = self._directory / f"{name}.log"
         with log.open("wb") as errors:

@@ -196,7 +196,7 @@ class Stage:
         arguments += ["--lun", str(lun)]
         return self.cast.start("host storm", self._spawn_in("remote"), arguments)
 
-    def wait_until_starved(self, timeout_s: float = 20.0) -> int:
+    def wait_until_starved(self, timeout_s: float = 60.0) -> int:
         """Wait until the storm has used up the free buffers; the units that were still free at the end."""
         deadline = time.monotonic() + timeout_s
         free = self.free_units()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from tools.demo.figure5 import Outcome
@@ -103,13 +104,29 @@ class Verdict:
             f"{rate} of {self.settings.payload_limit_bps / 1e6:.1f} Mbit/s payload: {share:.1%}, "
             f"in {self.reserved.seconds:.2f} s"
         )
-        if self.reserved.seconds < self.settings.judged_after_s:
+        if self._least_seconds < self.settings.judged_after_s:  # however long a busy machine took for it
             return Claim(name, None, f"{figures}; too short: slow start is most of it")
         if share < BAR and self.reservation["reserved_bytes"] < FULL_PIPE * self._bandwidth_delay_bytes:
             return Claim(
                 name, None, f"{figures}; the reservation is less than {FULL_PIPE} x bandwidth x delay"
             )
-        return Claim(name, share >= BAR, figures)
+        return Claim(name, share >= BAR, figures if share >= BAR else figures + self._why_slow())
+
+    def _why_slow(self) -> str:
+        """A pipe that was full most of the time and carried less than its rate did not wait for a buffer."""
+        flight = self.reserved.flight
+        if flight is None or not flight.series:
+            return ""
+        usual_bytes = median(in_flight_bytes for _, in_flight_bytes in flight.series)
+        if usual_bytes < self._bandwidth_delay_bytes:
+            return ""
+        return "; bandwidth x delay was in flight, so it waited for this machine and not for buffers"
+
+    @property
+    def _least_seconds(self) -> float:
+        """What the channel needs for the copy's bytes at its full rate."""
+        copied_bytes = self.reserved.status["acknowledged_bytes"] if self.reserved.status else 0
+        return float(copied_bytes * 8 / self.settings.payload_limit_bps)
 
     @property
     def _bandwidth_delay_bytes(self) -> int:

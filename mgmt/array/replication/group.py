@@ -11,18 +11,17 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
-from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
 from credits.errors import CreditError
-from iscsi_target.executor import Buffer
 from iscsi_target.scsi.errors import StoreError
 from mgmt.array.replication.admission import Finding, RemoteUnfit
 from mgmt.array.replication.bitmap import ChangeBitmap
+from mgmt.array.replication.engine import Signal
 from mgmt.array.replication.group_record import Fence, GroupFiles, GroupRecord, Mode, RecordError
 from mgmt.array.replication.journal import Journal, JournalError
 from mgmt.array.replication.lanes import (
@@ -31,18 +30,17 @@ from mgmt.array.replication.lanes import (
     ChargedCache,
     JournalSide,
     PrimaryLane,
-    Suspended,
 )
 from mgmt.array.replication.link_set import LinkSet
 from mgmt.array.replication.pair_state import TRANSITIONS, PairInput, PairState
 from mgmt.array.replication.remote_log import Superblock
 from mgmt.array.replication.replicated_store import ReplicatedStore
 from mgmt.array.replication.stream import Stream, StreamLimits
+from mgmt.array.replication.sync_writes import SyncWrites
 from mgmt.array.replication.tracker import ChangeTracker
 from mgmt.array.replication.transport import LinkLost, RemoteRefused
 
 _log = logging.getLogger(__name__)
-_STEP_S = 0.002
 
 T = TypeVar("T")
 OpenLinks = Callable[[GroupRecord], LinkSet]
@@ -98,8 +96,11 @@ class PrimaryGroup:
         self._lock = threading.RLock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake = asyncio.Event()
+        self._progress = Signal()
+        """Records have left the journal, or the channel is gone; for who waits for that."""
         self._woken = False
         self._stream: Stream | None = None
+        self._reserved_units: Callable[..., int] | None = None
         self._task: asyncio.Task[None] | None = None
         self._closing = False
         self._draining = False
@@ -117,8 +118,16 @@ class PrimaryGroup:
             cache=CacheShare(record.name, cache),
         )
         self.side.on_overflow = self._overflowed
+        self._sync = SyncWrites(
+            self._up,
+            lambda index: self.record.pairs[index].remote_lun,
+            self._suspend,
+            self.wake,
+            timeout_s=settings.sync_timeout_s,
+            checkpoint_s=settings.checkpoint_s,
+        )
         self.lanes = [
-            PrimaryLane(index, tracker, self.side, self, sync_slots)
+            PrimaryLane(index, tracker, self.side, self._sync, sync_slots)
             for index, tracker in enumerate(self.trackers)
         ]
         self.side.lanes = self.lanes
@@ -194,48 +203,12 @@ class PrimaryGroup:
     def _index(self, volume: str) -> int:
         return next(number for number, pair in enumerate(self.record.pairs) if pair.volume == volume)
 
-    # -- hosts' threads (SyncChannel) -------------------------------------------------------------------------
+    # -- hosts' threads ---------------------------------------------------------------------------------------
 
-    def replicate(self, index: int, offset: int, data: Buffer | None, length: int, *, durable: bool) -> None:
-        """Send one write and wait for its answer; suspends the group when there is none."""
-        self._sync(self._send_sync(index, offset, data, length, durable))
-
-    def flush_remote(self, index: int) -> None:
-        """Have the secondary flush, and wait."""
-        self._sync(self._flush_sync(index))
-
-    def _sync(self, work: Coroutine[Any, Any, None]) -> None:
-        assert self._loop is not None
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            future.result(self._settings.sync_timeout_s + 1)
-        except (LinkLost, RemoteRefused, FutureTimeout) as error:
-            future.cancel()
-            reason = str(error) or f"no answer within {self._settings.sync_timeout_s:g} s"
-            try:
-                self._suspend(reason)
-            except RecordError as unwritten:
-                raise StoreError(str(unwritten)) from None
-            raise Suspended(reason) from None
-
-    async def _send_sync(
-        self, index: int, offset: int, data: Buffer | None, length: int, durable: bool
-    ) -> None:
-        stream = self._up()
-        lun = self.record.pairs[index].remote_lun
-        if data is None:
-            await stream.links.zero(lun, offset, length)
-        else:
-            await stream.links.write(lun, offset, (data,), durable=durable)
-        self._wake.set()  # a checkpoint is due some time
-
-    async def _flush_sync(self, index: int) -> None:
-        await self._up().links.flush((self.record.pairs[index].remote_lun,))
-
-    def _up(self) -> Stream:
+    def _up(self) -> LinkSet:
         if self._stream is None:
             raise LinkLost(self.record.error or "the channel is not up")
-        return self._stream
+        return self._stream.links
 
     def _suspend(self, reason: str, *, held: bool = False) -> None:
         """The channel does not work: PSUE, before anybody is answered on the strength of it. Blocking."""
@@ -272,6 +245,7 @@ class PrimaryGroup:
     def start(self) -> None:
         """Begin to connect; on the data loop."""
         self._loop = asyncio.get_running_loop()
+        self._sync.start()
         self._task = self._loop.create_task(self._run(), name=f"group {self.record.name}")
         self._task.add_done_callback(self._ended)
 
@@ -335,6 +309,7 @@ class PrimaryGroup:
                 self._stream = None
                 self.side.draining = False
                 self.side.released()
+                self._progress.notify()
                 for tracker in self.trackers:
                     tracker.forget_all()
                 self._sent_bytes += links.sent_bytes
@@ -372,6 +347,8 @@ class PrimaryGroup:
             await self._thread(partial(self._catch_up, stream))
         await self._thread(self._resume)
         self._stream = stream
+        if self._reserved_units is not None:  # it may have changed while the connections came up
+            await links.resize(self._reserved_units)
         await stream.tell()
         self.side.draining = True
         checkpoint_ns = self._clock()
@@ -383,22 +360,20 @@ class PrimaryGroup:
             began_ns = self._clock()
             busy = bool(await stream.send_epoch())
             self.side.released()
+            self._progress.notify()
             busy |= await self._copy(stream)
             pending = any(tracker.pending for tracker in self.trackers)
             if pending and (self._clock() - checkpoint_ns) / 1e9 >= self._settings.checkpoint_s:
                 await stream.checkpoint()
                 checkpoint_ns = self._clock()
-            if not self._draining:
+            if not busy and not self.journal.records:
+                await self._idle(links, self._settings.checkpoint_s if pending else self._settings.ping_s)
+                if not self._wake.is_set() and links.lost is None and not pending:
+                    await links.ping(self.record.remote_journal_lun)
+            elif busy and not self._draining and PairState.COPY not in self.states():
                 spare_s = self._settings.epoch_interval_s - (self._clock() - began_ns) / 1e9
-                if busy and spare_s > 0 and PairState.COPY not in self.states():
+                if spare_s > 0:
                     await asyncio.sleep(spare_s)
-                elif not busy and not self.journal.records:
-                    await self._idle(links, self._settings.checkpoint_s if pending else self._settings.ping_s)
-                    if not self._wake.is_set() and links.lost is None and not pending:
-                        await links.ping(self.record.remote_journal_lun)
-                    continue
-            if not busy:  # records wait for somebody else's step: let it come, this loop shares its thread
-                await asyncio.sleep(_STEP_S)
         await stream.checkpoint()
 
     async def _idle(self, links: LinkSet, timeout_s: float | None) -> None:
@@ -490,10 +465,8 @@ class PrimaryGroup:
         self.wake()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.drain_s):
-                while (
-                    self._stream is not None
-                ):  # until the secondary was told, and nothing is under way any more
-                    await asyncio.sleep(0.01)
+                while self._stream is not None:  # the secondary is told, and what is under way ends
+                    await self._progress.wait()
 
     def _split(self) -> None:
         self.side.give_up()
@@ -508,7 +481,7 @@ class PrimaryGroup:
         try:
             async with asyncio.timeout(self._settings.drain_s):
                 while self.journal.records and self._stream is not None:
-                    await asyncio.sleep(0.01)
+                    await self._progress.wait()
         except TimeoutError:
             return False
         finally:
@@ -535,7 +508,8 @@ class PrimaryGroup:
         self.wake()
 
     async def resized(self, reserved_units: Callable[..., int]) -> None:
-        """The reservation has changed (paragraph 97)."""
+        """The reservation has changed (paragraph 97); connections that are coming up follow when they are there."""
+        self._reserved_units = reserved_units
         if self._stream is not None:
             await self._stream.links.resize(reserved_units)
 

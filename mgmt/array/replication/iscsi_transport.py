@@ -11,8 +11,9 @@ import asyncio
 import contextlib
 import hashlib
 import socket
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from types import TracebackType
 
 from credits.allocation import Allocation
 from credits.durable import DurablePool
@@ -35,7 +36,7 @@ _COMMAND_TIMEOUT_S = 120.0
 _LOGOUT_TIMEOUT_S = 2.0
 _PROVE_YOURSELF = (
     "copies go to a target with the arrays' secret (the same --chap-file at both, and the name that ends in :copy); "
-    "--no-chap asks for none"
+    "for a target that has none, such as another maker's, start this array with --no-chap"
 )
 #: A peer whose TCP acknowledges nothing for so long is gone.
 _SILENCE_S = 30.0
@@ -102,7 +103,7 @@ class IscsiCopyTransport:
     async def connect(self, slot: Slot, allocation: Allocation) -> IscsiCopyLink:
         """Log ``slot`` in; the first of its session is the leading connection, whichever number it has."""
         session = self._sessions.setdefault(slot.session, _Session())
-        with _translating(self._destination), contextlib.ExitStack() as undo:
+        with _Translating(self._destination), contextlib.ExitStack() as undo:
             undo.callback(self._pool.free, allocation)
             streams: list[ReservedTcpConnection] = []
 
@@ -262,7 +263,7 @@ class IscsiCopyLink:
     ) -> ScsiOutcome:
         """One command on this connection."""
         buffer = data_out[0] if len(data_out) == 1 else b"".join(data_out)
-        with _translating(self._destination):
+        with _Translating(self._destination):
             answer = await self._initiator.execute(
                 lun,
                 cdb,
@@ -281,7 +282,7 @@ class IscsiCopyLink:
             raise RemoteRefused(
                 f"the remote logical unit's blocks of {block_bytes} bytes do not fit the volume"
             )
-        with _translating(self._destination):
+        with _Translating(self._destination):
             await self._initiator.write(
                 self._destination.lun,
                 offset_bytes // block_bytes,
@@ -292,7 +293,7 @@ class IscsiCopyLink:
 
     async def flush(self) -> None:
         """SYNCHRONIZE CACHE(16) of the whole logical unit."""
-        with _translating(self._destination):
+        with _Translating(self._destination):
             await self._initiator.synchronize_cache(self._destination.lun)
 
     @property
@@ -307,7 +308,7 @@ class IscsiCopyLink:
 
     async def resize(self, units: int) -> None:
         """Grow or shrink, one resize after the other."""
-        with _translating(self._destination):
+        with _Translating(self._destination):
             await self._units.resize(units)
 
     def traffic(self) -> LinkTraffic:
@@ -322,6 +323,10 @@ class IscsiCopyLink:
             limit_bytes=statistics.limit_bytes if self._units.held else 0,
             snd_cwnd_bytes=None if diagnosis is None else diagnosis.snd_cwnd_bytes,
             rtt_ns=None if diagnosis is None else diagnosis.rtt_ns,
+            busy_percent=None if diagnosis is None else diagnosis.busy_percent,
+            reservation_percent=None if diagnosis is None else diagnosis.reservation_percent,
+            peer_percent=None if diagnosis is None else diagnosis.peer_percent,
+            retransmitted_segments=None if diagnosis is None else diagnosis.total_retransmitted,
         )
 
     async def close(self) -> None:
@@ -336,17 +341,25 @@ def _where(destination: Destination) -> str:
     return f"iscsi://{destination.host}:{destination.port}/{destination.target_iqn}/{destination.lun}"
 
 
-@contextlib.contextmanager
-def _translating(destination: Destination) -> Iterator[None]:
-    """What iSCSI raises, in the words of remote copy."""
-    where = _where(destination)
-    try:
-        yield
-    except CommandFailed as error:
-        raise RemoteRefused(f"{where} refused: {error}") from None
-    except ConnectionLost as error:
-        raise LinkLost(str(error)) from None
-    except TimeoutError:
-        raise LinkLost(f"{where} does not answer") from None
-    except (IscsiError, ValueError) as error:
-        raise LinkLost(f"{where}: {error}") from None
+class _Translating:
+    """What iSCSI raises, in the words of remote copy. Not a generator: every command goes through here."""
+
+    __slots__ = ("_destination",)
+
+    def __init__(self, destination: Destination) -> None:
+        self._destination = destination
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, CommandFailed):
+            raise RemoteRefused(f"{_where(self._destination)} refused: {error}") from None
+        if isinstance(error, ConnectionLost):
+            raise LinkLost(str(error)) from None
+        if isinstance(error, TimeoutError):
+            raise LinkLost(f"{_where(self._destination)} does not answer") from None
+        if isinstance(error, IscsiError | ValueError):
+            raise LinkLost(f"{_where(self._destination)}: {error}") from None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Protocol
 
 from iscsi_target.executor import Buffer
-from iscsi_target.scsi.errors import StatusOnly
+from iscsi_target.scsi.errors import StatusOnly, StoreError
 from iscsi_target.scsi.status import Status
 from iscsi_target.scsi.stores.store import BackingStore
 from mgmt.array.replication.journal import Journal, JournalError, JournalFull
@@ -46,14 +47,19 @@ class ChargedCache(Protocol):
 
 
 class SyncChannel(Protocol):
-    """The engine's side of synchronous writes; called on hosts' threads, waits."""
+    """The engine's side of synchronous writes; called on hosts' threads.
 
-    def replicate(self, index: int, offset: int, data: Buffer | None, length: int, *, durable: bool) -> None:
-        """The secondary has it when this returns; ``data`` None: zeros. :class:`Suspended`."""
+    Each begins, and returns at once what has to be called once to wait for the end, which raises :class:`Suspended`.
+    """
+
+    def replicate(
+        self, index: int, offset: int, data: Buffer | None, length: int, *, durable: bool
+    ) -> Callable[[], None]:
+        """Send a write, ``data`` None: zeros; at its end the secondary has it."""
         ...
 
-    def flush_remote(self, index: int) -> None:
-        """The secondary has flushed. :class:`Suspended`."""
+    def flush_remote(self, index: int) -> Callable[[], None]:
+        """At its end the secondary has flushed."""
         ...
 
 
@@ -195,13 +201,10 @@ class PrimaryLane:
 
     def flush(self, store: BackingStore) -> None:
         """The volume here, and there where every write is there."""
-        store.flush()
         if self.capture is Capture.SYNC:
-            try:
-                self._channel.flush_remote(self.index)
-            except Suspended as reason:
-                if self.refuses:
-                    raise StatusOnly(Status.BUSY) from reason
+            self._at_both_ends(store.flush, self._channel.flush_remote(self.index))
+        else:
+            store.flush()
 
     def _journalled(
         self, offset: int, data: Buffer | None, length: int, carry_out: Callable[[], None]
@@ -218,7 +221,7 @@ class PrimaryLane:
                     break
             if noted:
                 self.tracker.bitmap.mark(offset, length)
-            carry_out()
+            self._try(carry_out, offset, length)
             if not noted and self.capture is not Capture.JOURNAL:  # the bitmaps took over meanwhile
                 self.tracker.bitmap.mark(offset, length)
         finally:
@@ -238,7 +241,7 @@ class PrimaryLane:
         if waits and not self._slots.acquire(blocking=False):
             raise StatusOnly(Status.TASK_SET_FULL)  # the other threads are for the partner's commands
         try:
-            self._carry_out(offset, data, length, carry_out, durable)
+            self._carry_out(offset, data, length, carry_out, durable, replicates=waits)
         finally:
             if waits:
                 self._slots.release()
@@ -250,20 +253,44 @@ class PrimaryLane:
         length: int,
         carry_out: Callable[[], None],
         durable: bool,
+        *,
+        replicates: bool,
     ) -> None:
+        """Both ends are written at the same time: the blocks are set before, and the host has no answer before both
+        have it, so whoever dies in between leaves nothing that is not known or not expected."""
         replicated = False
         era = self.tracker.era
         self.tracker.begin(offset, length)
         try:
-            carry_out()
-            if self.capture is Capture.SYNC:
-                replicated = self._replicate(offset, data, length, durable)
+            if replicates:
+                sent = self._channel.replicate(self.index, offset, data, length, durable=durable)
+                replicated = self._at_both_ends(lambda: self._try(carry_out, offset, length), sent)
+            else:
+                self._try(carry_out, offset, length)
         finally:
             self.tracker.end(offset, length, replicated=replicated and era == self.tracker.era)
 
-    def _replicate(self, offset: int, data: Buffer | None, length: int, durable: bool) -> bool:
+    def _try(self, carry_out: Callable[[], None], offset: int, length: int) -> None:
+        """A volume that did not take a change may have half of it, and the secondary none or all: that is copied."""
         try:
-            self._channel.replicate(self.index, offset, data, length, durable=durable)
+            carry_out()
+        except StoreError as error:
+            self.tracker.bitmap.mark(offset, length)
+            if self.capture in (Capture.JOURNAL, Capture.SYNC):
+                self._side.give_up(f"a write to the volume here failed: {error}")
+            raise
+
+    def _at_both_ends(self, carry_out: Callable[[], None], ended: Callable[[], None]) -> bool:
+        """Do here what is on its way there, and wait for that in any case; whether it is done at both ends. BUSY where
+        it has to be and is not."""
+        try:
+            carry_out()
+        except BaseException:
+            with contextlib.suppress(Suspended):
+                ended()
+            raise
+        try:
+            ended()
         except Suspended as reason:
             if self.refuses:
                 raise StatusOnly(Status.BUSY) from reason

@@ -206,8 +206,21 @@ class LinkSet:
             await remote_disk.ping(self, lun)
 
     async def write_all(self, pieces: Sequence[Piece]) -> None:
-        """Many writes in any order, over every connection; all are answered GOOD when this returns."""
-        await self._all([self._put(piece) for piece in pieces])
+        """Many writes in any order, over every connection; all are answered GOOD when this returns.
+
+        Each begins in a turn of the loop of its own, between which hosts' commands are served.
+        """
+        work: list[asyncio.Task[None]] = []
+        try:
+            for piece in pieces:
+                work.append(asyncio.create_task(self._put(piece)))
+                await asyncio.sleep(0)
+            await self._all(work)
+        except BaseException:
+            for task in work:
+                task.cancel()
+            await asyncio.gather(*work, return_exceptions=True)
+            raise
 
     async def _put(self, piece: Piece) -> None:
         if piece.zeros:
@@ -244,7 +257,11 @@ class LinkSet:
         return [(slot, link.traffic()) for slot, link in sorted(self._links.items())]
 
     async def resize(self, reserved_units: Callable[[Target], int]) -> None:
-        """Share out anew what is reserved now (paragraph 97): those that shrink first."""
+        """Share out anew what is reserved now (paragraph 97): those that shrink first.
+
+        Only among connections that are present: none comes back to a set that is up, so what is kept for those away
+        would lie idle. The next set begins with even shares for all (GAP-16).
+        """
         served: dict[Target, list[Slot]] = {}
         for slot, link in sorted(self._links.items()):
             if link.allocation.target is not None:

@@ -17,8 +17,9 @@ once the epoch named by the superblock is applied (again): at any moment, whatev
 from __future__ import annotations
 
 import struct
+import time
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from mgmt.array.replication.journal import Record
@@ -37,6 +38,10 @@ _VERSION = 1
 _CONSISTENT, _CHANGES = 1, 2
 _ZEROS = 1
 _STATES = tuple(PairState)
+_AT_ONCE = 8
+"""Records of an epoch between two breaths: some 20 microseconds of work."""
+_BREATHS_LIMIT = 64
+_BREATH_S = 0.0001
 
 
 class LogDamaged(Exception):
@@ -172,14 +177,34 @@ class Epoch:
         return len(self.table) + sum(len(piece) for piece in self.data)
 
 
-def newest_extents(records: Sequence[Record]) -> list[tuple[Record, int, int]]:
+def no_breath() -> None:
+    """For whoever has the process to themselves."""
+
+
+def breathe() -> None:
+    """Let hosts' threads have the interpreter, and the processor: an epoch is in no such hurry."""
+    time.sleep(_BREATH_S)
+
+
+def at_once(records: int) -> int:
+    """How many of the records of an epoch are worked on between two breaths: few, but a long epoch is not held up."""
+    return max(_AT_ONCE, records // _BREATHS_LIMIT)
+
+
+def newest_extents(
+    records: Sequence[Record], breath: Callable[[], None] = no_breath
+) -> list[tuple[Record, int, int]]:
     """(record, first byte, length) of what the newest writes left of each record: nothing is there twice.
 
     Within an epoch the order of writes to the same place is decided here, so that they may travel in any order.
+    ``breath`` is called now and then.
     """
     covered: dict[int, list[tuple[int, int]]] = {}
     chosen: list[tuple[Record, int, int]] = []
-    for record in reversed(records):
+    step = at_once(len(records))
+    for number, record in enumerate(reversed(records), 1):
+        if not number % step:
+            breath()
         kept = covered.setdefault(record.volume, [])
         start, end = record.offset_bytes, record.offset_bytes + record.length_bytes
         chosen += [(record, first, last - first) for first, last in _gaps(kept, start, end)]
@@ -222,14 +247,18 @@ def _cover(kept: list[tuple[int, int]], start: int, end: int) -> None:
     kept[low:past] = [(start, end)]
 
 
-def build(records: Sequence[Record]) -> Epoch:
-    """The epoch of a run of records; at least one."""
-    extents = newest_extents(records)
+def build(records: Sequence[Record], breath: Callable[[], None] = no_breath) -> Epoch:
+    """The epoch of a run of records; at least one. ``breath`` is called every few records: who builds on a thread
+    beside others lets them have the interpreter there."""
+    extents = newest_extents(records, breath)
     table_bytes = -(-len(extents) * _ENTRY.size // SLOT_BYTES) * SLOT_BYTES
     at = EPOCH_AT + table_bytes
     entries: list[Entry] = []
     data: list[bytes | memoryview] = []
-    for record, first, length in extents:
+    step = at_once(len(extents))
+    for number, (record, first, length) in enumerate(extents, 1):
+        if not number % step:
+            breath()
         if record.data is None:
             entries.append(Entry(record.volume, first, length, None, 0))
             continue

@@ -13,8 +13,6 @@ from iscsi_target.scsi.stores.store import BackingStore
 from mgmt.array.replication import remote_log
 from mgmt.array.replication.remote_log import LogDamaged, Superblock
 
-_PIECE_BYTES = 1 << 20
-
 
 def _bytes(store: BackingStore, offset: int, length: int) -> bytes:
     return b"".join(store.read(offset, length))
@@ -33,22 +31,33 @@ def write_superblock(journal: BackingStore, superblock: Superblock) -> None:
     journal.write(superblock.slot_at, superblock.encode(), durable=True)
 
 
-def apply(journal: BackingStore, volumes: Sequence[BackingStore], superblock: Superblock) -> int:
+def apply(
+    journal: BackingStore,
+    volumes: Sequence[BackingStore],
+    superblock: Superblock,
+    breath: Callable[[], None] = remote_log.no_breath,
+) -> int:
     """Bring the S-VOLs to the point in time that ``superblock`` names; bytes written, 0 where they are there already.
 
-    May be done again and again: it only ever writes what the epoch says. StoreError, :class:`LogDamaged`.
+    May be done again and again: it only ever writes what the epoch says. ``breath`` is called every few entries.
+    StoreError, :class:`LogDamaged`.
     """
     if remote_log.is_applied(_bytes(journal, remote_log.APPLIED_AT, remote_log.SLOT_BYTES), superblock):
         return 0
     table = _bytes(journal, remote_log.EPOCH_AT, superblock.table_bytes)
     entries = remote_log.decode_table(table, superblock)
-    for entry in entries:  # nothing is written before all of it is known to be whole
+    step = remote_log.at_once(len(entries))
+    for number, entry in enumerate(entries, 1):  # nothing is written before all of it is known to be whole
+        if not number % step:
+            breath()
         if entry.volume >= len(volumes):
             raise LogDamaged(f"epoch {superblock.epoch} names volume {entry.volume} of {len(volumes)}")
         if entry.data_at is not None:
             remote_log.check_data(entry, journal.read(entry.data_at, entry.length_bytes), superblock.epoch)
     done = 0
-    for entry in entries:
+    for number, entry in enumerate(entries, 1):
+        if not number % step:
+            breath()
         store = volumes[entry.volume]
         if entry.data_at is None:
             store.discard(entry.offset_bytes, entry.length_bytes)
@@ -82,7 +91,7 @@ class JournalVolumeLane:
         try:
             found = read_superblock(store)
             if found is not None and found.group == self._group:
-                apply(store, self._volumes(), found)
+                apply(store, self._volumes(), found, remote_log.breathe)
                 self._told(found)
         except LogDamaged as error:
             raise StoreError(str(error)) from None

@@ -34,18 +34,21 @@ _RECORDS_LIMIT = 4096
 _EPOCH_S = 1.0
 _EPOCH_LEAST_BYTES = 256 * 1024
 _READ_BYTES = 1 << 20
+_SMALL_EPOCH_BYTES = 1 << 20
 JOURNAL_VOLUME_LEAST_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamLimits:
     """``write_bytes``: one WRITE; ``epoch_bytes``: one epoch; ``final_bytes``: what is copied while hosts wait;
-    ``pass_bytes``: what is copied between two looks at everything else."""
+    ``pass_bytes``: what is copied between two looks at everything else; ``gentle_bytes``: one WRITE of an epoch that
+    is small, so that the loop gets back to hosts soon."""
 
     write_bytes: int = 256 * 1024
     epoch_bytes: int = 8 << 20
     final_bytes: int = 1 << 20
     pass_bytes: int = 16 << 20
+    gentle_bytes: int = 64 * 1024
 
 
 class Stream:
@@ -236,6 +239,8 @@ class Stream:
         await self._flush_direct()
         journal_lun = record.remote_journal_lun
         step = self._limits.write_bytes
+        if len(blob) <= _SMALL_EPOCH_BYTES:
+            step = min(step, self._limits.gentle_bytes)
         await self.links.write_all(
             [
                 Piece(journal_lun, remote_log.EPOCH_AT + at, (blob[at : at + step],))
@@ -361,7 +366,8 @@ class Stream:
 
 
 def _built(records: Sequence[Record]) -> tuple[Epoch, memoryview]:
-    epoch = remote_log.build(records)
+    """On a thread: an epoch is in no hurry, and hosts' threads want the interpreter meanwhile."""
+    epoch = remote_log.build(records, remote_log.breathe)
     blob = b"".join((epoch.table, *epoch.data))
     return epoch, memoryview(blob.ljust(-(-len(blob) // BLOCK_BYTES) * BLOCK_BYTES, b"\0"))
 

@@ -51,6 +51,14 @@ class LinkTraffic:
     """The kernel's congestion window of the last second or so; None where there is none, or it is not known yet."""
     rtt_ns: int | None = None
     """The round trip as the kernel smooths it, likewise."""
+    busy_percent: int | None = None
+    """Of the last second or so, how much of it there was something to send or to be acknowledged."""
+    reservation_percent: int | None = None
+    """How much of it writers waited for room in the reservation."""
+    peer_percent: int | None = None
+    """How much of it the peer's receive window was what held the kernel back."""
+    retransmitted_segments: int | None = None
+    """Segments that TCP has sent again since the connection began."""
 
 
 class CopyLink(Protocol):
