@@ -63,8 +63,21 @@ def _rule_keys(row: Row) -> str:
     rule = row.get("rule")
     if not isinstance(rule, Mapping):
         return ""
-    said = (f"{key}={value}" for key, value in rule.items() if key not in ("name", "action", "enabled"))
+    said = (
+        f"{key}={_spelled(value)}" for key, value in rule.items() if key not in ("name", "action", "enabled")
+    )
     return " ".join(said)
+
+
+def _spelled(value: object) -> str:
+    """As TOML has it, without quotes and without spaces, at which a sentence is broken."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{key}={_spelled(item)}' for key, item in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{','.join(_spelled(item) for item in value)}]"
+    return str(value)
 
 
 def _first_peer(row: Row) -> str | None:
@@ -76,6 +89,24 @@ def _first_peer(row: Row) -> str | None:
 def _connections(row: Row) -> int:
     connections = row.get("connections")
     return len(connections) if isinstance(connections, list) else 0
+
+
+def _links(row: Row) -> list[Mapping[str, Any]]:
+    links = row.get("links")
+    return [link for link in links if isinstance(link, Mapping)] if isinstance(links, list) else []
+
+
+def _limited_by(row: Row) -> str | None:
+    """What keeps the connections of a copy from being faster; most are limited by the same."""
+    words = sorted({str(link.get("limited_by") or "") for link in _links(row)} - {""})
+    return ", ".join(words) or None
+
+
+def _sent_again(row: Row) -> int | None:
+    """Segments that the connections of a copy have sent again."""
+    counts = [link.get("retransmitted_segments") for link in _links(row)]
+    known = [count for count in counts if type(count) is int]
+    return sum(known) if known else None
 
 
 _MASTER = Column("MASTER PORT", at("target.local_port", "local_port"))
@@ -356,6 +387,8 @@ LAYOUTS: Mapping[str, Layout] = {
             Column("IN FLIGHT", at("in_flight_bytes"), size, numeric=True),
             Column("RPO", at("rpo_ns"), delay, numeric=True, wide=True),
             Column("RPO SIZE", at("rpo_bytes"), size, numeric=True, wide=True),
+            Column("LIMITED BY", _limited_by, wide=True, optional=True),
+            Column("SENT AGAIN", _sent_again, numeric=True, wide=True, optional=True),
             Column("ERROR", at("error"), wide=True),
         ),
         (

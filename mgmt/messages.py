@@ -256,7 +256,10 @@ class CopyStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelChangeNotify:
-    """M9 (step 1201): bandwidth or delay of the pair has changed; ``sequence`` orders notifications (GAP-12)."""
+    """M9 (step 1201): bandwidth or delay of the pair has changed; ``sequence`` orders notifications (GAP-12).
+
+    ``jitter_ns`` and ``loss_ppm`` as in M2: for people, and a notification is never made for them alone.
+    """
 
     local_port: str
     remote_port: str
@@ -264,6 +267,8 @@ class ChannelChangeNotify:
     rtt_ns: int
     measured_at: str
     sequence: int
+    jitter_ns: int | None = None
+    loss_ppm: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -132,7 +132,7 @@ def build(flags: Settings, file: Settings | None = None) -> ArrayConfig:
             iqn=given.iqn or f"iqn.2003-10.example.sancredit:{name.lower()}",
             interfaces=_interfaces(given),
             volumes=_volumes(given),
-            state=_path(given.state),
+            state=_path("state", given.state),
             copy=copy_of(
                 extent=given.extent,
                 allocation_units=given.allocation_units,
@@ -142,12 +142,12 @@ def build(flags: Settings, file: Settings | None = None) -> ArrayConfig:
             cache=cache_of(
                 given.cache_size,
                 None if given.cache is None else Table(given.cache, "cache"),
-                _path(given.state),
+                _path("state", given.state),
             ),
             chap=given.chap is not False,
-            chap_file=_path(given.chap_file),
+            chap_file=_path("chap-file", given.chap_file),
             station=given.station,
-            station_token_file=_path(given.station_token_file),
+            station_token_file=_path("station-token-file", given.station_token_file),
         )
     except TableError as error:
         raise ConfigurationError(str(error)) from None
@@ -196,8 +196,12 @@ def _merged(flags: Settings, file: Settings) -> Settings:
     return Settings(**chosen)
 
 
-def _path(text: str | None) -> Path | None:
-    return Path(text) if text is not None else None
+def _path(name: str, text: str | None) -> Path | None:
+    if text is None:
+        return None
+    if not text or "\0" in text:  # an empty one would be the directory that the array was started in
+        raise ConfigurationError(f"--{name} is a path, not {text!r:.40}")
+    return Path(text)
 
 
 def _interfaces(given: Settings) -> tuple[Interface, ...]:

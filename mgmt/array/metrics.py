@@ -127,6 +127,19 @@ def _connections(rows: Rows) -> Iterator[Metric]:
     delay = GaugeMetricFamily(
         "sancredit_array_connection_round_trip_seconds", "As the kernel smooths it.", labels=labels
     )
+    busy = GaugeMetricFamily(
+        "sancredit_array_connection_busy_ratio",
+        "Share of the last second or so in which there was something to send or to be acknowledged.",
+        labels=labels,
+    )
+    waiting = GaugeMetricFamily(
+        "sancredit_array_connection_waiting_ratio",
+        "Share of the last second or so in which the connection waited for room in the reservation, or at the peer.",
+        labels=(*labels, "for"),
+    )
+    again = CounterMetricFamily(
+        "sancredit_array_connection_retransmitted_segments", "Segments sent again.", labels=labels
+    )
     sent = CounterMetricFamily("sancredit_array_connection_sent_bytes", "Bytes sent.", labels=labels)
     for key, link in listed:
         if link["limited_by"]:
@@ -139,7 +152,12 @@ def _connections(rows: Rows) -> Iterator[Metric]:
             window.add_metric(key, link["snd_cwnd_bytes"])
         if link["rtt_ns"] is not None:
             delay.add_metric(key, link["rtt_ns"] / 1e9)
-    yield from (limited, flight, limit, window, delay, sent)
+        if link["busy_percent"] is not None:
+            busy.add_metric(key, link["busy_percent"] / 100)
+            for room in ("reservation", "peer"):
+                waiting.add_metric((*key, room), link[f"{room}_percent"] / 100)
+            again.add_metric(key, link["retransmitted_segments"])
+    yield from (limited, flight, limit, window, delay, busy, waiting, again, sent)
     yield GaugeMetricFamily(
         "sancredit_array_connections_not_listed",
         f"Connections beyond the first {CONNECTIONS_LIMIT}, which have no series of their own.",

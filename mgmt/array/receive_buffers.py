@@ -21,7 +21,7 @@ from iscsi_target.buffers import ConnectionInfo
 
 _log = logging.getLogger(__name__)
 
-#: Kept back for one connection, so that a command that has begun to come can come whole.
+#: Kept back for one connection, so that a command that has begun to come can come whole; and a unit for its headers.
 MARGIN_BYTES = 256 * 1024
 
 
@@ -96,7 +96,7 @@ class ReceiveReservations:
         if pair is None or not pair.reserved_bytes:
             return None
         left = pair.reserved_bytes - pair.total
-        margin = min(MARGIN_BYTES, pair.reserved_bytes // 2)
+        margin = min(MARGIN_BYTES, pair.reserved_bytes // 2) + self._unit_bytes
         me = _anonymous(connection)
         if left > margin:
             return left - margin

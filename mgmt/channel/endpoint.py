@@ -126,14 +126,16 @@ def utc_offset_ns() -> int:
 def receive(sock: socket.socket) -> tuple[bytes, int, tuple[str, int], int]:
     """One datagram, when it arrived on the monotonic clock, from whom, and with which TTL (255 where unknown)."""
     data, ancillary, _, peer = sock.recvmsg(_LARGEST_DATAGRAM, _ANCILLARY_BYTES)
-    now_ns, ttl = time.monotonic_ns(), 255
-    arrival_ns = now_ns
+    # In this order: who is held up between the two takes an arrival for later than it was, never for earlier, and
+    # the smallest of several delays leaves that out.
+    utc_ns, now_ns = time.time_ns(), time.monotonic_ns()
+    arrival_ns, ttl = now_ns, 255
     for level, kind, value in ancillary:
         if (level, kind) in _TTLS and len(value) == _INT.size:
             (ttl,) = _INT.unpack(value)
         elif level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS and len(value) == _TIMESPEC.size:
             seconds, nanoseconds = _TIMESPEC.unpack(value)
-            age_ns = time.time_ns() - (seconds * 1_000_000_000 + nanoseconds)
+            age_ns = utc_ns - (seconds * 1_000_000_000 + nanoseconds)
             if 0 <= age_ns <= _OLDEST_STAMP_NS:
                 arrival_ns = now_ns - age_ns
     return data, arrival_ns, peer, ttl & 0xFF

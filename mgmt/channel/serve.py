@@ -94,8 +94,7 @@ class ChannelManager:
             bandwidth_bps=measured.bandwidth_bps,
             rtt_ns=measured.rtt_ns,
             measured_at=self._utc_now().isoformat(timespec="milliseconds"),
-            method=f"{limit}UDP packet trains and STAMP, {self._address} to {peer.host}; "
-            f"jitter {measured.jitter_ns / 1e6:.2f} ms, loss {measured.loss_ppm} ppm",
+            method=f"{limit}UDP packet trains and STAMP, {self._address} to {peer.host}",
             jitter_ns=measured.jitter_ns,
             loss_ppm=measured.loss_ppm,
         )

@@ -225,7 +225,7 @@ class Watching:
             self._unsent.clear()
         for remote_port, change in list(self._unsent.items()):
             watch = self._channels[remote_port]
-            at = self._utc_now()
+            seen, at = watch.view(), self._utc_now()
             # Also after a restart the numbers go on from where they were (GAP-12).
             self._sequence = max(self._sequence + 1, int(at.timestamp() * 1000))
             notice = ChannelChangeNotify(
@@ -235,6 +235,8 @@ class Watching:
                 rtt_ns=change.rtt_ns,
                 measured_at=at.isoformat(timespec="milliseconds"),
                 sequence=self._sequence,
+                jitter_ns=seen.jitter_ns,
+                loss_ppm=seen.loss_ppm,
             )
             assert self._station is not None
             try:

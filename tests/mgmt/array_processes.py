@@ -132,13 +132,13 @@ def served(directory: Path, name: str, *arguments: str, start: Start = cold) -> 
         while ready[-1].startswith("listening ") and ready[-1] != f"listening unix:{control}":
             ready.append(process.stdout.readline().strip())
         assert ready[-1] == f"listening unix:{control}", f"array {name} did not start"
-        with Peer(f"unix:{control}", 10.0) as peer:
+        with Peer(f"unix:{control}", 60.0) as peer:
             yield ArrayProcess(process, peer, ready)
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
         try:
-            process.wait(15)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGUSR1)  # a fork says where its threads are
             time.sleep(0.5)

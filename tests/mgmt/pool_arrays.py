@@ -41,7 +41,7 @@ from mgmt.messages import (
 from mgmt.station.arrays import Arrays
 from mgmt.station.context import Station
 from mgmt.station.store import Store
-from tests.mgmt.station_stand_ins import Clock, StandInProbe
+from tests.mgmt.station_stand_ins import PATIENCE_S, Clock, StandInProbe
 
 LOCAL, REMOTE = "192.0.2.1", "192.0.2.2"
 SECOND, SECOND_REMOTE = "192.0.2.11", "192.0.2.12"
@@ -144,8 +144,10 @@ class Yard:
     def open_station(self) -> Station:
         return Station(
             store=self.open_it(),
-            arrays=Arrays({name: Peer(self.address(name), name=f"array {name}", retries=0) for name in "MR"}),
-            probes=(Peer(self.address("probe"), retries=0, name="the measuring device"),),
+            arrays=Arrays(
+                {name: Peer(self.address(name), PATIENCE_S, name=f"array {name}", retries=0) for name in "MR"}
+            ),
+            probes=(Peer(self.address("probe"), PATIENCE_S, retries=0, name="the measuring device"),),
             utc_now=self.clock,
         )
 

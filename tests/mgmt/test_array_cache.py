@@ -38,7 +38,7 @@ class Disk(MemoryStore):
         self.flushes = 0
 
     def write(self, offset: int, data: Buffer, *, durable: bool = False) -> None:
-        self.go.wait(20)
+        self.go.wait(60)
         if self.failing:
             raise StoreError("the disk is broken")
         super().write(offset, data, durable=durable)
@@ -50,7 +50,7 @@ class Disk(MemoryStore):
 
 @contextmanager
 def cached(
-    disk: BackingStore, size_bytes: int = MIB, file: Path | None = None, room_timeout_s: float = 20
+    disk: BackingStore, size_bytes: int = MIB, file: Path | None = None, room_timeout_s: float = 60
 ) -> Iterator[tuple[CacheMemory, CachedStore]]:
     cache = CacheMemory(
         CacheConfig(size_bytes=size_bytes, file=file),
@@ -123,7 +123,7 @@ def test_a_full_cache_holds_the_host_back_and_goes_on_when_the_disk_does() -> No
         one_more.join(0.2)
         assert one_more.is_alive()
         disk.go.set()
-        one_more.join(20)
+        one_more.join(60)
         assert not one_more.is_alive()
         assert joined(store.read(16 * PAGE_BYTES, PAGE_BYTES)) == b"y" * PAGE_BYTES
 

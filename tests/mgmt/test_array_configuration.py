@@ -137,6 +137,9 @@ def test_a_volume_named_twice_is_refused() -> None:
         ({"volumes": {"vol0": ":5"}}, "needs a path"),
         ({"volumes": {"vol0": "/a:5 bananas"}}, "bananas"),
         ({"volumes": {"a\nb": "/a"}}, "cannot name a volume"),
+        ({"state": ""}, "--state is a path"),
+        ({"chap_file": ""}, "--chap-file is a path"),
+        ({"station_token_file": "\0"}, "--station-token-file is a path"),
     ],
 )
 def test_a_bad_value_gets_one_line_that_names_it(changes: dict[str, object], line: str) -> None:

@@ -81,14 +81,14 @@ class Storm(threading.Thread):
 
     def __enter__(self) -> Storm:
         self.start()
-        assert self._reading.wait(20)
+        assert self._reading.wait(60)
         return self
 
     def __exit__(self, *_: object) -> None:
         assert self._loop is not None
         assert self._ended is not None
         self._loop.call_soon_threadsafe(self._ended.set)
-        self.join(20)
+        self.join(60)
         assert not self.is_alive()
 
     def run(self) -> None:
@@ -335,7 +335,7 @@ def test_an_array_that_is_told_to_end_in_the_middle_of_a_copy_ends_cleanly(tmp_p
     with pair_of_arrays(tmp_path, size_bytes=1024 * MIB, random=False) as (master, remote):
         all_up(start_copy(master, start_requests(remote.port)))
         master.process.send_signal(signal.SIGTERM)
-        assert master.process.wait(15) == 0
+        assert master.process.wait(60) == 0
         assert not (tmp_path / "master.sock").exists()
         until(lambda: remote.pool["free_units"] == 64)
 
@@ -353,7 +353,7 @@ def test_copies_are_still_known_after_the_array_was_killed(tmp_path: Path) -> No
             all_up(start_copy(master, start_requests(remote.port, copy_id="c2")))
             master.wait_for(lambda status: status.acknowledged_bytes > 0, "c2")
             master.process.send_signal(signal.SIGKILL)
-            master.process.wait(15)
+            master.process.wait(60)
         with array(tmp_path, "master", MASTER, *again) as master:
             done, interrupted = master.table("copies")
             assert (done["copy_id"], done["state"], done["progress"]) == ("c1", "done", 1.0)

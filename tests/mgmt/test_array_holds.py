@@ -143,9 +143,15 @@ def wait_until(reached: Callable[[], bool]) -> None:
 @pytest.mark.slow
 def test_a_hold_is_voided_when_its_time_has_passed_though_nobody_asks(tmp_path: Path) -> None:
     with array(tmp_path, "east", MASTER) as east:
-        name = hold(east, 40, ttl_ns=SECOND // 2)
-        assert east.pool["free_units"] == 216
-        wait_until(lambda: east.pool["free_units"] == 256)
+        while True:
+            began_ns = time.monotonic_ns()
+            name = hold(east, 40, ttl_ns=SECOND // 2)
+            held = east.pool["free_units"]
+            in_time = time.monotonic_ns() - began_ns < SECOND // 2
+            wait_until(lambda: east.pool["free_units"] == 256)
+            if in_time:  # on a busy machine it may have been over before it was looked at
+                break
+        assert held == 216
         with pytest.raises(PeerRefused) as refusal:
             east.peer.send(HoldConfirmRequest(hold=name))
         assert refusal.value.code == Code.STALE
@@ -165,7 +171,7 @@ def test_a_hold_that_was_never_confirmed_is_gone_after_a_kill_and_a_confirmed_on
         assert isinstance(open_still, BufferHoldResponse)
         assert east.pool["free_units"] == 221
         east.process.kill()
-        east.process.wait(15)
+        east.process.wait(60)
     with array(tmp_path, "east", MASTER, *state) as east:
         assert east.pool["free_units"] == 226
         assert [row["reserved_units"] for row in east.table("reservations")] == [30]
@@ -188,14 +194,31 @@ def test_a_held_target_is_busy_for_everybody_else(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_lease_lapses_by_itself_and_starts_afresh_after_a_restart(tmp_path: Path) -> None:
-    state = ("--state", str(tmp_path / "state"))
-    leased = BufferReserveRequest(target=PAIR, requested_bytes=40 * UNIT, lease_ns=2 * SECOND)
-    with array(tmp_path, "east", MASTER, *state) as east:
+    """On a busy machine a lease may be over before it was looked at: then once more, with a longer one."""
+    assert any(lease_was_seen(tmp_path / str(lease_s), lease_s * SECOND) for lease_s in (2, 15, 60))
+
+
+def lease_was_seen(directory: Path, lease_ns: int) -> bool:
+    """Whether it was looked at within the lease's time, at both ends of the restart; if so, it has to be right."""
+    directory.mkdir()
+    state = ("--state", str(directory / "state"))
+    leased = BufferReserveRequest(target=PAIR, requested_bytes=40 * UNIT, lease_ns=lease_ns)
+    with array(directory, "east", MASTER, *state) as east:
+        began_ns = time.monotonic_ns()
         east.peer.send(leased)
         east.reserve(5 * UNIT, OTHER)
-        assert east.pool["free_units"] == 211
-    with array(tmp_path, "east", MASTER, *state) as east:
-        assert east.pool["free_units"] == 211
+        reserved = east.pool["free_units"]
+        east.process.kill()
+        east.process.wait(60)
+        in_time = time.monotonic_ns() - began_ns < lease_ns
+    began_ns = time.monotonic_ns()
+    with array(directory, "east", MASTER, *state) as east:
+        again = east.pool["free_units"]
+        if not in_time or time.monotonic_ns() - began_ns >= lease_ns:
+            return False
+        assert (reserved, again) == (211, 211)
         wait_until(lambda: east.pool["free_units"] == 251)
         assert [row["reserved_units"] for row in east.table("reservations")] == [5]
+    return True

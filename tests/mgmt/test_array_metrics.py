@@ -39,6 +39,10 @@ def link(number: int, limited_by: str = "rwnd-limited") -> dict[str, Any]:
         "sent_bytes": 30,
         "snd_cwnd_bytes": 40 if limited_by else None,
         "rtt_ns": 20_000_000 if limited_by else None,
+        "busy_percent": 90 if limited_by else None,
+        "reservation_percent": 75 if limited_by else None,
+        "peer_percent": 25 if limited_by else None,
+        "retransmitted_segments": 7 if limited_by else None,
     }
 
 
@@ -70,7 +74,21 @@ def test_a_connection_that_is_too_young_has_no_state_and_no_window() -> None:
     names = {name for name, _ in scraped(ArraySnapshot([], [copy(link(0, ""))], []))}
     assert "sancredit_array_connection_limited" not in names
     assert "sancredit_array_connection_congestion_window_bytes" not in names
+    assert not {name for name in names if "retransmitted" in name or "_ratio" in name} - {
+        "sancredit_array_copy_progress_ratio"
+    }
     assert "sancredit_array_connection_in_flight_bytes" in names
+
+
+def test_shares_of_the_time_and_what_was_sent_again_are_series() -> None:
+    found = scraped(ArraySnapshot([], [copy(link(0))], []))
+    labels = (("connection", "0"), ("copy", "c1"), ("session", "0"))
+    assert found["sancredit_array_connection_busy_ratio", labels] == 0.9
+    assert found["sancredit_array_connection_retransmitted_segments_total", labels] == 7
+    waited = {
+        dict(more)["for"]: value for (name, more), value in found.items() if name.endswith("waiting_ratio")
+    }
+    assert waited == {"reservation": 0.75, "peer": 0.25}
 
 
 def test_connections_beyond_the_limit_are_counted_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +141,7 @@ def test_a_copy_with_far_too_few_credits_raises_the_stations_alarm_until_it_is_o
         )
         try:
             assert station.stdout is not None and station.stdout.readline().startswith("listening")
-            with Peer(f"unix:{tmp_path}/s.sock", 10.0) as peer:
+            with Peer(f"unix:{tmp_path}/s.sock", 60.0) as peer:
                 for running, target in ((west, port_pair(FAR, NEAR)), (east, port_pair(NEAR, FAR))):
                     running.reserve(2 * 2148, target)
                 requests = start_requests(
@@ -145,6 +163,6 @@ def test_a_copy_with_far_too_few_credits_raises_the_stations_alarm_until_it_is_o
                     time.sleep(0.1)
         finally:
             station.terminate()
-            station.wait(20)
+            station.wait(60)
             if station.stdout is not None:
                 station.stdout.close()

@@ -63,7 +63,7 @@ def test_what_is_held_is_in_use_in_the_pool_and_goes_back() -> None:
 
 def test_the_room_ends_before_the_margin_which_one_connection_at_a_time_may_use() -> None:
     _, subject = reserved(100)
-    size, margin = 100 * UNIT, min(MARGIN_BYTES, 50 * UNIT)
+    size, margin = 100 * UNIT, min(MARGIN_BYTES, 50 * UNIT) + UNIT
     assert subject.room(peer(1)) == size - margin
     subject.hold(peer(1), size - margin, 0)
     assert subject.room(peer(1)) == margin
@@ -74,6 +74,20 @@ def test_the_room_ends_before_the_margin_which_one_connection_at_a_time_may_use(
     assert subject.room(peer(1)) == 0, "what is being written will make room"
     subject.hold(peer(1), 0, 0)
     assert subject.room(peer(2)) == size - margin
+
+
+@pytest.mark.parametrize("command", [64 * KIB, MARGIN_BYTES])
+def test_a_command_that_fits_half_of_the_reservation_comes_whole_within_it_whatever_the_others_hold(
+    command: int,
+) -> None:
+    """Half of it, and nothing more, was too little: a command has a header."""
+    _, subject = reserved(2 * command // UNIT)
+    for number in range(5):
+        room = subject.room(peer(number))
+        subject.hold(peer(number), room if number == 4 else (room or 0) // 5, 0)  # type: ignore[arg-type]
+    last = subject.room(peer(9))
+    assert last is not None and last >= command + 48
+    assert sum(subject.held_bytes().values()) + last <= 2 * command
 
 
 def test_a_connection_that_is_gone_does_not_keep_the_margin() -> None:
@@ -92,7 +106,7 @@ def test_a_new_size_holds_from_the_next_read() -> None:
     area.update(port_pair(HERE, THERE), 10 * UNIT, request_id="u", now_ns=0)
     subject.reservations_changed()
     assert subject.window_bytes(peer(1)) == 10 * UNIT
-    assert subject.room(peer(1)) == 5 * UNIT
+    assert subject.room(peer(1)) == 4 * UNIT
     area.release(port_pair(HERE, THERE), request_id="x", now_ns=0)
     subject.reservations_changed()
     assert subject.room(peer(1)) is None
@@ -110,7 +124,7 @@ class SlowDisk(MemoryStore):
         return True
 
     def write(self, offset: int, data: Buffer, *, durable: bool = False) -> None:
-        self.go.wait(30)
+        self.go.wait(100)
         super().write(offset, data, durable=durable)
 
 
@@ -150,11 +164,13 @@ def test_writers_of_several_connections_to_a_disk_that_stands_still_are_held_at_
                 held = sum(received.held_bytes().values())
                 most = max(most, held)
                 still = still + 1 if held == before and held else 0
-            assert most <= units * UNIT
+            # Two connections may hold all of it in two commands that have not come whole: one of them then goes on by
+            # what it lacks (ReceiveReservations.room), a header here, which is read with a unit at most.
+            assert most <= units * UNIT + UNIT
             assert area.statistics().in_use_units <= units
             assert most >= units * UNIT // 2, "it is used"
             disk.go.set()
-            await asyncio.wait_for(asyncio.gather(*writing), 60)
+            await asyncio.gather(*writing)
         finally:
             disk.go.set()
             for task in writing:
@@ -166,4 +182,4 @@ def test_writers_of_several_connections_to_a_disk_that_stands_still_are_held_at_
         assert area.statistics().in_use_units == 0
         area.audit()
 
-    asyncio.run(asyncio.wait_for(body(), 90))
+    asyncio.run(asyncio.wait_for(body(), 110))

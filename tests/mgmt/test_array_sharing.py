@@ -81,9 +81,9 @@ def test_the_command_line_reserves_a_shared_buffer_id(tmp_path: Path) -> None:
                 *("reserve", "--port-pair", f"{MASTER},{REMOTE}", "--connection", "--size", "40KiB"),
                 *("--share", "2:8KiB", "--station", station),
             )
-            done = subprocess.run(reserve, capture_output=True, text=True, timeout=60, check=False)
+            done = subprocess.run(reserve, capture_output=True, text=True, timeout=110, check=False)
             assert done.returncode == 0, done.stderr
-            with Peer(f"unix:{tmp_path / 'east.sock'}") as peer:
+            with Peer(f"unix:{tmp_path / 'east.sock'}", 60.0) as peer:
                 (row,) = peer.get("/v1/reservations")
             assert row["sharing"] == {"connections": 2, "minimum_bytes": 8192}
             wrong = subprocess.run(
@@ -99,11 +99,11 @@ def test_the_command_line_reserves_a_shared_buffer_id(tmp_path: Path) -> None:
                 ),
                 capture_output=True,
                 text=True,
-                timeout=60,
+                timeout=110,
                 check=False,
             )
             assert wrong.returncode == 2 and "N:SIZE" in wrong.stderr
         finally:
             served.terminate()
-            served.wait(20)
+            served.wait(60)
             served.stdout.close()

@@ -86,7 +86,7 @@ def test_what_one_gives_back_the_other_gets_and_never_more_than_there_is() -> No
         finally:
             running.cancel()
 
-    asyncio.run(asyncio.wait_for(body(), 30))
+    asyncio.run(asyncio.wait_for(body(), 100))
 
 
 @pytest.mark.slow

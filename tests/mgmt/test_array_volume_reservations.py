@@ -101,7 +101,9 @@ def test_the_reservation_of_a_group_serves_the_copies_of_its_volumes_together_an
 def test_copies_that_draw_on_one_reservation_share_it_and_get_it_back(tmp_path: Path) -> None:
     """Two volumes of a group: the second copy finds half of what the first had, and all of it when that is over."""
     group, unit = volume_group_pair("g", "h"), 4096
-    volumes = tuple(flag for number in range(2) for flag in ("--volume", f"vol{number}=256MiB"))
+    volumes = tuple(
+        flag for number in range(2) for flag in ("--volume", f"vol{number}=4GiB")
+    )  # never over by themselves
     with (
         array(tmp_path, "east", MASTER, *volumes, "--unit", "4KiB", "--units", "64") as east,
         array(tmp_path, "west", REMOTE, *volumes) as west,

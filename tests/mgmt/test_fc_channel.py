@@ -82,11 +82,11 @@ def listening(path: Path, distance_m: int = 10_000, count: int = 1) -> Iterator[
     thread = threading.Thread(target=asyncio.run, args=(main(),))
     thread.start()
     try:
-        ready.result(20)
+        ready.result(60)
         yield up
     finally:
         stop[0].call_soon_threadsafe(stop[1].set)
-        thread.join(20)
+        thread.join(60)
 
 
 def channels(port: Port, *, wwpn: str = EAST, lines: Lines | None = None) -> FcChannels:
@@ -236,7 +236,7 @@ def station_of(directory: Path, **arrays: ArrayProcess) -> Iterator[str]:
         yield address
     finally:
         served.terminate()
-        served.wait(20)
+        served.wait(60)
         served.stdout.close()
 
 
@@ -284,7 +284,7 @@ def test_a_station_sizes_a_fibre_channel_pair_by_the_round_trip_that_its_ports_m
         (row,) = ran("get", "channels", "-o", "json")
         assert (row["rtt_ns"], row["stale"]) == (1_000_000, False)
         west.process.send_signal(signal.SIGTERM)
-        west.process.wait(20)
+        west.process.wait(60)
         told = ran("measure", *pair, fails=3)
         assert len(told.strip().splitlines()) == 1
         (row,) = ran("get", "channels", "-o", "json")

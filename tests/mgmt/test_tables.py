@@ -46,6 +46,20 @@ def test_table_101_has_the_rows_of_figure_3a() -> None:
     ]
 
 
+def test_copies_say_what_limits_their_connections_and_what_was_sent_again_where_it_is_known() -> None:
+    row = {"copy_id": "c1", "pair": "a,b", "state": "copying", "progress": 0.5}
+    links = [
+        {"limited_by": word, "retransmitted_segments": count}
+        for word, count in (("sndbuf-limited", 2), ("network-limited", 3), ("sndbuf-limited", 0), ("", None))
+    ]
+    wide = draw("copies", [row | {"links": links}], wide=True)
+    assert "LIMITED BY" in wide and "network-limited, sndbuf-limited" in wide
+    assert "SENT AGAIN" in wide and wide.splitlines()[-1].split()[-2] == "5"
+    for unknown in (None, [], [{"limited_by": ""}], [5]):
+        assert "LIMITED BY" not in draw("copies", [row | {"links": unknown}], wide=True)
+    assert "LIMITED BY" not in draw("copies", [row | {"links": links}])
+
+
 def test_table_108_has_the_rows_of_figure_3b() -> None:
     rows = [
         P1 | {"bandwidth_bps": 10_000_000, "rtt_ns": 2800, "sessions": 2, "connections_per_session": 3},

@@ -230,6 +230,7 @@ def test_commands_do_the_same_for_people(
     table = cli(capsys, process, "faults", "list")
     assert [line.split()[0] for line in table.splitlines()] == ["NAME", "one", "two"]
     assert "lun=3 command=read" in table
+    assert "delay={normal=[2ms,1ms]}" in table
     rows = json.loads(cli(capsys, process, "faults", "list", "-o", "json"))
     assert rows[1]["rule"]["delay"] == {"normal": ["2ms", "1ms"]}
     assert "there is a rule 'one' already" in cli(capsys, process, "faults", "add", str(file), code=2)

@@ -2,7 +2,7 @@
 
 Reserves UNITS of a pool for its port pair, allocates all of them, and sends for ever out of that memory. Each line on
 stdin is answered by one JSON line: ``stats``, ``limit BYTES`` (the gate's new limit; the answer has the moment), or
-``rest`` (from now on a byte every 50 ms).
+``rest`` (from now on a byte every half second).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ async def main(address: str, port: int, units: int, unit_bytes: int) -> None:
             await connection.write([data])
         while True:
             await connection.write([b"."])
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.5)
 
     sending = asyncio.create_task(send())
     await asyncio.wait({answering, sending}, return_when=asyncio.FIRST_COMPLETED)

@@ -23,7 +23,7 @@ from tools.wan.channel import Channel
 from tools.wan.control import request
 from tools.wan.errors import BadSetting, ChannelFailed, ChannelUnavailable
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 MBIT = 1_000_000
 MS = 1_000_000
@@ -57,7 +57,11 @@ def emulated(request, tmp_path):
 
 
 def transfer(channel: Channel, seconds: float) -> tuple[dict, dict]:
-    """A bulk transfer from the master site to the remote one: what receiver and sender say."""
+    """A bulk transfer from the master site to the remote one: what receiver and sender say.
+
+    However late a busy machine makes packets, from before the first to after the last none was faster than the channel.
+    """
+    began = time.monotonic()
     bulk = [sys.executable, "-m", "tools.wan.bulk"]
     pipe = {"stdout": subprocess.PIPE, "text": True}
     with running(channel, "remote", [*bulk, "receive", channel.remote_address, "0"], **pipe) as receiver:
@@ -66,14 +70,16 @@ def transfer(channel: Channel, seconds: float) -> tuple[dict, dict]:
         with running(
             channel, "master", [*bulk, "send", *address, "--seconds", str(seconds)], **pipe
         ) as sender:
-            sent, _ = sender.communicate(timeout=30)
-        received, _ = receiver.communicate(timeout=30)
-    return json.loads(received), json.loads(sent)
+            sent, _ = sender.communicate(timeout=60)
+        output, _ = receiver.communicate(timeout=60)
+    received = json.loads(output)
+    assert received["bytes"] * 8 <= channel.payload_limit_bps() * (time.monotonic() - began)
+    return received, json.loads(sent)
 
 
 def output_inside(channel: Channel, site: str, argv: list[str]) -> str:
     with running(channel, site, argv, stdout=subprocess.PIPE, text=True) as child:
-        output, _ = child.communicate(timeout=30)
+        output, _ = child.communicate(timeout=60)
         assert child.returncode == 0
     return output
 
@@ -83,17 +89,22 @@ def is_gone(pidfd: int, within_s: float) -> bool:
     return bool(select.select([pidfd], [], [], within_s)[0])
 
 
+#: A busy machine takes time from sender, emulator and receiver: one of so many transfers has to be undisturbed.
+ATTEMPTS = 12
+
+
 def test_tcp_fills_the_channel_and_sees_its_delay(emulated):
-    best = 0.0
-    for _attempt in range(3):  # the machine may be busy with other tests
+    best, quickest_ns = 0.0, 1 << 62
+    for _attempt in range(ATTEMPTS):
         received, sent = transfer(emulated, seconds=2.5)
         assert received["bytes"] == sent["bytes"]
-        assert sent["min_rtt_ns"] >= 20 * MS
+        assert sent["min_rtt_ns"] >= 20 * MS, "packets may come late, never early"
         best = max(best, received["goodput_bps"] / emulated.payload_limit_bps())
-        if best >= 0.95 and sent["min_rtt_ns"] < 25 * MS:
+        quickest_ns = min(quickest_ns, sent["min_rtt_ns"])
+        if best >= 0.95 and quickest_ns < 25 * MS:
             break
-    assert 0.95 <= best <= 1.01
-    assert sent["min_rtt_ns"] < 25 * MS
+    assert best >= 0.95
+    assert quickest_ns < 25 * MS
     counted = emulated.status()["directions"]["master_to_remote"]
     assert counted["delivered_bytes"] > received["bytes"]
 
@@ -101,10 +112,13 @@ def test_tcp_fills_the_channel_and_sees_its_delay(emulated):
 def test_rate_and_delay_change_while_it_runs(emulated):
     status = emulated.set(bandwidth_bps=20 * MBIT, rtt_ns=50 * MS)
     assert (status["bandwidth_bps"], status["rtt_ns"]) == (20 * MBIT, 50 * MS)
-    received, sent = transfer(emulated, seconds=1.5)
-    assert sent["min_rtt_ns"] >= 50 * MS
-    assert received["steady_bps"] <= 1.1 * emulated.payload_limit_bps()
-    assert received["steady_bps"] >= 0.5 * emulated.payload_limit_bps()
+    for _attempt in range(ATTEMPTS):
+        received, sent = transfer(emulated, seconds=1.5)
+        assert sent["min_rtt_ns"] >= 50 * MS
+        share = received["steady_bps"] / emulated.payload_limit_bps()
+        if 0.5 <= share <= 1.1:
+            break
+    assert 0.5 <= share <= 1.1
 
 
 def test_tcp_gets_everything_through_a_channel_that_loses_packets():
@@ -121,34 +135,38 @@ def test_tcp_gets_everything_through_a_channel_that_loses_packets():
 
 
 def test_a_running_transfer_follows_a_change_of_rate():
-    """Counted at the channel's end: TCP hands out what it holds back after a loss faster than it arrives."""
-    samples: list[tuple[int, int]] = []
+    """Counted at the channel's end: TCP hands out what it holds back after a loss faster than it arrives.
 
-    def sample() -> int:
-        delivered = channel.status()["directions"]["master_to_remote"]["delivered_bytes"]
-        samples.append((time.monotonic_ns(), delivered))
-        return delivered
+    What a busy machine makes late comes all at once later on: one span of several has to be as long as the bytes in it.
+    """
+    spans: list[float] = []
+    wanted = 10 * MBIT
+
+    def sample() -> tuple[int, int]:
+        counted = channel.status()["directions"]["master_to_remote"]
+        return time.monotonic_ns(), counted["delivered_bytes"]
+
+    def right() -> bool:
+        return any(0.5 < share < 1.3 for share in spans)
 
     def slow_down() -> None:
-        deadline = time.monotonic() + 20
-        while sample() < 1_000_000 and time.monotonic() < deadline:
+        while sample()[1] < 1_000_000:  # the test's own time-out bounds it
             time.sleep(0.01)
-        channel.set(bandwidth_bps=10 * MBIT)
+        channel.set(bandwidth_bps=wanted)
         time.sleep(0.1)  # what was travelling arrives as fast as it left
-        samples.clear()
-        sample()
-        time.sleep(0.4)
-        sample()
+        while not right() and len(spans) < ATTEMPTS:
+            (start_ns, start), _, (end_ns, end) = sample(), time.sleep(0.4), sample()
+            spans.append((end - start) * 8 * 10**9 / (end_ns - start_ns) / wanted)
 
     with open_or_skip() as channel:
-        change = threading.Thread(target=slow_down)
-        change.start()
-        received, sent = transfer(channel, seconds=1.0)
-        change.join()
-        assert received["bytes"] == sent["bytes"]
-    (start_ns, start), (end_ns, end) = samples
-    allowed = 10 * MBIT // 8 * (end_ns - start_ns) // 10**9
-    assert 0.5 * allowed < end - start < allowed + 2 * 65_536  # super-packets arrive as a whole
+        bulk = [sys.executable, "-m", "tools.wan.bulk"]
+        pipe = {"stdout": subprocess.PIPE, "text": True}
+        with running(channel, "remote", [*bulk, "receive", channel.remote_address, "0"], **pipe) as receiver:
+            port = receiver.stdout.readline().split()[1]
+            endless = [*bulk, "send", channel.remote_address, port, "--seconds", "600"]
+            with running(channel, "master", endless):
+                slow_down()
+    assert right(), spans
 
 
 def test_the_control_socket_is_private_answers_and_goes_with_the_channel(tmp_path):
@@ -180,7 +198,7 @@ def test_whatever_comes_to_the_control_socket_the_channel_goes_on(tmp_path):
     with open_or_skip(directory=tmp_path) as channel, contextlib.ExitStack() as stack:
         clients = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(20)]
         for client in clients:
-            client.settimeout(10)
+            client.settimeout(30)
             client.connect(path)
         for client in clients[8:]:  # more than it serves are turned away
             assert client.recv(1) == b""
@@ -240,7 +258,7 @@ def test_a_program_inside_is_an_ordinary_child():
         with running(
             channel, "remote", [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
         ) as child:
-            output, _ = child.communicate(timeout=30)
+            output, _ = child.communicate(timeout=60)
         assert output.split() == [str(child.pid), "default_int_handler"]
         assert child.returncode == 7
         # Python ignores SIGPIPE; a program that is started must not.
@@ -347,7 +365,7 @@ def test_close_ends_what_ignores_sigterm_and_what_a_child_has_forked(monkeypatch
                     channel._holding.process.kill()
                 channel.close()
                 assert child.returncode == -signal.SIGKILL
-                assert is_gone(grandchild, within_s=5)
+                assert is_gone(grandchild, within_s=30)
             finally:
                 os.close(grandchild)
 
@@ -358,8 +376,8 @@ def test_sigterm_ends_the_holder_in_order(tmp_path):
         with running(channel, "remote", SLEEPER, stdout=subprocess.PIPE) as child:
             child.stdout.readline()
             holder.terminate()
-            assert child.wait(10) == -signal.SIGKILL
-        assert holder.wait(10) == 0
+            assert child.wait(30) == -signal.SIGKILL
+        assert holder.wait(30) == 0
         assert list(tmp_path.iterdir()) == []
 
 
@@ -420,8 +438,8 @@ def test_nothing_outlives_a_parent_that_is_killed(tmp_path, last_signal):
                 os.killpg(parent.pid, last_signal)  # a Ctrl-C goes to everyone at the terminal
             else:
                 parent.send_signal(last_signal)
-            parent.wait(10)
-            deadline = time.monotonic() + 10
+            parent.wait(30)
+            deadline = time.monotonic() + 30
             left = [
                 pid
                 for pid, pidfd in zip(pids, pidfds, strict=True)

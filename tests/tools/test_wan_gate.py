@@ -23,7 +23,7 @@ from tools.capture.pcapng import read_file
 from tools.capture.sniff import sniff_command
 from tools.wan.channel import Channel
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 UNIT = 2048
 SEGMENT = 1460
@@ -155,23 +155,21 @@ def test_bytes_in_flight_reach_the_reserved_size_and_follow_a_smaller_one_within
     tmp_path: Path,
 ) -> None:
     """Claim 10: 350,000 bytes at 280 ms are reached and not exceeded; after an update to half, neither is that."""
-    rtt_ns = 280 * MS
     units = 171  # 350,208 bytes
     file = tmp_path / "window.pcapng"
     with (
-        open_or_skip(bandwidth_bps=20 * MBIT, rtt_ns=rtt_ns, directory=tmp_path) as channel,
+        open_or_skip(bandwidth_bps=20 * MBIT, rtt_ns=280 * MS, directory=tmp_path) as channel,
         captured(channel, file),
         sending(channel, units) as sender,
     ):
         sender.moved(6 * units * UNIT)
-        assert sender.ask("stats")["diagnosis"] in (None, "sndbuf-limited", "network-limited")
         changed = sender.ask("limit 175000")
         sender.moved(changed["acknowledged"] + 6 * 175_000)
-        assert sender.ask()["diagnosis"] == "sndbuf-limited", "the channel would carry more"
+        sender.judged("sndbuf-limited")  # the channel would carry more
     report = in_flight(file)
     assert 300_000 < report.max_in_flight_bytes <= units * UNIT + SEGMENT
-    assert report.first_data_ns is not None
-    settled_ns = changed["now_ns"] + 2 * rtt_ns - report.first_data_ns
+    # One round trip, however long a busy machine makes it: what was on its way at the change has been acknowledged.
+    settled_ns = next(at_ns for at_ns, size in report.acknowledged_series if size >= changed["written"])
     later = [size for at_ns, size in report.series if at_ns > settled_ns]
     assert len(later) > 10
     assert 150_000 < max(later) <= 175_000 + SEGMENT
@@ -209,16 +207,18 @@ def test_a_reservation_of_one_pipe_at_20_ms_is_used_and_not_exceeded(tmp_path: P
 
 
 def test_each_of_the_four_limits_is_told_of_real_connections(tmp_path: Path) -> None:
-    """TCP_INFO and the gate over an emulated channel: 20 Mbit/s and 20 ms are 50,000 bytes."""
-    with open_or_skip(bandwidth_bps=20 * MBIT, rtt_ns=20 * MS, directory=tmp_path) as channel:
+    """TCP_INFO and the gate over an emulated channel: 20 Mbit/s and 100 ms are 250,000 bytes.
+
+    The delay is long, so that what a busy machine adds is not taken for a queue.
+    """
+    with open_or_skip(bandwidth_bps=20 * MBIT, rtt_ns=100 * MS, directory=tmp_path) as channel:
         with sending(channel, 400) as sender:
             sender.judged("network-limited")
-            sender.ask("limit 20000")
-            small = sender.judged("sndbuf-limited")
-            sender.ask("limit 100000")
-            large = sender.judged("network-limited")
-            assert large["snd_cwnd_bytes"] > 20_000, "M10: the kernel's own window does not hold it back"
-            assert small["snd_cwnd_bytes"] > 0
+            sender.ask("limit 50000")
+            sender.judged("sndbuf-limited")
+            sender.ask("limit 800000")
+            while sender.judged("network-limited")["snd_cwnd_bytes"] <= 100_000:
+                time.sleep(0.05)  # M10: the kernel's own window does not stay at the old limit
             sender.ask("rest")
             sender.judged("application-limited")
         with sending(channel, 400, narrow=True) as sender:

@@ -18,10 +18,10 @@ import pytest
 from tools.wan.channel import Channel
 from tools.wan.errors import ChannelUnavailable
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
 
 ROOT = Path(__file__).resolve().parents[2]
-BOOT_LIMIT_S = 100
+BOOT_LIMIT_S = 450
 FIX = "to fix it: apt-get install user-mode-linux (or unpack it and set SANCREDIT_UML to where)"
 
 INIT = """#!{python}
@@ -40,7 +40,7 @@ try:
     os.environ.update(PATH="/usr/sbin:/usr/bin:/sbin:/bin", HOME="/run", TMPDIR="/run", PYTHONDONTWRITEBYTECODE="1",
         HYPOTHESIS_STORAGE_DIRECTORY="/run", PYTHONPATH={root!r}, NO_COLOR="1")
     os.chdir({root!r})
-    command = [{python!r}, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "netem", {tests!r}]
+    command = [{python!r}, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout", "400", "-k", "netem", {tests!r}]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     print(done.stdout, done.stderr, flush=True)
     print("kernel", platform.release(), "exit status", done.returncode, flush=True)
