@@ -456,7 +456,7 @@ def _with_length(header: bytes, body_bytes: int, given: int | None) -> bytes:
 
 
 class FCIPSpecialFrame(_FcipBase):
-    """FCIP Special Frame (RFC 3821 section 6.2)."""
+    """FCIP Special Frame (RFC 3821, FSF)."""
 
     name = "FCIP special frame"
     fields_desc: ClassVar[Fields] = [

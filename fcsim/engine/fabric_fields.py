@@ -27,11 +27,11 @@ from __future__ import annotations
     RET_COUNT,
     RET_HEAD,
     RING_SIZE,
+    HEED_R_RDY,
     TRACED,
     PATIENCE,
     WINDOW,
     LOSE_FRAME,
-    LOSE_R_RDY,
     BYTE_TICKS,
     PROPAGATION,
     SWITCHING,
@@ -63,7 +63,8 @@ from __future__ import annotations
     FLY_HEAD,
     TURN_FLOW,
     DRAWN_FROM,
-) = range(55)
+    LOSE_R_RDY,
+) = range(56)
 PORT = 64
 
 # A virtual channel of a link.

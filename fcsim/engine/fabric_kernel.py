@@ -214,9 +214,9 @@ class Engine(Traffic):
     def _reset(self, link: int) -> int:
         """No credit came back for too long: a link reset. What is under way or in the other side's buffers is lost."""
         port = link * F.PORT
-        self.port[port + F.LOSS_AT] = NEVER
         self._collect(link)
-        if self._starved(link):
+        self.port[port + F.LOSS_AT] = self._patience_ends(link)
+        if self.port[port + F.LOSS_AT] <= self.now:
             allowed = self.ahead
             self._look_no_further()
             self.port[port + F.LOSS_AT] = NEVER

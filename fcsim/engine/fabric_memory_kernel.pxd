@@ -39,8 +39,11 @@ cdef class Memory:
     @cython.locals(both="long long", channel="long long", counters="long long", port="long long", side="long long")
     cdef long long _renew(self, long long link, long long up_at) noexcept
 
-    @cython.locals(both="long long", channel="long long", starved="long long")
-    cdef long long _starved(self, long long link) noexcept
+    @cython.locals(port="long long")
+    cdef long long _heed_r_rdy(self, long long link, long long both, long long time) noexcept
+
+    @cython.locals(channel="long long", ends="long long", lane="long long")
+    cdef long long _patience_ends(self, long long link) noexcept
 
     @cython.locals(spread="long long")
     cdef long long _one_of_several(self, long long entry, long long frame) noexcept
@@ -64,3 +67,15 @@ cdef class Memory:
 
     @cython.locals(alone="long long", port="long long")
     cdef long long _always_ready(self, long long link, long long flow) noexcept
+
+    cdef long long _from_host(self, long long link) noexcept
+
+    cdef long long _risk(self, long long link, long long frame, long long arrival) noexcept
+
+    cdef long long _recover_frames(self, long long link, long long lost, long long when) noexcept
+
+    cdef long long _give_back(self, long long link, long long channel, long long when, long long frame) noexcept
+
+    cdef long long _expire(self, long long link) noexcept
+
+    cdef long long _reset(self, long long link) noexcept

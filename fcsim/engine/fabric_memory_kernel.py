@@ -160,17 +160,24 @@ class Memory:
         self.port[port + F.TRY_AT] = self.port[port + F.FREE_AT]
         return 0
 
-    def _starved(self, link: int) -> int:
-        """Whether a channel has had no credit for as long as the port is patient."""
-        starved = 0
+    def _heed_r_rdy(self, link: int, both: int, time: int) -> int:
+        """An R_RDY gave a channel credit, of a link that is traced or patient."""
+        port = link * F.PORT
+        if self.port[port + F.PATIENCE] and self.lane[both * F.LANE + F.CREDIT] == 1:  # there was none
+            self.port[port + F.LOSS_AT] = self._patience_ends(link)
+        if self.port[port + F.TRACED] and self.trace_at + F.TRACE_WIDTH <= len(self.trace):
+            self._note(link, 1, -1, time)
+            self.trace[self.trace_at - 2] = both - link * self.channels  # an R_RDY's virtual channel
+        return 0
+
+    def _patience_ends(self, link: int) -> int:
+        """When a channel has been without credit for as long as the port is patient; NEVER: none is."""
+        ends = NEVER
         for channel in range(self.channels):
-            both = link * self.channels + channel
-            if self.lane[both * F.LANE + F.GRANTED] and not self.lane[both * F.LANE + F.CREDIT]:
-                starved |= (
-                    self.lane[both * F.LANE + F.ZERO_SINCE] + self.port[link * F.PORT + F.PATIENCE]
-                    <= self.now
-                )
-        return starved
+            lane = (link * self.channels + channel) * F.LANE
+            if self.lane[lane + F.GRANTED] and not self.lane[lane + F.CREDIT]:
+                ends = min(ends, self.lane[lane + F.ZERO_SINCE] + self.port[link * F.PORT + F.PATIENCE])
+        return ends
 
     def _one_of_several(self, entry: int, frame: int) -> int:
         """Of several equal links always the same for a pair of hosts."""
@@ -313,3 +320,29 @@ class Memory:
         alone = self.channels == 1 and self.port[port + F.FLOW_END] - self.port[port + F.FLOW_START] == 1
         alone = alone and self.flow[flow * F.FLOW + F.FLOW_GAP] == 0
         return alone and self.flow[flow * F.FLOW + F.FLOW_LEFT] != 0
+
+    # -- what frames and R_RDYs call for, and the engine does ------------------------------------------------------
+
+    def _from_host(self, link: int) -> int:
+        """A frame of a host that does not work ahead; -1: none is due, or there is no credit."""
+        raise NotImplementedError
+
+    def _risk(self, link: int, frame: int, arrival: int) -> int:
+        """A frame is on its way along a link that has faults or is looked at."""
+        raise NotImplementedError
+
+    def _recover_frames(self, link: int, lost: int, when: int) -> int:
+        """BB_SCs told how many frames were lost."""
+        raise NotImplementedError
+
+    def _give_back(self, link: int, channel: int, when: int, frame: int) -> int:
+        """A receive buffer of a link that may have faults is free at ``when``."""
+        raise NotImplementedError
+
+    def _expire(self, link: int) -> int:
+        """The hold time of frames is over."""
+        raise NotImplementedError
+
+    def _reset(self, link: int) -> int:
+        """No credit came back for too long."""
+        raise NotImplementedError

@@ -201,6 +201,8 @@ def lay_out(
     put("route_only", [-1 if not way else way[0] if len(way) == 1 else -2 for way in ways])
     _put_flows(put, links, flows)
     put("traced", [int(link in traced) for link in range(count)])
+    # Whether an R_RDY means more than a credit: somebody looks on, or the wait for a lost one may be over.
+    put("heed_r_rdy", [int(link in traced or links[link].patience > 0) for link in range(count)])
     fill(trace_events * TRACE_WIDTH, 0, "trace")
     fill(count * channels, 0, "zero_since", "active_head", "active_count")
     fill(arrays["ring_base"][count], 0, "fly_time", "fly_frame", "ret_time", "ret_channel", "ret_frame")

@@ -29,7 +29,7 @@ cdef class Traffic(Memory):
     @cython.locals(back="long long", end="long long", oldest="long long", port="long long")
     cdef inline long long _turn(self, long long link) noexcept
 
-    @cython.locals(counters="long long", end="long long", held="long long", lane="long long", left="long long", port="long long", size="long long")
+    @cython.locals(counters="long long", end="long long", held="long long", lane="long long", left="long long", patience_ends="long long", port="long long", size="long long")
     cdef inline long long _leave(self, long long link, long long frame) noexcept
 
     @cython.locals(arrival="long long", drained="long long", port="long long")
@@ -113,15 +113,3 @@ cdef class Traffic(Memory):
 
     @cython.locals(drawn="long long", port="long long", product="long long")
     cdef inline long long _chance(self, long long link) noexcept
-
-    cdef long long _from_host(self, long long link) noexcept
-
-    cdef long long _risk(self, long long link, long long frame, long long arrival) noexcept
-
-    cdef long long _recover_frames(self, long long link, long long lost, long long when) noexcept
-
-    cdef long long _give_back(self, long long link, long long channel, long long when, long long frame) noexcept
-
-    cdef long long _expire(self, long long link) noexcept
-
-    cdef long long _reset(self, long long link) noexcept

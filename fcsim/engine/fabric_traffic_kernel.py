@@ -160,8 +160,9 @@ class Traffic(Memory):
         if not left:
             self.counters[counters + F.ZERO_TRANSITIONS] += 1
             self.lane[lane + F.ZERO_SINCE] = self.now
-            if self.port[port + F.PATIENCE]:
-                self.port[port + F.LOSS_AT] = self.now + self.port[port + F.PATIENCE]
+            if self.port[port + F.PATIENCE]:  # another channel may be without credit for longer
+                patience_ends = self.now + self.port[port + F.PATIENCE]
+                self.port[port + F.LOSS_AT] = min(self.port[port + F.LOSS_AT], patience_ends)
         return end
 
     def _launch(self, link: int, frame: int, end: int) -> int:
@@ -475,12 +476,10 @@ class Traffic(Memory):
             return 0
         if not self.lane[both * F.LANE + F.CREDIT]:
             self.counters[link * F.COUNTERS + F.ZERO_TICKS] += time - self.lane[both * F.LANE + F.ZERO_SINCE]
-            self.port[port + F.LOSS_AT] = NEVER
         self.lane[both * F.LANE + F.CREDIT] += 1
         self.port[port + F.OUTSTANDING] -= 1
-        if self.port[port + F.TRACED] and self.trace_at + F.TRACE_WIDTH <= len(self.trace):
-            self._note(link, 1, -1, time)
-            self.trace[self.trace_at - 2] = both - link * self.channels  # an R_RDY's virtual channel
+        if self.port[port + F.HEED_R_RDY]:
+            self._heed_r_rdy(link, both, time)
         return 0
 
     def _forget_return(self, link: int) -> int:
@@ -573,27 +572,3 @@ class Traffic(Memory):
             drawn -= 2147483647
         self.port[port + F.RANDOM] = drawn
         return drawn
-
-    def _from_host(self, link: int) -> int:
-        """A frame of a host that does not work ahead; -1: none is due, or there is no credit."""
-        raise NotImplementedError
-
-    def _risk(self, link: int, frame: int, arrival: int) -> int:
-        """A frame is on its way along a link that has faults or is looked at."""
-        raise NotImplementedError
-
-    def _recover_frames(self, link: int, lost: int, when: int) -> int:
-        """BB_SCs told how many frames were lost."""
-        raise NotImplementedError
-
-    def _give_back(self, link: int, channel: int, when: int, frame: int) -> int:
-        """A receive buffer of a link that may have faults is free at ``when``."""
-        raise NotImplementedError
-
-    def _expire(self, link: int) -> int:
-        """The hold time of frames is over."""
-        raise NotImplementedError
-
-    def _reset(self, link: int) -> int:
-        """No credit came back for too long."""
-        raise NotImplementedError

@@ -51,6 +51,8 @@ def draw_plot(outcome: Outcome, path: Path) -> None:
             panel.set_ylim(bottom=0)
             panel.grid(True, color="#dddddd", linewidth=0.6)
             panel.spines[["top", "right"]].set_visible(False)
+        for panel in (credit, queue):  # there is no half a credit
+            panel.yaxis.get_major_locator().set_params(integer=True)
         queue.set_xlabel("Time, ms")
         queue.set_xlim(0, at_ms[-1] if at_ms and at_ms[-1] else 1)
         left = len(plan.directions) - len(shown)

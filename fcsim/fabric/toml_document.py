@@ -17,6 +17,8 @@ from typing import Any
 from fcsim.errors import InvalidScenario
 
 LARGEST_FILE_BYTES = 1 << 20
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]{1,60}")
+"""What stands in an error as it is; other keys, which may hold anything, are quoted."""
 _HEADER = re.compile(r"\s*(\[\[?)\s*([A-Za-z0-9_.\"-]+?)\s*\]\]?\s*(#.*)?$")
 
 
@@ -88,7 +90,8 @@ class TableReader:
     def error(self, key: str | None, text: str) -> InvalidScenario:
         """An error about a key, or about the whole table."""
         line = self._document.line(self._table, self._number, key)
-        what = f"{self._table}: {key}" if key else self._table
+        plain = key is not None and _PLAIN_KEY.fullmatch(key)
+        what = self._table if key is None else f"{self._table}: {key if plain else f'{key!r:.60}'}"
         return InvalidScenario(f"{self._document.path}:{line}: {what}: {text}")
 
     def has(self, key: str) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The initiator's end of FCP exchanges with one target. Sans-IO: frames in, frames out (FCP-4 clauses 9 and 12)."""
+"""The initiator's end of FCP exchanges with one target. Sans-IO: frames in, frames out (FCP-4)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sequences: an information unit cut into frames, and put together again (FC-FS-5 clause 18, FCP-4 9.4)."""
+"""Sequences: an information unit cut into frames, and put together again (FC-FS, sequences; FCP-4, FCP_DATA)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The target's end of FCP exchanges. Sans-IO: frames in, frames out (FCP-4 clauses 9 and 12).
+"""The target's end of FCP exchanges. Sans-IO: frames in, frames out (FCP-4).
 
 What initiators send is bounded by what they were asked for: the XFER_RDYs of all exchanges together grant no more than
 the receiver can hold, exchanges that have begun go on before others begin, and initiators take turns.
@@ -311,7 +311,7 @@ class FcpTarget:
     def _answer(
         self, initiator: int, ox_id: int, rx_id: int, command: FcpCommand, result: FcpResult, wanted: int = 0
     ) -> None:
-        """Data-In, as much as the initiator expects, then FCP_RSP with the residual (FCP-4 9.5.7)."""
+        """Data-In, as much as the initiator expects, then FCP_RSP with the residual (FCP-4, FCP_RSP: FCP_RESID)."""
         data_in = result.data_in[: command.data_length] if command.read else b""
         if data_in:
             self._output += data_frames(
@@ -376,7 +376,7 @@ class FcpTarget:
         self._send(header.s_id, ids, RCtl.BA_ACC, f_ctl, accepted, type_=FcType.BLS)
 
     def _refuse(self, header: FrameHeader, code: FcpRspCode) -> None:
-        """FCP_RSP with nothing but a RSP_CODE (FCP-4 9.5.13)."""
+        """FCP_RSP with nothing but a RSP_CODE (FCP-4, FCP_RSP: FCP_RSP_INFO)."""
         information = bytes((0, 0, 0, code, 0, 0, 0, 0))
         response = FcpRsp(response_length_valid=True, response_information=information)
         ids = header.ox_id, header.rx_id

@@ -34,8 +34,9 @@ START_DELAY_NS = 20_000_000
 GREETING_PATIENCE_S = 10.0
 #: How long a peer may take for its part, beside what the link takes; and the flights in which a link comes up.
 PEER_PATIENCE_S, LINK_UP_FLIGHTS = 30.0, 100
-#: An end that waits for its peer's promise goes on without it after so long; what then comes late is counted.
-SILENCE_S = 2.0
+#: An end that waits for its peer's promise goes on without it after so long, and two flights; what then comes late is
+#: counted. It looks that often in the meantime: what it slept through, with the whole machine, was no silence.
+SILENCE_S, SILENCE_LOOKS = 5.0, 8
 _EVENTS_KEPT = 4096
 #: Bytes that a peer may leave unread; a link never has more than this on its way (live_end.INBOX_LIMIT_BYTES).
 UNREAD_LIMIT_BYTES = 64 << 20
@@ -66,7 +67,7 @@ class LiveLink(asyncio.Protocol):
         self._echoes: dict[int, asyncio.Future[RoundTripMeasured]] = {}
         self._logged_in = False
         self._keeps_promises = False
-        self._heard_ns = 0
+        self._silence_limit_ns = self._silent_ns = self._looked_ns = 0
         self.greeted: asyncio.Future[None] = self._loop.create_future()
         """Done when both greetings are here, or never will be; never an error."""
         self.closed: asyncio.Future[None] = self._loop.create_future()
@@ -216,7 +217,7 @@ class LiveLink(asyncio.Protocol):
                     return
                 self._greet(Hello.decode(bytes(self._greeting[:HELLO_BYTES])))
                 data = bytes(self._greeting[HELLO_BYTES:])
-            self._heard_ns = time.monotonic_ns()
+            self._silent_ns, self._looked_ns = 0, time.monotonic_ns()
             self.end.receive_data(data)
             self._pump()
         except FibreChannelError as error:
@@ -254,6 +255,7 @@ class LiveLink(asyncio.Protocol):
         end.lateness.patience_ps = WAKE_UP_NS * 1000 // mine.time_scale
         self._end, self._clock = end, LinkClock(mine.epoch_ns, mine.time_scale)
         self._keeps_promises = keeps_promises(mine.distance_m, mine.time_scale)
+        self._silence_limit_ns = int(SILENCE_S * 1e9) + 2 * end.flight_ps * mine.time_scale // 1000
         if not self._listens and self._transport is not None:
             self._transport.write(mine.encode())
         if not self.greeted.done():
@@ -278,7 +280,10 @@ class LiveLink(asyncio.Protocol):
     def _pump(self) -> None:
         """Let happen what is due, send what came of it, and ask to be woken for what comes next."""
         end, clock = self.end, self.clock
-        horizon_ps, clock_ps = self._horizon(time.monotonic_ns())
+        now_ns = time.monotonic_ns()
+        self._silent_ns += min(now_ns - self._looked_ns, self._silence_limit_ns // SILENCE_LOOKS)
+        self._looked_ns = now_ns
+        horizon_ps, clock_ps = self._horizon(now_ns)
         end.run_until(horizon_ps, clock_ps)
         if self._keeps_promises:
             end.promise(horizon_ps)
@@ -300,14 +305,14 @@ class LiveLink(asyncio.Protocol):
     def _horizon(self, now_ns: int) -> tuple[int, int]:
         """How far this end may go, and link time by the clock."""
         clock_ps = self.clock.link_ps(now_ns)
-        if not self._keeps_promises or now_ns - self._heard_ns > SILENCE_S * 1e9:
+        if not self._keeps_promises or self._silent_ns >= self._silence_limit_ns:
             return clock_ps, clock_ps
         return self.end.horizon(clock_ps), clock_ps
 
     def _wake_up_ns(self, end: LiveEnd, clock: LinkClock, horizon_ps: int, *, held: bool) -> int | None:
         """When the loop has to come back without being told something; None: never."""
         if held:  # by the peer, whose next promise wakes this end
-            return self._heard_ns + int(SILENCE_S * 1e9) + 1
+            return self._looked_ns + self._silence_limit_ns // SILENCE_LOOKS + 1
         moment = end.next_moment()
         if self._keeps_promises:
             due = horizon_ps + end.flight_ps // 2

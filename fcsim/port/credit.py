@@ -1,4 +1,4 @@
-"""Buffer-to-buffer credit, both ends of it (FC-FS-5 clause 19.3 and 19.4; spec J.1, J.2).
+"""Buffer-to-buffer credit, both ends of it (FC-FS, buffer-to-buffer flow control; spec J.1, J.2).
 
 The sender of frames holds a count, the receiver holds the buffers. BB_Credit is what the receiver granted at
 login, BB_Credit_CNT the frames for which no R_RDY has come back: ``available = BB_Credit - BB_Credit_CNT``.
@@ -17,7 +17,7 @@ class TransmitCredit:
 
     ``bb_credit`` frames may be outstanding. ``ceiling`` is the sender's own, lower limit (a reservation, spec J.2):
     it may change at any time and never exceeds what was granted. With ``alternate`` (alternate BB_Credit
-    management, FC-FS-5 19.4.5) ``bb_credit`` frames may go before any R_RDY, as many R_RDYs are then discarded,
+    management, FC-FS) ``bb_credit`` frames may go before any R_RDY, as many R_RDYs are then discarded,
     and every further one is one more frame: with a login value of 0 the receiver's R_RDYs come first.
     """
 
@@ -70,7 +70,7 @@ class TransmitCredit:
         return freed
 
     def reset(self) -> None:
-        """A link reset restores the login value (FC-FS-5 19.4.8; the reference's section 1.4)."""
+        """A link reset restores the login value (FC-FS, link reset)."""
         self.bb_credit_cnt = 0
         self._discard = self.bb_credit if self._alternate else 0
 
@@ -138,7 +138,7 @@ class ReceiveBuffers:
 
 
 class EndToEndCredit:
-    """EE_Credit of one pair of N_Ports, classes 1, 2 and F (FC-FS-5 19.3; switches take no part).
+    """EE_Credit of one pair of N_Ports, classes 1, 2 and F (FC-FS, end-to-end flow control; switches take no part).
 
     ACK_1 answers one data frame; ACK_0 answers a whole sequence and uses no end-to-end credit.
     """

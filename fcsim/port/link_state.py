@@ -1,7 +1,8 @@
-"""The port state machine of a link: initialisation, reset, failure, offline (FC-FS-5 clause 7, table 22).
+"""The port state machine of a link: initialisation, reset, failure, offline (FC-FS-5 table 22).
 
 A table ``(state, input) -> state``; where it has no row the state stays. Rows for primitive sequences are the
-published table's; those of :class:`Wish` and :class:`Trouble` are FC-FS-5 7.4 to 7.6.
+published table's; those of :class:`Wish` and :class:`Trouble` are FC-FS's link reset,
+offline and link failure protocols.
 """
 
 from __future__ import annotations

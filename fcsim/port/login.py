@@ -1,4 +1,4 @@
-"""What a login grants each side of a link (FC-LS-3 6.6.2, FC-SW-6 6.1.4; the reference's sections 1.5 and 1.6).
+"""What a login grants each side of a link (FC-LS, common service parameters; FC-SW, ELP).
 
 Who sends a login says with BB_Credit how many frames the *other* side may have outstanding: each side transmits
 with the credit that the other granted, so the two directions may differ.

@@ -1,4 +1,4 @@
-"""Buffer-to-buffer credit recovery with BB_SC_N (FC-FS-5 19.4.9; worked examples in FOS' admin guide).
+"""Buffer-to-buffer credit recovery with BB_SC_N (FC-FS, BB_Credit recovery; worked examples in FOS' admin guide).
 
 Every 2^N frames the sender of frames marks the boundary with BB_SCs, every 2^N R_RDYs their sender marks it with
 BB_SCr. Who receives the mark knows from its own count, modulo 2^N, how many were lost. 2^N lost in one window, or a

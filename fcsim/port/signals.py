@@ -1,4 +1,4 @@
-"""What crosses a link between frames, by meaning (FC-FS-5 clause 5.3; the words themselves are the wire's)."""
+"""What crosses a link between frames, by meaning (FC-FS, ordered sets; the words themselves are the wire's)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Sequence(Enum):
 
 
 class Mark(Enum):
-    """Primitive signals of buffer-to-buffer state change (FC-FS-5 19.4.9, FC-FS-2 18.5.11)."""
+    """Primitive signals of buffer-to-buffer state change (FC-FS, BB_Credit recovery)."""
 
     BB_SCS = "a boundary of frames sent"
     BB_SCR = "a boundary of R_RDYs sent"

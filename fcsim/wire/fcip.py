@@ -67,7 +67,7 @@ _LARGEST = _SMALLEST + MAX_DATA_FIELD_BYTES + 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FcipHeader:
-    """FC encapsulation header of FCIP, 28 bytes (RFC 3643 section 3, RFC 3821 section 6.1).
+    """FC encapsulation header of FCIP, 28 bytes (RFC 3643, FC encapsulation header; RFC 3821).
 
     ``frame_length`` in words counts the header itself. ``crc`` covers the header when the flag's last bit is set.
     """
@@ -104,7 +104,7 @@ class FcipHeader:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FcipDelimiter:
-    """SOF or EOF in its word: the code twice, its complement twice (RFC 3643 section 5.3)."""
+    """SOF or EOF in its word: the code twice, its complement twice (RFC 3643, SOF and EOF)."""
 
     LAYOUT: ClassVar[Struct] = Struct(
         "code" / Int8ub,
@@ -128,7 +128,7 @@ class FcipFrame:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FcipSpecialFrame:
-    """FCIP Special Frame: what the two ends of a new connection are (RFC 3821 section 6.2), 19 words.
+    """FCIP Special Frame: what the two ends of a new connection are (RFC 3821, FSF), 19 words.
 
     ``k_a_tov`` in ms. Wireshark shows the destination name and K_A_TOV two bytes off.
     """
@@ -160,7 +160,7 @@ SPECIAL_FRAME_BYTES = derive(FcipSpecialFrame).minimum_bytes
 
 
 def header_crc(header: Buffer) -> int:
-    """The CRC over the six words of a header before the CRC itself (RFC 3643 section 3.1)."""
+    """The CRC over the six words of a header before the CRC itself (RFC 3643, FC encapsulation header)."""
     return zlib.crc32(header[: FCIP_HEADER_BYTES - CRC_BYTES])
 
 

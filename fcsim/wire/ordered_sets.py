@@ -45,7 +45,7 @@ SEQUENCE_RECOGNITION_WORDS = 3
 
 
 class SOF(OpenCode):
-    """Start-of-frame delimiters by their one-byte code in FCoE, FCIP and iFCP (RFC 3643 section 2.1).
+    """Start-of-frame delimiters by their one-byte code in FCoE, FCIP and iFCP (RFC 3643, SOF and EOF).
 
     Class 1 delimiters have no such code; they carry the code 0x100 + the third character.
     """
@@ -64,7 +64,7 @@ class SOF(OpenCode):
 
 
 class EOF(OpenCode):
-    """End-of-frame delimiters by their one-byte code in FCoE, FCIP and iFCP (RFC 3643 section 2.1)."""
+    """End-of-frame delimiters by their one-byte code in FCoE, FCIP and iFCP (RFC 3643, SOF and EOF)."""
 
     EOFN = 0x41
     EOFT = 0x42

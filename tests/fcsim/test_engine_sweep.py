@@ -155,19 +155,20 @@ def cluster(directory: Path) -> Iterator[str]:
             "--local-directory",
             str(directory),
         ]
-        started += [subprocess.Popen([*worker, *options, "--death-timeout", "30"]) for _ in range(2)]
+        started += [subprocess.Popen([*worker, *options, "--death-timeout", "120"]) for _ in range(2)]
         distributed = importlib.import_module("distributed")
-        with distributed.Client(scheduler_file=str(address), timeout="30s", set_as_default=False) as client:
-            client.wait_for_workers(2, timeout=30)
+        with distributed.Client(scheduler_file=str(address), timeout="80s", set_as_default=False) as client:
+            client.wait_for_workers(2, timeout=80)
         yield json.loads(address.read_text())["address"]
     finally:
         for process in reversed(started):
             process.terminate()
         for process in started:
-            process.wait(20)
+            process.wait(60)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.skipif(not HAVE_DASK, reason="dask is missing: pip install 'sancredit[scale]'")
 def test_a_dask_scheduler_and_two_workers_do_the_same_and_a_sweep_there_is_resumed(tmp_path: Path) -> None:
     asked, partial = scenarios(40), tmp_path / "partial"

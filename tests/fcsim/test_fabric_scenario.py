@@ -122,6 +122,9 @@ def test_a_mistake_is_told_with_file_line_value_and_fix(old: str, new: str, line
             "virtual channel 1 has no credits",
         ),
         ('duration = "1ms"', "duration = ", "is not TOML"),
+        ('duration = "1ms"', '"\\n" = 1', r"fabric: '\n': there is no such setting"),
+        ('duration = "1ms"', '"" = 1', "fabric: '': there is no such setting"),
+        ('duration = "1ms"', f'"{"x" * 5000}" = 1', "xxxx: there is no such setting"),
     ],
 )
 def test_what_makes_no_fabric_is_refused_in_one_line(old: str, new: str, words: str) -> None:
@@ -129,6 +132,7 @@ def test_what_makes_no_fabric_is_refused_in_one_line(old: str, new: str, words: 
         make_plan(read_scenario(parse_document(PAIR.replace(old, new), "x.toml")))
     assert words in str(raised.value)
     assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 400
 
 
 def test_hosts_without_a_switch_name_each_other() -> None:

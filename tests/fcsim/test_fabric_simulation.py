@@ -179,7 +179,7 @@ def test_lost_credits_come_back_at_the_next_boundary(kind: str) -> None:
 def test_a_frame_with_a_bad_crc_is_dropped_and_its_credit_comes_back(
     place: str, plain: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """R_RDY says that a buffer is free, whatever became of the frame (FC-FS-5 19.4)."""
+    """R_RDY says that a buffer is free, whatever became of the frame (FC-FS, buffer-to-buffer flow control)."""
     if plain:
         twin = twins.plain(
             "fcsim.engine.fabric_kernel",

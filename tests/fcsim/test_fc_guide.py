@@ -28,6 +28,7 @@ def programs() -> dict[str, str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_the_live_link_of_the_guide_runs_in_two_processes_and_tshark_reads_its_capture(
     tmp_path: Path,
 ) -> None:
@@ -45,7 +46,7 @@ def test_the_live_link_of_the_guide_runs_in_two_processes_and_tshark_reads_its_c
                 capture_output=True,
                 text=True,
                 check=False,
-                timeout=60,
+                timeout=90,
                 cwd=ROOT,
             )
             assert told.returncode == 0, told.stderr
@@ -58,7 +59,7 @@ def test_the_live_link_of_the_guide_runs_in_two_processes_and_tshark_reads_its_c
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=90,
         cwd=ROOT,
     )
     assert "PLOGI offers 197 credits" in dissected.stdout or "PLOGI offers 32 credits" in dissected.stdout
@@ -70,7 +71,7 @@ def test_the_live_link_of_the_guide_runs_in_two_processes_and_tshark_reads_its_c
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=90,
     )
     lines = [(line + "\t\t").split("\t") for line in read.stdout.splitlines()]
     assert {line[0] for line in lines} >= {"FC ELS", "FCP"}

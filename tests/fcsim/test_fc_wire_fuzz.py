@@ -6,7 +6,7 @@ import itertools
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -128,24 +128,25 @@ def test_a_damaged_stream_is_cut_or_malformed_and_never_held_beyond_one_frame() 
     assert min(ends["whole"], ends["malformed"]) > 5
 
 
-def run_for(name: str, first_seed: int, seconds: float) -> Counter[str]:
-    """Rounds of one decoder, each with a seed of its own, until the time is over; a failure says its seed."""
+def run_for(name: str, seeds: Iterable[int], seconds: float) -> Counter[str]:
+    """Rounds of one decoder with one seed after the other, until the time is over; a failure says its seed."""
     seen, end_s = Counter[str](), time.monotonic() + seconds
-    for seed in itertools.count(first_seed):
+    for seed in seeds:
         try:
             seen += run_payloads(seed, 500) if name == "payload" else run(name, seed, 1000)
         except Exception as error:
             error.add_note(f"decoder {name}, seed {seed}")
             raise
         if time.monotonic() >= end_s:
-            return seen
-    raise AssertionError("unreachable")
+            break
+    return seen
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*DECODERS, "payload"])
 def test_twenty_seconds_of_damaged_frames_are_read_or_malformed(name: str) -> None:
-    seen = run_for(name, 1000, 20)
+    """The same seeds everywhere: a fast machine gets further, but nowhere where none has been."""
+    seen = run_for(name, range(1000, 3000), 20)
     assert min(seen["malformed"], seen["read"] + 100 * (name == "fcip")) > 100
 
 
@@ -153,5 +154,5 @@ def test_twenty_seconds_of_damaged_frames_are_read_or_malformed(name: str) -> No
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", [*DECODERS, "payload"])
 def test_ten_minutes_of_damaged_frames_are_read_or_malformed(name: str) -> None:
-    seen = run_for(name, time.time_ns() % 1_000_000_000, 600)
+    seen = run_for(name, itertools.count(time.time_ns() % 1_000_000_000), 600)
     assert seen["malformed"] > 1000

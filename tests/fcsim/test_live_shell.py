@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from fcsim.errors import CreditMisuse, MalformedFrame, PeerViolation
+from fcsim.live import shell
 from fcsim.live.capture import LinkCapture
 from fcsim.live.fcp import CommandFailed, LiveFcpInitiator
 from fcsim.live.live_end import EndConfig, LiveEnd
@@ -102,6 +104,25 @@ def test_a_closed_socket_is_loss_of_signal_and_ends_every_command() -> None:
             await reading
         await here.closed
         assert here.end.statistics().state is LinkState.LF2
+
+    asyncio.run(linked(body))
+
+
+def test_a_machine_that_stands_still_for_longer_than_a_peer_may_be_silent_leaves_the_link_exact(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What this end did not run for was no silence of its peer's."""
+    monkeypatch.setattr(shell, "SILENCE_S", 0.02)
+
+    async def body(here: LiveLink, there: LiveLink) -> None:
+        disk = LiveFcpInitiator(here)
+        for _ in range(12):
+            reading = asyncio.ensure_future(disk.read(0, 64))
+            enough = here.end.statistics().frames_received + 3  # in the midst of the data
+            await here.wait_for(lambda end, enough=enough: end.statistics().frames_received >= enough)  # type: ignore[misc]
+            time.sleep(0.1)  # nobody runs
+            await reading
+        assert here.end.lateness.exact and there.end.lateness.exact, str(here)
 
     asyncio.run(linked(body))
 

@@ -336,7 +336,7 @@ def test_a_rule_of_fibre_channel_is_found_broken_where_it_is_and_nowhere_else(
         assert broken(analysis) == {rule}
         (one,) = analysis.violations()
         assert one.count == 1
-        assert one.clause.startswith(("FC-FS-5", "FCP-4 9."))
+        assert one.clause.startswith(("FC-FS, ", "FCP-4, "))
     with analysed(tmp_path / "right", frames(rule, False)) as analysis:
         assert broken(analysis) == set()
         assert analysis.matcher.total >= (rule is not Rule.XFER_RDY_BEYOND)

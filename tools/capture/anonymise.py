@@ -47,7 +47,7 @@ _KEPT_OF_ELS = 4
 _LOGIN_BYTES = 116
 _COMMON_PARAMETERS = slice(4, 20)
 _ACCEPT = 0x02
-#: FCP information units without data: commands, XFER_RDY, responses (FCP-4 table 5).
+#: FCP information units without data: commands, XFER_RDY, responses (FCP-4).
 _UNITS = frozenset((0x05, 0x06, 0x07))
 
 
@@ -257,7 +257,10 @@ class _Writer:
             and (payload[0] in _ELS_LOGINS or (payload[0] == _ACCEPT and len(payload) >= 116))
         ):
             kept[_COMMON_PARAMETERS] = payload[_COMMON_PARAMETERS]
-            for at in (20, 28):  # port name, node name (FC-LS-3 table 183): locally assigned, NAA 3
+            for at in (
+                20,
+                28,
+            ):  # port name, node name (FC-LS, common service parameters): locally assigned, NAA 3
                 kept[at : at + 8] = b"\x30" + self.names.token("wwn", payload[at : at + 8], 7)
         return bytes(kept)
 

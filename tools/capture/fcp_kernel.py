@@ -125,7 +125,7 @@ class FcpTasks(Tasks):
         return 0
 
     def _fcp_data(self, connection: Connection, task: Task, octets: Any, at: int, size: int) -> int:
-        """FCP_DATA, FCP-4 9.4. ``size``: of the frame from SOF to EOF without extended headers."""
+        """FCP_DATA (FCP-4). ``size``: of the frame from SOF to EOF without extended headers."""
         df_ctl = octets[at + 13]
         length = size - 36 - (octets[at + 11] & 3)
         if df_ctl:
@@ -162,7 +162,7 @@ class FcpTasks(Tasks):
         return 0
 
     def _sequence(self, connection: Connection, task: Task, octets: Any, at: int) -> int:
-        """SEQ_CNT goes on by one within a sequence (FC-FS-5 clause 18); its last frame says so."""
+        """SEQ_CNT goes on by one within a sequence (FC-FS); its last frame says so."""
         seq_id = octets[at + 12]
         count = u16(octets, at + 14)
         if task.seq_id == seq_id + 1 and count != task.seq_cnt:
@@ -173,7 +173,7 @@ class FcpTasks(Tasks):
         return 0
 
     def _fcp_command(self, octets: Any, at: int, words: Any, row: int, key: int, flow: int) -> int:
-        """FCP_CMND, FCP-4 9.2."""
+        """FCP_CMND (FCP-4)."""
         payload = at + FC_PAYLOAD_AT
         lun_word = u32(octets, payload) | (u32(octets, payload + 4) & HIGH_LIMIT) << 32
         nexus = self.nexus(flow, octets, payload, lun_word, 1)
@@ -210,7 +210,7 @@ class FcpTasks(Tasks):
     # --- what ends exchanges without an answer ---
 
     def _aborted(self, octets: Any, at: int, flow: int) -> int:
-        """ABTS and its acceptance (FC-FS-5, basic link services)."""
+        """ABTS and its acceptance (FC-FS, basic link services)."""
         origin = flow ^ 1 if octets[at + 9] & 0x80 else flow
         key = KEY | origin << 16 | u16(octets, at + 16)
         found = self.tasks.get(key)

@@ -68,13 +68,16 @@ RULES: dict[Rule, tuple[str, str]] = {
     Rule.UNKNOWN_TASK: ("a PDU of a task that is not there", "RFC 7143 11.2.1.8"),
     Rule.MISSING_DATA: ("good status before all solicited data came", "RFC 7143 11.8"),
     Rule.EXP_DATA_SN: ("ExpDataSN is not the number of Data-In PDUs and R2Ts", "RFC 7143 11.4.8"),
-    Rule.SEQ_CNT: ("SEQ_CNT of a sequence is not the next", "FC-FS-5 clause 18"),
-    Rule.RELATIVE_OFFSET: ("FCP_DATA leaves a hole or overlaps", "FCP-4 9.4"),
-    Rule.XFER_RDY_BEYOND: ("FCP_XFER_RDY reaches beyond FCP_DL", "FCP-4 9.3"),
-    Rule.UNKNOWN_EXCHANGE: ("data or a response of an exchange that is not there", "FCP-4 9.5"),
-    Rule.EXCHANGE_IN_USE: ("the OX_ID is in use", "FC-FS-5, OX_ID"),
-    Rule.FCP_DATA_BEYOND: ("FCP_DATA beyond FCP_DL, or beyond what was asked for", "FCP-4 9.4"),
-    Rule.FCP_RESIDUAL: ("good status, no residual, and less data than FCP_DL", "FCP-4 9.5.7"),
+    Rule.SEQ_CNT: ("SEQ_CNT of a sequence is not the next", "FC-FS, SEQ_CNT"),
+    Rule.RELATIVE_OFFSET: ("FCP_DATA leaves a hole or overlaps", "FCP-4, FCP_DATA"),
+    Rule.XFER_RDY_BEYOND: ("FCP_XFER_RDY reaches beyond FCP_DL", "FCP-4, FCP_XFER_RDY"),
+    Rule.UNKNOWN_EXCHANGE: (
+        "data or a response of an exchange that is not there",
+        "FCP-4, FCP_DATA and FCP_RSP",
+    ),
+    Rule.EXCHANGE_IN_USE: ("the OX_ID is in use", "FC-FS, OX_ID"),
+    Rule.FCP_DATA_BEYOND: ("FCP_DATA beyond FCP_DL, or beyond what was asked for", "FCP-4, FCP_DATA"),
+    Rule.FCP_RESIDUAL: ("good status, no residual, and less data than FCP_DL", "FCP-4, FCP_RSP"),
 }
 assert set(RULES) == set(Rule)
 
