@@ -61,6 +61,8 @@ class _Pair:
     total: int = 0
     whole: int = 0
     lane: ConnectionInfo | None = None
+    waiting: set[ConnectionInfo] = field(default_factory=set)
+    """Who would read, and must not because of the lane."""
 
 
 class ReceiveReservations:
@@ -87,23 +89,28 @@ class ReceiveReservations:
         return pair.reserved_bytes if pair is not None and pair.reserved_bytes else None
 
     def room(self, connection: ConnectionInfo) -> int | None:
-        """What is left of the reservation, less the margin, which one connection at a time may use.
+        """What is left of the reservation, less the margin, which the connection in the lane may use.
 
-        While no command of the pair has come whole, so that nothing is being written that would make room, that
-        one may go on beyond the reservation, by as much as its command lacks.
+        Whoever has the lane keeps it until nothing of theirs lies in the margin that has not come whole, so the next
+        finds it free; where others wait it takes in one command. While no command of the pair has come whole, so that
+        nothing is being written that would make room, it may go on beyond the reservation: by what a command lacks
+        that is longer than the margin.
         """
         pair = self._pairs.get(_key(connection))
         if pair is None or not pair.reserved_bytes:
             return None
-        left = pair.reserved_bytes - pair.total
-        margin = min(MARGIN_BYTES, pair.reserved_bytes // 2) + self._unit_bytes
+        left, margin = pair.reserved_bytes - pair.total, self._margin(pair)
         me = _anonymous(connection)
+        if left <= margin and (pair.lane is None or pair.lane not in pair.held):
+            pair.lane = me
+        if left <= margin and pair.lane != me:
+            pair.waiting.add(me)
+            return 0
+        pair.waiting.discard(me)
         if left > margin:
             return left - margin
-        if pair.lane is None or pair.lane not in pair.held:
-            pair.lane = me
-        if pair.lane != me:
-            return 0
+        if pair.waiting and pair.held.get(me, (0, 0))[1]:
+            return 0  # what is being written gives the lane back
         return max(left, 0 if pair.whole else self._unit_bytes)
 
     def hold(self, connection: ConnectionInfo, size_bytes: int, whole_bytes: int) -> bool:
@@ -120,8 +127,11 @@ class ReceiveReservations:
             pair.held[me] = size_bytes, whole_bytes
         else:
             pair.held.pop(me, None)
-        if pair.lane == me and (whole_bytes < whole_before or not size_bytes):
-            pair.lane = None  # a command of it was written: now somebody else's turn
+            pair.waiting.discard(me)
+        if pair.lane == me and whole_bytes < whole_before:
+            left = pair.reserved_bytes - pair.total
+            if size_bytes == whole_bytes or left >= self._margin(pair):
+                pair.lane = None  # a command of it was written: now somebody else's turn
         if pair.reserved_bytes or me in self._allocations:
             self._charge(me, key, size_bytes)
         return size_bytes < before
@@ -129,6 +139,9 @@ class ReceiveReservations:
     def held_bytes(self) -> Mapping[tuple[str, str], int]:
         """Data-Out accepted and not yet written, by local and remote port."""
         return {key: pair.total for key, pair in self._pairs.items() if pair.total}
+
+    def _margin(self, pair: _Pair) -> int:
+        return min(MARGIN_BYTES, pair.reserved_bytes // 2) + self._unit_bytes
 
     def _charge(self, me: ConnectionInfo, key: tuple[str, str], size_bytes: int) -> None:
         """Have as many units in use as the bytes need, as far as the reservation has them."""

@@ -90,6 +90,34 @@ def test_a_command_that_fits_half_of_the_reservation_comes_whole_within_it_whate
     assert sum(subject.held_bytes().values()) + last <= 2 * command
 
 
+def test_the_margin_changes_hands_only_when_nothing_in_it_lacks_a_part() -> None:
+    """Else two commands might lack a part each, and one would have to go on beyond the reservation."""
+    _, subject = reserved(32)
+    size, margin, command = 32 * UNIT, 17 * UNIT, 16 * UNIT
+    assert subject.room(peer(1)) == size - margin
+    subject.hold(peer(1), UNIT, 0)
+    subject.hold(peer(2), size - UNIT, UNIT)  # one whole, and more of the next than fits beside the margin
+    assert subject.room(peer(2)) == 0, "what is being written will make room"
+    subject.hold(peer(2), size - 2 * UNIT, 0)
+    assert subject.room(peer(1)) == 0, "the other's command lies in the margin"
+    assert subject.room(peer(2)) == UNIT
+    subject.hold(peer(2), size - UNIT, size - UNIT)
+    assert subject.room(peer(2)) == 0, "somebody waits"
+    subject.hold(peer(2), 0, 0)
+    assert subject.room(peer(1)) == size - margin - UNIT
+    assert sum(subject.held_bytes().values()) + margin >= UNIT + command
+
+
+def test_the_lane_reads_one_command_where_others_wait_and_as_much_as_there_is_where_nobody_does() -> None:
+    _, subject = reserved(100)
+    subject.hold(peer(1), 60 * UNIT, 10 * UNIT)
+    assert subject.room(peer(1)) == 40 * UNIT, "nobody waits"
+    assert subject.room(peer(2)) == 0
+    assert subject.room(peer(1)) == 0
+    subject.hold(peer(1), 50 * UNIT, 0)
+    assert subject.room(peer(1)) == 50 * UNIT, "its next command lies in the margin"
+
+
 def test_a_connection_that_is_gone_does_not_keep_the_margin() -> None:
     _, subject = reserved(100)
     subject.hold(peer(1), 99 * UNIT, 0)
@@ -164,9 +192,7 @@ def test_writers_of_several_connections_to_a_disk_that_stands_still_are_held_at_
                 held = sum(received.held_bytes().values())
                 most = max(most, held)
                 still = still + 1 if held == before and held else 0
-            # Two connections may hold all of it in two commands that have not come whole: one of them then goes on by
-            # what it lacks (ReceiveReservations.room), a header here, which is read with a unit at most.
-            assert most <= units * UNIT + UNIT
+            assert most <= units * UNIT
             assert area.statistics().in_use_units <= units
             assert most >= units * UNIT // 2, "it is used"
             disk.go.set()
