@@ -114,7 +114,7 @@ def test_what_a_call_raises_is_raised_where_it_was_asked_for() -> None:
 
 
 def test_a_command_that_does_not_end_does_not_hold_up_its_owner_for_ever() -> None:
-    release = threading.Event()
+    begun, release = threading.Event(), threading.Event()
 
     class SlowStore(MemoryStore):
         @property
@@ -122,6 +122,7 @@ def test_a_command_that_does_not_end_does_not_hold_up_its_owner_for_ever() -> No
             return True
 
         def read(self, offset: int, length: int):
+            begun.set()
             release.wait(20)
             return super().read(offset, length)
 
@@ -132,7 +133,9 @@ def test_a_command_that_does_not_end_does_not_hold_up_its_owner_for_ever() -> No
         initiator = await Initiator.login(target.host, target.port, target.iqn)
         await initiator.test_unit_ready(0)
         reading = asyncio.ensure_future(initiator.read(0, 0, 1))
-        await asyncio.to_thread(target.log.wait_for, command="read")
+        assert await asyncio.to_thread(begun.wait, 60), (
+            "a command that has come may still be ended before it begins"
+        )
         with pytest.raises(TargetStuck, match=r"did not end in 0\.3 s"):
             await asyncio.to_thread(target.stop)
         with pytest.raises(ConnectionLost):
