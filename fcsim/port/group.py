@@ -149,7 +149,7 @@ class PortGroup:
             raise Refused(
                 Code.RELOGIN_REQUIRED,
                 f"{credits} credits and the {others} of others are more than the {granted} that {pair[1]} was granted "
-                "at its login; ask again with a new login",
+                "at its login; ask again with a new login (--relogin)",
             )
 
     # -- inside -------------------------------------------------------------------------------------------------

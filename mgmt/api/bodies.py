@@ -98,11 +98,15 @@ class SharingBody(_Body):
 
 
 class ReserveBody(PairBody):
-    """Steps 809-812; without ``size_bytes`` the size is the recommended one (AUTO 704)."""
+    """Steps 809-812; without ``size_bytes`` the size is the recommended one (AUTO 704).
+
+    ``relogin``: on Fibre Channel also beyond what the login has granted; the link then logs in again.
+    """
 
     size_bytes: Size | None = None
     sharing: SharingBody | None = None
     lease_ns: Lease | None = None
+    relogin: bool = False
     expected_revision: int | None = None
     request_id: RequestId | None = None
 
@@ -115,9 +119,10 @@ class BothEndsBody(PairBody):
 
 
 class UpdateBody(TargetOnlyBody):
-    """Steps 1206-1208; without ``size_bytes`` the size is the recommended one."""
+    """Steps 1206-1208; without ``size_bytes`` the size is the recommended one. ``relogin``: as in a reservation."""
 
     size_bytes: Size | None = None
+    relogin: bool = False
     expected_revision: int | None = None
     request_id: RequestId | None = None
 

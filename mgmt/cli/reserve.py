@@ -73,6 +73,11 @@ class Share(click.ParamType):  # type: ignore[type-arg]
     is_flag=True,
     help="Also on the array of the remote port, for the way back; both or neither.",
 )
+@click.option(
+    "--relogin",
+    is_flag=True,
+    help="Fibre Channel: also beyond what the login has granted; the link then logs in again.",
+)
 @click.option("--dry-run", is_flag=True, help="Only say what would change.")
 @output_option
 @station_option
@@ -81,6 +86,7 @@ def reserve(
     lease: int | None,
     share: dict[str, int] | None,
     both_ends: bool,
+    relogin: bool,
     dry_run: bool,
     sessions: int | None,
     connections: int | None,
@@ -101,13 +107,22 @@ def reserve(
     if both_ends:
         if target.kind is not TargetKind.PORT_PAIR:
             raise click.UsageError("--both-ends is for a port pair alone")
+        if relogin:
+            raise click.UsageError("--relogin is for one end: reserve each of them, or update them")
         request = body(wanted, **values, lease_ns=lease)
         (_preview_both_ends if dry_run else _reserve_both_ends)(station, output, request, target)
         return
     if dry_run:
         _preview(station, output, body(wanted, **values), target)
         return
-    request = body(wanted, **values, lease_ns=lease, sharing=share, request_id=uuid.uuid4().hex)
+    request = body(
+        wanted,
+        **values,
+        lease_ns=lease,
+        sharing=share,
+        relogin=relogin or None,
+        request_id=uuid.uuid4().hex,
+    )
     with open_station(station, _TIMEOUT_S) as peer:
         answer = checked(peer, peer.post("/api/v1/reserve", request), **_CHANGE)
     show_one(answer, output, _changed("reserved", target, answer))
@@ -129,12 +144,23 @@ def _reserve_both_ends(station: str, output: str, request: Mapping[str, Any], ta
 @click.option(
     "--size", type=AutoSize(), default="auto", show_default=True, help="auto: the recommended size; or bytes."
 )
+@click.option(
+    "--relogin",
+    is_flag=True,
+    help="Fibre Channel: also beyond what the login has granted; the link then logs in again.",
+)
 @click.option("--if-revision", type=int, help="Only if nothing has changed since this revision.")
 @click.option("--dry-run", is_flag=True, help="Only say what would change.")
 @output_option
 @station_option
 def update(
-    size: int | None, if_revision: int | None, dry_run: bool, output: str, station: str, **named: Any
+    size: int | None,
+    relogin: bool,
+    if_revision: int | None,
+    dry_run: bool,
+    output: str,
+    station: str,
+    **named: Any,
 ) -> None:
     """Bring the reservation of a target to another size: grow from the free list, shrink back to it."""
     wanted = make_target(**named)
@@ -142,7 +168,7 @@ def update(
     if dry_run:
         _preview(station, output, request, wanted.target, path="/api/v1/update?dry_run=true")
         return
-    request = {**request, "request_id": uuid.uuid4().hex}
+    request = {**request, "request_id": uuid.uuid4().hex} | ({"relogin": True} if relogin else {})
     with open_station(station, _TIMEOUT_S) as peer:
         answer = checked(peer, peer.post("/api/v1/update", request), **_CHANGE)
     show_one(answer, output, _changed("now reserved", wanted.target, answer))

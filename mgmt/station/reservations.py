@@ -82,6 +82,7 @@ def reserve(
     sessions: int | None = None,
     connections_per_session: int | None = None,
     lease_ns: int | None = None,
+    relogin: bool = False,
     expected_revision: int | None = None,
     request_id: str | None = None,
     sharing: Sharing | None = None,
@@ -94,7 +95,8 @@ def reserve(
     refusal carries the numbers (GAP-6). A pair that was not in table 108 is registered (801). A target of the open
     kinds is reserved on the array whose port ``via`` begins with. With ``lease_ns`` the reservation lapses unless it is
     made again in time (GAP-10). With ``sharing`` several connections share the new buffer ID (GAP-18). With
-    ``expected_revision`` only while nothing in the pool has changed since. The target's policy becomes automatic
+    ``expected_revision`` only while nothing in the pool has changed since. With ``relogin`` also beyond what a Fibre
+    Channel login has granted: the link logs in again. The target's policy becomes automatic
     without a size, and manual with one.
     """
     advice = None
@@ -130,6 +132,7 @@ def reserve(
         array,
         size_bytes,
         lease_ns=lease_ns,
+        relogin=relogin,
         expected_revision=expected_revision,
         request_id=request_id,
         inputs=inputs_of(size_bytes, advice),
@@ -152,6 +155,7 @@ def reserve_on(
     by: str,
     cause: Cause = Cause.USER,
     lease_ns: int | None = None,
+    relogin: bool = False,
     expected_revision: int | None = None,
     request_id: str | None = None,
     sharing: Sharing | None = None,
@@ -177,6 +181,7 @@ def reserve_on(
         lease_ns=lease_ns,
         sharing=sharing,
         via=via,
+        relogin=relogin,
     )
     lease_s = None if lease_ns is None else max(1, lease_ns // _SECOND_NS)
 
@@ -216,13 +221,14 @@ def update(
     *,
     via: Pair | None = None,
     size_bytes: int | None = None,
+    relogin: bool = False,
     expected_revision: int | None = None,
     request_id: str | None = None,
     by: str = LOCAL_USER,
 ) -> Updated:
     """Steps 1202-1208: bring the reservation of ``target`` to ``size_bytes``, or to the recommended size.
 
-    The target's policy becomes automatic without a size, and manual with one.
+    ``relogin``: as in :func:`reserve`. The target's policy becomes automatic without a size, and manual with one.
     """
     advice = None
     if size_bytes is None:
@@ -243,6 +249,7 @@ def update(
         peer,
         size_bytes,
         inputs=inputs_of(size_bytes, advice),
+        relogin=relogin,
         expected_revision=expected_revision,
         request_id=request_id,
         by=by,
@@ -263,6 +270,7 @@ def bring_to(
     cause: Cause = Cause.USER,
     verb: str = "update",
     message: Message | None = None,
+    relogin: bool = False,
     expected_revision: int | None = None,
     epoch: int | None = None,
     request_id: str | None = None,
@@ -274,7 +282,11 @@ def bring_to(
     With ``resizes`` not for what has been released meanwhile: M10 would reserve it anew (step 1303).
     """
     request = message or ReservedBufferUpdateRequest(
-        target=target, recommended_bytes=size_bytes, expected_revision=expected_revision, epoch=epoch
+        target=target,
+        recommended_bytes=size_bytes,
+        expected_revision=expected_revision,
+        epoch=epoch,
+        relogin=relogin,
     )
     asked = Asked(
         verb=verb,

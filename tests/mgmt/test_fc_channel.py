@@ -293,9 +293,15 @@ def test_a_station_sizes_a_fibre_channel_pair_by_the_round_trip_that_its_ports_m
 
 @pytest.mark.slow
 def test_a_reservation_beyond_the_login_is_refused_and_granted_by_a_new_login_when_that_is_asked_for(
-    tmp_path: Path,
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """RELOGIN_REQUIRED, then M5 and M10 with ``relogin``: the link that is up is granted what is reserved."""
+
+    def ran(*words: str, fails: int = 0) -> str:
+        named = ["--port-pair", f"{WEST},{EAST}", "--station", station]
+        assert main([*words, *named]) == fails
+        return capsys.readouterr().err
+
     link, pair = tmp_path / "link", port_pair(WEST, EAST)
 
     async def body(west: ArrayProcess) -> None:
@@ -313,18 +319,28 @@ def test_a_reservation_beyond_the_login_is_refused_and_granted_by_a_new_login_wh
             assert west.pool["reserved_idle_units"] == 0
             await send(BufferReserveRequest(target=pair, requested_bytes=20 * 2148, relogin=True))
             await up.wait_for(lambda end: end.granted.transmit == {None: 24})
-            await send(ReservedBufferUpdateRequest(target=pair, recommended_bytes=50 * 2148, relogin=True))
+            words = ("update", "--size", str(30 * 2148))
+            refused = await asyncio.to_thread(ran, *words, fails=1)
+            assert refused.count("\n") == 1
+            assert "--relogin" in refused
+            assert west.pool["reserved_idle_units"] == 20, "nothing has changed"
+            await asyncio.to_thread(ran, *words, "--relogin")
+            await up.wait_for(lambda end: end.granted.transmit == {None: 34})
+            await asyncio.to_thread(ran, "reserve", "--size", str(50 * 2148), "--relogin")
             await up.wait_for(lambda end: end.granted.transmit == {None: 54})
             await up.wait_logged_in()
             assert await disk.read(0, 1) == bytes(range(256)) * 2
             # Within the grant nothing is done to the link; and the other end's own new login gets it too.
             await send(ReservedBufferUpdateRequest(target=pair, recommended_bytes=40 * 2148, relogin=True))
             logins = sum(isinstance(event, PortLoggedIn) for event in up.events)
-            assert logins == 3
+            assert logins == 4
             await up.log_in_again(Offer(16))
             assert up.end.granted.transmit == {None: 44}
             (port,) = (await asyncio.to_thread(west.table, "info"))["ports"]
             assert (port["rx_bb_credit"], port["relogin_required"]) == (44, False)
 
-    with configured_array(tmp_path, "west", fibre(WEST, f'link = "unix:{link}"')) as west:
+    with (
+        configured_array(tmp_path, "west", fibre(WEST, f'link = "unix:{link}"')) as west,
+        station_of(tmp_path, west=west) as station,
+    ):
         asyncio.run(body(west))
