@@ -22,6 +22,7 @@ _BUSY = (HealthCheck.too_slow,)
 settings.register_profile("same", deadline=None, derandomize=True, suppress_health_check=_BUSY)
 settings.register_profile("random", deadline=None, print_blob=True, suppress_health_check=_BUSY)
 settings.load_profile("same")
+_SLOW_TIMEOUT_S = 400
 _CONSTANTS = "hypothesis.internal.conjecture.providers._get_local_constants"
 
 
@@ -41,6 +42,13 @@ def pytest_configure(config: pytest.Config) -> None:
                 if compiled.exists() and compiled.stat().st_mtime < source.stat().st_mtime:
                     pytest.exit(f"{compiled.name} is older than {source.name}: pip install -e . again", 4)
     config.stash[_OWNS_GUEST] = session.begin()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What starts processes may take longer on a busy machine than what does not; a test may say its own limit."""
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(_SLOW_TIMEOUT_S))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
