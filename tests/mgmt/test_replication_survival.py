@@ -260,6 +260,19 @@ def running(*forks: Fork) -> Iterator[None]:
             fork.kill()
 
 
+def release_what_is_in_use(station: str, channel: Fork, east: Site) -> None:
+    """As the operator may have done last: the pair's connections keep their units as long as they live."""
+    target = {"kind": "port_pair", "local_port": MASTER, "remote_port": REMOTE}
+    with contextlib.closing(Peer(station, 30.0)) as peer:
+        channel.kill()
+        east.wait_for(lambda status: status.connections == 0)
+        peer.post("/api/v1/reserve-both-ends", {"target": target, "size_bytes": 32 * 16384})
+        channel.up()
+        east.wait_for(lambda status: status.state == "PAIR" and status.connections == 2)
+        peer.post("/api/v1/release", {"target": target, "drain": True})
+    assert east.array.pool["draining_units"] > 0
+
+
 def survive(tmp_path: Path, mode: str, rounds: int, seed: int) -> None:
     with Nursery() as nursery, two_sites(tmp_path, SIZE, start=nursery.start) as (east, west):
         entry = (REMOTE, free_port())
@@ -284,11 +297,13 @@ def survive(tmp_path: Path, mode: str, rounds: int, seed: int) -> None:
             east.wait_for(paired)
             assert east.array.digest() == west.array.digest()
             ledger.check_complete(west.image().read_bytes()[: SLOTS * BLOCK], inf)
-            for site in (east, west):
-                site.wait_for(lambda _, site=site: site.array.pool["draining_units"] == 0)  # type: ignore[misc]
+            release_what_is_in_use(listen, channel, east)
             west.tell("takeover")
             assert west.status().state == "SSWS"
             ledger.check_complete(west.image().read_bytes()[: SLOTS * BLOCK], inf)
+            channel.kill()
+            for site in (east, west):  # the pair's connections go, and so do the units they kept
+                site.wait_for(lambda _, site=site: site.array.pool["draining_units"] == 0)  # type: ignore[misc]
             print(f"{mode}: {sum(loop.died.values())} deaths {dict(loop.died)}, {ledger.acknowledged} writes")
             print(
                 f"{loop.consistent} of {loop.judged} images; {reports.done} reports, {operator.done} wishes"
