@@ -19,11 +19,14 @@ from __future__ import annotations
 import struct
 import time
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from mgmt.array.replication.journal import Record
 from mgmt.array.replication.pair_state import PairState
+
+T = TypeVar("T")
 
 SLOT_BYTES = 4096
 APPLIED_AT = 2 * SLOT_BYTES
@@ -186,9 +189,13 @@ def breathe() -> None:
     time.sleep(_BREATH_S)
 
 
-def at_once(records: int) -> int:
-    """How many of the records of an epoch are worked on between two breaths: few, but a long epoch is not held up."""
-    return max(_AT_ONCE, records // _BREATHS_LIMIT)
+def unhurried(items: Sequence[T], breath: Callable[[], None]) -> Iterator[T]:
+    """The parts of an epoch one by one, with a breath after every few; a long epoch has no more breaths than others."""
+    step = max(_AT_ONCE, len(items) // _BREATHS_LIMIT)
+    for number, item in enumerate(items, 1):
+        if not number % step:
+            breath()
+        yield item
 
 
 def newest_extents(
@@ -201,10 +208,7 @@ def newest_extents(
     """
     covered: dict[int, list[tuple[int, int]]] = {}
     chosen: list[tuple[Record, int, int]] = []
-    step = at_once(len(records))
-    for number, record in enumerate(reversed(records), 1):
-        if not number % step:
-            breath()
+    for record in unhurried(records[::-1], breath):
         kept = covered.setdefault(record.volume, [])
         start, end = record.offset_bytes, record.offset_bytes + record.length_bytes
         chosen += [(record, first, last - first) for first, last in _gaps(kept, start, end)]
@@ -255,10 +259,7 @@ def build(records: Sequence[Record], breath: Callable[[], None] = no_breath) -> 
     at = EPOCH_AT + table_bytes
     entries: list[Entry] = []
     data: list[bytes | memoryview] = []
-    step = at_once(len(extents))
-    for number, (record, first, length) in enumerate(extents, 1):
-        if not number % step:
-            breath()
+    for record, first, length in unhurried(extents, breath):
         if record.data is None:
             entries.append(Entry(record.volume, first, length, None, 0))
             continue

@@ -46,18 +46,14 @@ def apply(
         return 0
     table = _bytes(journal, remote_log.EPOCH_AT, superblock.table_bytes)
     entries = remote_log.decode_table(table, superblock)
-    step = remote_log.at_once(len(entries))
-    for number, entry in enumerate(entries, 1):  # nothing is written before all of it is known to be whole
-        if not number % step:
-            breath()
+    # Nothing is written before all of it is known to be whole.
+    for entry in remote_log.unhurried(entries, breath):
         if entry.volume >= len(volumes):
             raise LogDamaged(f"epoch {superblock.epoch} names volume {entry.volume} of {len(volumes)}")
         if entry.data_at is not None:
             remote_log.check_data(entry, journal.read(entry.data_at, entry.length_bytes), superblock.epoch)
     done = 0
-    for number, entry in enumerate(entries, 1):
-        if not number % step:
-            breath()
+    for entry in remote_log.unhurried(entries, breath):
         store = volumes[entry.volume]
         if entry.data_at is None:
             store.discard(entry.offset_bytes, entry.length_bytes)
