@@ -34,7 +34,7 @@ from mgmt.station.records import Record, Stage
 from mgmt.station.reservations import Reserved, check_size, inputs_of
 from mgmt.station.sizes import Advice, advise
 from mgmt.station.store import OpenEnd
-from mgmt.station.turns import on_target
+from mgmt.station.turns import on_each
 
 _log = logging.getLogger(__name__)
 
@@ -76,9 +76,7 @@ def reserve_both_ends(
     asked = _Asked(attempt, target, size_bytes, lease_ns, by, inputs)
     targets = (target, mirrored)
     sites = [station.arrays.with_port(str(end.local_port)) for end in targets]
-    claims: dict[str, bool] = {}
-    for site, end_target in zip(sites, targets, strict=True):
-        claims |= on_target(site.array, end_target)
+    claims = on_each((site.array, end) for site, end in zip(sites, targets, strict=True))
     with (
         _alone(station, target),
         station.turns.take(f"both ends of {target}", claims),

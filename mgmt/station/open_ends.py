@@ -23,7 +23,7 @@ from mgmt.station.context import Station
 from mgmt.station.database import StationStoreError, Transaction
 from mgmt.station.records import AlarmKind, Cause, Record, Severity, Stage
 from mgmt.station.store import OpenEnd
-from mgmt.station.turns import Claims, on_target
+from mgmt.station.turns import on_each, on_target
 
 _log = logging.getLogger(__name__)
 
@@ -100,8 +100,9 @@ def settle(station: Station) -> int:
                 continue
             # Read again: it may have been finished since.
             ends = [end for end in station.store.open_ends() if end.attempt == attempt]
+            claims = on_each((end.array, port_pair(end.local_port, end.remote_port)) for end in ends)
             try:
-                with station.turns.take("what an attempt has left open", _claims(ends)):
+                with station.turns.take("what an attempt has left open", claims):
                     settle_ends(station, ends)
             except Refused as busy:
                 _log.info("%s", busy)
@@ -112,13 +113,6 @@ def settle(station: Station) -> int:
         [_cause(end) for end in left if end.attempt not in station.attempts.under_way()],
     )
     return len(left)
-
-
-def _claims(ends: Sequence[OpenEnd]) -> Claims:
-    claims: dict[str, bool] = {}
-    for end in ends:
-        claims |= on_target(end.array, port_pair(end.local_port, end.remote_port))
-    return claims
 
 
 def _cause(end: OpenEnd) -> alarms.Cause:

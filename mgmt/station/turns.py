@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -89,6 +89,14 @@ def on_target(array: str, target: Target, *, makes: bool = False) -> Claims:
     if target.buffer_id is None:
         return {connections: makes}
     return {connections: True, f"{array}/{target.key}": False}
+
+
+def on_each(targets: Iterable[tuple[str, Target]]) -> Claims:
+    """What a change of several targets, each on its array, takes its turn on."""
+    claims: dict[str, bool] = {}
+    for array, target in targets:
+        claims |= on_target(array, target)
+    return claims
 
 
 def on_cache(array: str) -> Claims:
