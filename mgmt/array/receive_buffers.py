@@ -101,14 +101,14 @@ class ReceiveReservations:
             return None
         left, margin = pair.reserved_bytes - pair.total, self._margin(pair)
         me = _anonymous(connection)
-        if left <= margin and (pair.lane is None or pair.lane not in pair.held):
-            pair.lane = me
-        if left <= margin and pair.lane != me:
-            pair.waiting.add(me)
-            return 0
         pair.waiting.discard(me)
         if left > margin:
             return left - margin
+        if pair.lane not in pair.held:
+            pair.lane = me
+        if pair.lane != me:
+            pair.waiting.add(me)
+            return 0
         if pair.waiting and pair.held.get(me, (0, 0))[1]:
             return 0  # what is being written gives the lane back
         return max(left, 0 if pair.whole else self._unit_bytes)
