@@ -54,6 +54,13 @@ class Share(click.ParamType):  # type: ignore[type-arg]
             self.fail(f"{value!r:.60} is not N:SIZE, such as 4:64KiB", param, ctx)
 
 
+_relogin_option = click.option(
+    "--relogin",
+    is_flag=True,
+    help="Fibre Channel: also beyond what the login has granted; the link then logs in again.",
+)
+
+
 @click.command(epilog="Example: sancredit reserve --port-pair 127.0.0.1,127.0.0.2 --size auto")
 @target_options
 @click.option(
@@ -73,11 +80,7 @@ class Share(click.ParamType):  # type: ignore[type-arg]
     is_flag=True,
     help="Also on the array of the remote port, for the way back; both or neither.",
 )
-@click.option(
-    "--relogin",
-    is_flag=True,
-    help="Fibre Channel: also beyond what the login has granted; the link then logs in again.",
-)
+@_relogin_option
 @click.option("--dry-run", is_flag=True, help="Only say what would change.")
 @output_option
 @station_option
@@ -144,11 +147,7 @@ def _reserve_both_ends(station: str, output: str, request: Mapping[str, Any], ta
 @click.option(
     "--size", type=AutoSize(), default="auto", show_default=True, help="auto: the recommended size; or bytes."
 )
-@click.option(
-    "--relogin",
-    is_flag=True,
-    help="Fibre Channel: also beyond what the login has granted; the link then logs in again.",
-)
+@_relogin_option
 @click.option("--if-revision", type=int, help="Only if nothing has changed since this revision.")
 @click.option("--dry-run", is_flag=True, help="Only say what would change.")
 @output_option
@@ -164,11 +163,11 @@ def update(
 ) -> None:
     """Bring the reservation of a target to another size: grow from the free list, shrink back to it."""
     wanted = make_target(**named)
-    request = body(wanted, size_bytes=size, expected_revision=if_revision)
+    request = body(wanted, size_bytes=size, relogin=relogin or None, expected_revision=if_revision)
     if dry_run:
         _preview(station, output, request, wanted.target, path="/api/v1/update?dry_run=true")
         return
-    request = {**request, "request_id": uuid.uuid4().hex} | ({"relogin": True} if relogin else {})
+    request["request_id"] = uuid.uuid4().hex
     with open_station(station, _TIMEOUT_S) as peer:
         answer = checked(peer, peer.post("/api/v1/update", request), **_CHANGE)
     show_one(answer, output, _changed("now reserved", wanted.target, answer))

@@ -34,6 +34,7 @@ from tests.mgmt.replication_processes import GROUP, MIB, Site, create, free_port
 from tests.mgmt.warm_processes import Nursery, WarmProcess
 
 SLOTS = 96
+TARGET = {"kind": "port_pair", "local_port": MASTER, "remote_port": REMOTE}
 SIZE = MIB
 #: How many of the four die in a round.
 DEATHS = (1, 1, 1, 1, 2, 2, 3, 4)
@@ -177,7 +178,6 @@ class Operator(Chores):
         )  # a synchronous pair that is split promises nothing about the remote end
 
     def chore(self) -> None:
-        target = {"kind": "port_pair", "local_port": MASTER, "remote_port": REMOTE}
         match self._rng.randrange(4):
             case 0 if self._splits:
                 self._peer.post(f"/api/v1/groups/{GROUP}/split", {})
@@ -186,9 +186,9 @@ class Operator(Chores):
                 self._peer.post(f"/api/v1/groups/{GROUP}/resync", {})
             case 2:
                 size = self._rng.randrange(1, 64) * 16384
-                self._peer.post("/api/v1/reserve-both-ends", {"target": target, "size_bytes": size})
+                self._peer.post("/api/v1/reserve-both-ends", {"target": TARGET, "size_bytes": size})
             case _:
-                self._peer.post("/api/v1/release", {"target": target, "drain": True})
+                self._peer.post("/api/v1/release", {"target": TARGET, "drain": True})
 
 
 class Rounds:
@@ -262,14 +262,13 @@ def running(*forks: Fork) -> Iterator[None]:
 
 def release_what_is_in_use(station: str, channel: Fork, east: Site) -> None:
     """As the operator may have done last: the pair's connections keep their units as long as they live."""
-    target = {"kind": "port_pair", "local_port": MASTER, "remote_port": REMOTE}
     with contextlib.closing(Peer(station, 30.0)) as peer:
         channel.kill()
         east.wait_for(lambda status: status.connections == 0)
-        peer.post("/api/v1/reserve-both-ends", {"target": target, "size_bytes": 32 * 16384})
+        peer.post("/api/v1/reserve-both-ends", {"target": TARGET, "size_bytes": 32 * 16384})
         channel.up()
         east.wait_for(lambda status: status.state == "PAIR" and status.connections == 2)
-        peer.post("/api/v1/release", {"target": target, "drain": True})
+        peer.post("/api/v1/release", {"target": TARGET, "drain": True})
     assert east.array.pool["draining_units"] > 0
 
 

@@ -17,7 +17,6 @@ without, the fill of the journal and the host's latency.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import subprocess
 import sys
@@ -41,7 +40,7 @@ from mgmt.messages import (
     VolumeDigestRequest,
 )
 from mgmt.pair_messages import PairMember, RemoteEnd
-from tools.bench.measured import Measured, write
+from tools.bench.measured import Measured, command_line, write
 from tools.demo.processes import Cast
 from tools.wan.channel import Channel
 
@@ -346,12 +345,11 @@ def _shortage(reserve: bool) -> tuple[list[tuple[float, float]], list[tuple[floa
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 1 when a bar is missed."""
-    parser = argparse.ArgumentParser(prog="python -m tools.bench replication", description=__doc__)
+    parser = command_line("replication", __doc__)
     names = ("async", "sync", "resync", "bitmap")
     parser.add_argument("--only", action="append", choices=names)
     parser.add_argument("--outage", type=float, default=60.0, help="Seconds of the outage; 40 and more.")
     parser.add_argument("--plot", type=Path)
-    parser.add_argument("-o", dest="output", choices=("table", "json"), default="table")
     options = parser.parse_args(arguments)
     if options.plot is not None:
         plot(options.plot)

@@ -17,7 +17,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
+from fcsim.live.capture import LINKTYPE_FC_2_WITH_FRAME_DELIMS
 from fcsim.speeds import MAX_FRAME_BYTES, Speed
+from fcsim.wire.codes import RCtl
 from mgmt.http import Peer
 from tools.capture.inflight import InFlightReport
 from tools.capture.pcapng import read_file
@@ -31,8 +33,6 @@ PORTS = {"master": "10:00:00:00:c9:00:00:01", "remote": "10:00:00:00:c9:00:00:02
 LEFT_CREDITS = 2
 HOST_PORTS = 3
 _FRAME_PAYLOAD = 2048
-_FC_2_WITH_FRAME_DELIMS = 225  # the link type of the capture
-_SOLICITED_DATA, _COMMAND = 0x01, 0x06  # R_CTL of FCP_DATA and FCP_CMND (FCP-4)
 _FRAME_OVERHEAD = 4 + 24 + 4 + 4  # SOF, header, CRC, EOF
 #: Frames that both ends together, in Python on one machine, carry in a second, with room.
 _FRAMES_PER_SECOND = 1800
@@ -226,12 +226,12 @@ def _carried(path: Path, time_scale: int) -> tuple[tuple[tuple[int, int], ...], 
     points: list[tuple[int, int]] = []
     first_ns, last_ns, total, initiator = None, 0, 0, b""
     for packet in read_file(path):
-        if packet.link_type != _FC_2_WITH_FRAME_DELIMS:
+        if packet.link_type != LINKTYPE_FC_2_WITH_FRAME_DELIMS:
             continue
         last_ns, r_ctl, s_id = packet.time_ns, packet.data[4], packet.data[9:12]
-        if r_ctl == _COMMAND:
+        if r_ctl == RCtl.UNSOLICITED_COMMAND:
             initiator = s_id
-        elif r_ctl == _SOLICITED_DATA and s_id == initiator:
+        elif r_ctl == RCtl.SOLICITED_DATA and s_id == initiator:
             first_ns = packet.time_ns if first_ns is None else first_ns
             total += len(packet.data) - _FRAME_OVERHEAD
             points.append(((packet.time_ns - first_ns) * time_scale, total))

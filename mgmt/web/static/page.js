@@ -73,13 +73,12 @@
     if (!paused()) changed(); // what has been missed
   };
   document.addEventListener("click", (event) => { if (event.target.closest("[data-pause]")) pause(); });
-  document.addEventListener("htmx:before:request", (event) => {
-    if (paused() && event.target.id === "live") event.preventDefault();
-  });
-  document.addEventListener("htmx:before:swap", (event) => {
-    // What was asked for before the pause, and answered after it.
-    if (paused() && event.target.id === "live") event.preventDefault();
-  });
+  // Also what was asked for before the pause and is answered after it stays out.
+  for (const step of ["htmx:before:request", "htmx:before:swap"]) {
+    document.addEventListener(step, (event) => {
+      if (paused() && event.target.id === "live") event.preventDefault();
+    });
+  }
 
   // -- keys -----------------------------------------------------------------------------------------------------
   const places = {
